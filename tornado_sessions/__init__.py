@@ -1,0 +1,1 @@
+"""Sessions for Tornado: a visitor's data, kept across requests."""

@@ -1,0 +1,41 @@
+"""Names everything that can go wrong with a session."""
+
+from __future__ import annotations
+
+
+class SessionError(Exception):
+    """The base of all errors of this library.
+
+    Raised itself where something needs a new cookie and the headers of the
+    response are out already.
+    """
+
+
+class SessionDataError(SessionError, ValueError):
+    """Raised when a value, or a session as a whole, cannot be stored.
+
+    What was stored before stays as it is.
+    """
+
+
+class SessionGoneError(SessionError):
+    """Raised when the session was ended elsewhere while this request used it."""
+
+
+class BackendError(SessionError):
+    """Raised when the store failed or did not answer in time.
+
+    The driver's own error is its ``__cause__``. After a failed save it is not
+    known whether the record was stored.
+    """
+
+
+class ConflictError(SessionError):
+    """Raised by a backend's ``save`` when another version is stored, or none.
+
+    A backend raises it; no handler ever sees it.
+    """
+
+
+class BackendNotFoundError(SessionError, LookupError):
+    """Raised when no session backend of that name can be used."""

@@ -1,0 +1,34 @@
+"""Re-applies one request's changes to a newer record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def merge(
+    base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]
+) -> dict[str, Any]:
+    """Answers ``theirs`` with what ``mine`` changed since ``base``.
+
+    Dicts are merged key by key, at any depth, and an absent dict counts as an
+    empty one: of two requests that each put a first product in a cart, both
+    products stay. Of everything else, mine wins. The arguments stay as they
+    are.
+    """
+    merged = dict(theirs)
+    # A stack, as what a session holds may be nested deeper than Python calls.
+    pending = [(base, mine, merged)]
+    while pending:
+        base, mine, into = pending.pop()
+        for key in base.keys() | mine.keys():
+            if key not in mine:
+                into.pop(key, None)
+            elif key not in base or mine[key] != base[key]:
+                old, new = base.get(key, {}), mine[key]
+                other = into.get(key, {})
+                if type(old) is type(new) is type(other) is dict:
+                    into[key] = dict(other)
+                    pending.append((old, new, into[key]))
+                else:
+                    into[key] = new
+    return merged

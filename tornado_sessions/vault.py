@@ -1,0 +1,118 @@
+"""Keeps records under tokens: mints, checks and digests them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import ClassVar
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import BackendError, ConflictError
+
+# 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
+# characters carries four bits, so only sixteen of them can stand there.
+_well_formed = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]").fullmatch
+
+# How many bytes of its own key each record carries, in front of its data.
+_BOUND = 16
+
+
+class Vault:
+    """Keeps records under tokens: each in a backend, under the token's digest.
+
+    The token is 256 bits of the operating system's generator; the backend sees
+    nothing but its digest, SHA-256 separated by ``namespace``. Two
+    applications on one store with different namespaces never see each other's
+    sessions.
+
+    This is all that `.Sessions` talks to. A store that keeps nothing on the
+    server, such as a sealed cookie, is a subclass that replaces `load`,
+    `save` and `delete`, and is made by ``from_url(url, settings)`` as a
+    `.Backend` is.
+    """
+
+    #: Whether a deleted session is dead wherever its token has been copied to.
+    #: Where it is not, the token is the record: each save makes a new one.
+    revocable: ClassVar[bool] = True
+
+    #: See `.Backend.immediate`.
+    immediate: bool
+
+    def __init__(self, backend: Backend, namespace: str = "") -> None:
+        self.backend = backend
+        self.immediate = backend.immediate
+        self._domain = b"tornado_sessions\0%b\0" % namespace.encode()
+
+    async def load(self, token: str) -> Record | None:
+        """Answers the record of ``token``; None if it is malformed or unknown.
+
+        A malformed token never reaches the backend, and a record that was
+        stored for another key is not answered.
+        """
+        if not _well_formed(token):
+            return None
+        key = self._key(token)
+        record = await self.backend.load(key)
+        if record is None or not record.data.startswith(key[:_BOUND]):
+            return None
+        return Record(record.data[_BOUND:], record.version, renew=record.renew)
+
+    async def save(self, token: str | None, record: Record) -> str:
+        """Stores ``record`` and answers the token that the client holds from now on.
+
+        Without a ``token`` a fresh one is drawn, three at most. Raises what
+        `.Backend.save` raises.
+        """
+        if token is not None:
+            await self._save(token, record)
+            return token
+        for _ in range(3):
+            token = secrets.token_urlsafe(32)
+            try:
+                await self._save(token, record)
+            except ConflictError as error:
+                conflict = error
+            else:
+                return token
+        raise BackendError(
+            "Three fresh session ids in a row were taken already. The store"
+            " answers for keys that it cannot know, or the operating system's"
+            " random generator is broken."
+        ) from conflict
+
+    async def delete(self, token: str) -> None:
+        """Removes the record of ``token``; does nothing if there is none."""
+        if _well_formed(token):
+            await self.backend.delete(self._key(token))
+
+    async def purge(self, now: float) -> int:
+        """Removes one batch of expired records and answers how many went."""
+        return await self.backend.purge(now)
+
+    async def close(self) -> None:
+        """Closes the backend."""
+        await self.backend.close()
+
+    async def _save(self, token: str, record: Record) -> None:
+        key = self._key(token)
+        await self.backend.save(
+            key,
+            Record(
+                key[:_BOUND] + record.data, record.version, record.expires, record.user
+            ),
+        )
+
+    def _key(self, token: str) -> bytes:
+        return hashlib.sha256(self._domain + token.encode()).digest()
+
+
+def fingerprint(token: str) -> str:
+    """Answers what a log may say of a token: eight hexadecimal digits.
+
+    They tell two tokens apart, and lead neither to a token nor to a key.
+    """
+    digest = hashlib.sha256(
+        b"tornado_sessions log\0" + token.encode("utf-8", "replace")
+    )
+    return digest.hexdigest()[:8]
