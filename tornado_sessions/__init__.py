@@ -1,1 +1,37 @@
 """Sessions for Tornado: a visitor's data, kept across requests."""
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import (
+    BackendError,
+    BackendNotFoundError,
+    ConflictError,
+    SessionDataError,
+    SessionError,
+    SessionGoneError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.vault import Vault
+from tornado_sessions.web import SessionMixin
+
+version = "0.1.0"
+
+#: As Tornado has it: the fourth number is zero for a release, negative before.
+version_info = (0, 1, 0, 0)
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BackendNotFoundError",
+    "ConflictError",
+    "Record",
+    "Session",
+    "SessionDataError",
+    "SessionError",
+    "SessionGoneError",
+    "SessionMixin",
+    "Sessions",
+    "Vault",
+    "version",
+    "version_info",
+]

@@ -1,0 +1,179 @@
+"""Turns values and envelope into the bytes of a record and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tornado_sessions.errors import BackendError, SessionDataError
+from tornado_sessions.merge import merge
+
+FORMAT = 1
+
+
+class Envelope(msgspec.Struct, omit_defaults=True):
+    """All that is kept of one session; times are seconds since the epoch.
+
+    The values stay in their encoded form until somebody looks at them, so what
+    a request does not touch is neither parsed nor written anew.
+    """
+
+    #: When the session began, when its last request was noted, and when it
+    #: ends unless there is another one.
+    created: float
+    seen: float
+    expires: float
+    values: dict[str, Raw]
+    #: The public handle: neither the token nor the store's key.
+    id: str = ""
+    user: str | None = None
+    #: When ``user`` signed in.
+    auth_time: float | None = None
+    #: What `.Session.set_expiry` and ``persistent`` put in place of the settings.
+    idle: float | None = None
+    lifetime: float | None = None
+    persistent: bool | None = None
+    #: Texts and categories, under random keys so that two requests never add
+    #: the same one.
+    flashes: dict[str, tuple[str, str]] = {}
+    format: int = msgspec.field(default=0)
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_decode_format = msgspec.json.Decoder(_Format).decode
+_decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
+
+#: The fields of an envelope that one request may change and another keep.
+_merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent")
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Answers the bytes of a record."""
+    return _encode(envelope)
+
+
+def decode(data: bytes) -> Envelope:
+    """Answers what `encode` was given.
+
+    Raises `.SessionDataError` for anything else, and `.BackendError` for a
+    record of a format that only a newer version of this library reads: it is
+    not ours to call it broken, nor to overwrite it.
+    """
+    try:
+        envelope = _decode_envelope(data)
+        if envelope.format == FORMAT:
+            return envelope
+    except _decode_errors:
+        pass
+    try:
+        newer = _decode_format(data).format > FORMAT
+    except _decode_errors:
+        newer = False
+    if newer:
+        raise BackendError(
+            "The session was stored by a newer version of tornado-sessions."
+            f" This one reads format {FORMAT}. Upgrade it here as well."
+        )
+    raise SessionDataError("The record of the session cannot be decoded.")
+
+
+def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
+    """Answers ``value`` as JSON.
+
+    Raises `.SessionDataError` with the key and the type of what is not JSON:
+    of anything that would not come back equal. The round trip is the check.
+    """
+    data = _comes_back(value)
+    if data is not None and _comes_back(key) is not None:
+        return Raw(data)
+    raise SessionDataError(
+        f"The session value {key!r} cannot be stored as JSON: {_culprit({key: value})}."
+    )
+
+
+def decode_value(raw: Raw) -> Any:  # noqa: ANN401
+    """Answers the value that `encode_value` was given."""
+    return _decode(raw)
+
+
+def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
+    """Answers ``theirs`` with what ``mine`` changed since ``base``."""
+    changed = [
+        key
+        for key in base.values.keys() | mine.values.keys()
+        if base.values.get(key) != mine.values.get(key)
+    ]
+    merged = merge(
+        *(
+            {key: _decode(side.values[key]) for key in changed if key in side.values}
+            for side in (base, mine, theirs)
+        )
+    )
+    values = dict(theirs.values)
+    for key in changed:
+        if key in merged:
+            values[key] = Raw(_encode(merged[key]))
+        else:
+            values.pop(key, None)
+    flashes = merge(base.flashes, mine.flashes, theirs.flashes)
+    fields = {
+        name: getattr(mine, name)
+        for name in _merged_fields
+        if getattr(mine, name) != getattr(base, name)
+    }
+    return msgspec.structs.replace(theirs, values=values, flashes=flashes, **fields)
+
+
+def same_fields(one: Envelope, other: Envelope) -> bool:
+    """Tells whether two envelopes differ in nothing but values and times."""
+    return one.flashes == other.flashes and all(
+        getattr(one, name) == getattr(other, name) for name in _merged_fields
+    )
+
+
+def same_content(one: Envelope, other: Envelope) -> bool:
+    """Tells whether two envelopes differ in nothing but times."""
+    return one.values == other.values and same_fields(one, other)
+
+
+def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
+    """Answers ``value`` encoded, or None if it would not come back equal."""
+    try:
+        data = _encode(value)
+        return data if _decode(data) == value else None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _culprit(value: Any) -> str:  # noqa: ANN401
+    """Names what in ``value`` is not JSON, by its type alone."""
+    pending, known = [value], set()
+    while pending:
+        value = pending.pop()
+        if id(value) in known:
+            continue
+        if type(value) is dict:
+            known.add(id(value))
+            for key in value:
+                if type(key) is not str:
+                    return f"a dict with a key of type {type(key).__name__}"
+                if _comes_back(key) is None:
+                    return "a key that is not Unicode"
+            pending.extend(value.values())
+        elif type(value) is list:
+            known.add(id(value))
+            pending.extend(value)
+        elif type(value) is float and not math.isfinite(value):
+            return f"float {value}"
+        elif _comes_back(value) is None:
+            return type(value).__name__
+    return "it is nested too deeply, or in itself"

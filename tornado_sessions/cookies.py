@@ -1,0 +1,185 @@
+"""Reads the raw Cookie header byte-exactly, writes the whole Set-Cookie line.
+
+`http.cookies` and Tornado's own parser decode, unquote and strip more than
+space and tab. A sibling domain can then plant a cookie whose name is ours only
+after stripping, such as ``\\xa0__Host-session``. Here a name is ours to the
+byte or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# The browsers' own limit: RFC 6265bis, section 5.5.
+MAX_AGE_LIMIT = 400 * 24 * 3600
+
+_token_characters = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_attribute_characters = re.compile(r"[\x20-\x3a\x3c-\x7e]+").fullmatch
+_attributes = ("domain", "path", "secure", "httponly", "samesite", "partitioned")
+
+# What a name promises to the browser: RFC 6265bis, section 4.1.3.
+_prefixes = {
+    "__host-http-": ("secure", "host", "httponly"),
+    "__host-": ("secure", "host"),
+    "__secure-": ("secure",),
+    "__http-": ("secure", "httponly"),
+}
+
+
+class Cookie:
+    """A cookie of one name and one set of attributes.
+
+    Made from the settings ``session_cookie_name`` and
+    ``session_cookie_kwargs``. Raises `ValueError` where they contradict each
+    other, naming both.
+    """
+
+    def __init__(self, name: str, kwargs: Mapping[str, Any]) -> None:
+        attributes = {"path": "/", "secure": True, "httponly": True, "samesite": "Lax"}
+        attributes |= _checked(kwargs)
+        if not _token_characters(name):
+            raise ValueError(
+                f"session_cookie_name={name!r} is not a cookie's name. Use letters,"
+                " digits, '-' and '_'."
+            )
+        self.name = name if name.startswith("__") else _prefix(attributes) + name
+        self.secure = bool(attributes["secure"])
+        _check(self.name, attributes)
+        self._attributes = attributes
+        self._suffix = _suffix(attributes)
+        self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(self.name)}=([^;]*)").findall
+
+    def on_loopback(self) -> Cookie:
+        """Answers this cookie as plain http on loopback can carry it.
+
+        That is without Secure, and so without its prefix and without what a
+        browser takes together with Secure only.
+        """
+        if not self.secure:
+            return self
+        attributes = {**self._attributes, "secure": False, "partitioned": False}
+        if str(attributes["samesite"]).lower() == "none":
+            attributes["samesite"] = "Lax"
+        prefix = next((p for p in _prefixes if self.name.lower().startswith(p)), "")
+        return Cookie(self.name[len(prefix) :], attributes)
+
+    def read(self, lines: Iterable[str]) -> list[str]:
+        """Answers the different values of this cookie in all Cookie headers.
+
+        They are split at ``;`` and at the first ``=``, trimmed of space and
+        tab, and neither unquoted nor decoded.
+        """
+        values: dict[str, None] = {}
+        for line in lines:
+            for value in self._find(line):
+                values[value.rstrip(" \t")] = None
+        return list(values)
+
+    def line(self, token: str, max_age: int | None = None) -> str:
+        """Answers the Set-Cookie line for ``token``.
+
+        With a ``max_age`` in seconds the cookie outlives the browser; more
+        than `MAX_AGE_LIMIT` is cut to it.
+        """
+        if max_age is None:
+            return f"{self.name}={token}{self._suffix}"
+        age = min(max_age, MAX_AGE_LIMIT)
+        return f"{self.name}={token}; Max-Age={age}{self._suffix}"
+
+    def expired_line(self) -> str:
+        """Answers the Set-Cookie line that makes the browser drop the cookie."""
+        return (
+            f"{self.name}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+            f"{self._suffix}"
+        )
+
+
+def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    attributes = {name.lower(): value for name, value in kwargs.items()}
+    for name, value in attributes.items():
+        if name not in _attributes:
+            raise ValueError(
+                f"session_cookie_kwargs has {name!r}, which is none of"
+                f" {', '.join(map(repr, _attributes))}. How long the cookie lasts"
+                " is set by session_persistent and session_lifetime."
+            )
+        if name in ("secure", "httponly", "partitioned"):
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f"session_cookie_kwargs has {name}={value!r}; it is True or False."
+                )
+        elif value is not None and not (
+            isinstance(value, str) and _attribute_characters(value)
+        ):
+            raise ValueError(
+                f"session_cookie_kwargs has {name}={value!r}, which cannot stand in a"
+                " cookie: it is to be a str of printable characters without ';'."
+            )
+    if not (attributes.get("path", "/") or "").startswith("/"):
+        raise ValueError(
+            f"session_cookie_kwargs has path={attributes['path']!r}; it begins with"
+            " '/'."
+        )
+    return attributes
+
+
+def _prefix(attributes: Mapping[str, Any]) -> str:
+    if not attributes["secure"]:
+        return ""
+    if attributes.get("domain") or attributes["path"] != "/":
+        return "__Secure-"
+    return "__Host-Http-" if attributes["httponly"] else "__Host-"
+
+
+def _check(name: str, attributes: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for what a browser would refuse without a word."""
+    samesite = attributes["samesite"]
+    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+        raise ValueError(
+            f"session_cookie_kwargs has samesite={samesite!r}; it is 'Lax', 'Strict'"
+            " or 'None'."
+        )
+    for attribute in ("samesite", "partitioned"):
+        value = attributes.get(attribute)
+        if value in (True, "None", "none") and not attributes["secure"]:
+            raise ValueError(
+                f"session_cookie_kwargs has {attribute}={value!r} with secure=False:"
+                " browsers refuse such a cookie. Remove secure=False, or change"
+                f" {attribute}."
+            )
+    prefix = next((p for p in _prefixes if name.lower().startswith(p)), None)
+    for promise in _prefixes.get(prefix or "", ()):
+        broken = _broken(promise, attributes)
+        if broken:
+            raise ValueError(
+                f"session_cookie_name={name!r} contradicts {broken} in"
+                " session_cookie_kwargs: browsers refuse such a cookie. Change one of"
+                " the two."
+            )
+
+
+def _broken(promise: str, attributes: Mapping[str, Any]) -> str | None:
+    if promise != "host":
+        return None if attributes[promise] else f"{promise}=False"
+    if attributes.get("domain"):
+        return f"domain={attributes['domain']!r}"
+    if attributes["path"] != "/":
+        return f"path={attributes['path']!r}"
+    return None
+
+
+def _suffix(attributes: Mapping[str, Any]) -> str:
+    parts = [""]
+    for attribute, word in (("path", "Path"), ("domain", "Domain")):
+        if attributes.get(attribute):
+            parts.append(f"{word}={attributes[attribute]}")
+    for attribute, word in (("secure", "Secure"), ("httponly", "HttpOnly")):
+        if attributes[attribute]:
+            parts.append(word)
+    if attributes["samesite"] is not None:
+        parts.append(f"SameSite={attributes['samesite'].capitalize()}")
+    if attributes.get("partitioned"):
+        parts.append("Partitioned")
+    return "; ".join(parts)

@@ -1,0 +1,83 @@
+"""Finds a session backend by name or URL through entry points."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tornado_sessions.backend import Backend
+from tornado_sessions.errors import BackendNotFoundError
+from tornado_sessions.vault import Vault
+
+GROUP = "tornado_sessions.backends"
+
+_distribution = "tornado-sessions"
+_name_characters = re.compile(r"[a-z0-9][a-z0-9+._-]*", re.IGNORECASE).fullmatch
+
+
+def open_backend(url: str, settings: Mapping[str, Any]) -> Backend | Vault:
+    """Answers the backend that ``url`` names: a scheme, or a bare name.
+
+    Only the distribution that provides it is imported. Raises
+    `.BackendNotFoundError` if none does, if several do, or if the one that
+    does cannot be imported, and what its ``from_url`` raises.
+    """
+    # All but the scheme stays out of messages: there may be a password in it.
+    name = url.partition(":")[0]
+    return _find(name).from_url(url, settings)  # type: ignore[no-any-return]
+
+
+def _find(name: str) -> Any:  # noqa: ANN401
+    installed = importlib.metadata.entry_points(group=GROUP)
+    # An editable install may list a distribution twice, so compare values.
+    found = {point.value: point for point in installed if point.name == name}
+    if not found:
+        raise BackendNotFoundError(_not_found(name, {p.name for p in installed}))
+    if len(found) > 1:
+        providers = sorted(_provider(point) for point in found.values())
+        raise BackendNotFoundError(
+            f"Both {' and '.join(providers)} provide the session backend {name!r}."
+            " Uninstall one."
+        )
+    (point,) = found.values()
+    try:
+        return point.load()
+    except Exception as error:
+        raise BackendNotFoundError(
+            f"The session backend {name!r} of {_provider(point)} cannot be imported:"
+            f" {type(error).__name__}, see above. Is the distribution installed whole?"
+        ) from error
+
+
+def _not_found(name: str, installed: set[str]) -> str:
+    if not _name_characters(name):
+        return (
+            "The session_backend setting names no backend. It is a name such as"
+            " 'memory' or a URL such as 'sqlite:///sessions.db'."
+        )
+    extras = _extras()
+    parts = [f"No session backend named {name!r} is installed."]
+    close = difflib.get_close_matches(name, sorted(installed | extras), n=1)
+    wanted = name if name in extras else close[0] if close else None
+    if wanted is not None and wanted != name:
+        parts.append(f"Did you mean {wanted!r}?")
+    if wanted in extras - installed:
+        parts.append(f'Install it with: pip install "{_distribution}[{wanted}]"')
+    names = ", ".join(map(repr, sorted(installed))) or "none"
+    parts.append(f"Installed backends: {names}.")
+    return " ".join(parts)
+
+
+def _extras() -> set[str]:
+    try:
+        metadata = importlib.metadata.metadata(_distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return set()
+    return set(metadata.get_all("Provides-Extra") or ())
+
+
+def _provider(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

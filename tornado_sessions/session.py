@@ -1,0 +1,433 @@
+"""Holds one visitor's values and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from tornado_sessions.codec import (
+    FORMAT,
+    Envelope,
+    decode_value,
+    encode_value,
+    same_fields,
+)
+from tornado_sessions.errors import SessionDataError, SessionError
+
+T = TypeVar("T")
+
+
+class Keeper(Protocol):
+    """What a session asks of `.Sessions`, which keeps it."""
+
+    revocable: bool
+
+    def now(self) -> float: ...
+    def ends(self, envelope: Envelope) -> float: ...
+    def timeout(self, envelope: Envelope) -> float: ...
+    def is_persistent(self, envelope: Envelope) -> bool: ...
+    async def commit(self, session: Session) -> None: ...
+    async def reload(self, session: Session) -> None: ...
+    async def transact(
+        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
+    ) -> T: ...
+
+
+class Session(MutableMapping[str, Any]):
+    """One visitor's values: a dict that outlives the request.
+
+    Keys are strings and values are JSON values. Nothing has to be marked as
+    changed: what was looked at or set is compared with what was loaded when
+    the response is finished, so a change inside a nested list or dict is
+    noticed, and an equal value that was assigned is not one.
+
+    Where another request of the same visitor has saved in the meantime, this
+    request's changes are re-applied to the newest values, dict by dict at any
+    depth; of two writes to the same number, string or list the last wins. See
+    `transact` for a count that must be right.
+
+    The verbs, such as `login` and `destroy`, take effect when the response is
+    committed. After an uncaught error, or with a status of 500 and above,
+    changes and verbs are dropped; only `destroy` holds. Once the headers of
+    the response have left, what would need a new cookie raises
+    `.SessionError`: a first write to a new session, `regenerate`, `login`.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        base: Envelope | None = None,
+        token: str | None = None,
+        version: Any = None,  # noqa: ANN401
+        renew: bool = False,
+    ) -> None:
+        self._keeper = keeper
+        if base is None:
+            base = self._blank()
+        # Values that nobody has looked at are still encoded.
+        self._values: dict[str, Any] = dict(base.values)
+        # What this request wants the fields to be: ``base`` itself until a
+        # verb changes one.
+        self._mine = base
+        # For the core from here on. What the store has, as this request saw
+        # it, and under which token and version; stale after a save, which
+        # answers no version.
+        self.base = base
+        self.token = token
+        self.version = version
+        self.stale = False
+        # What is to be done at the commit besides saving what changed.
+        self.renew = renew
+        self.fresh = False
+        self.ended: list[str] = []
+        # What the response has to say about the cookie.
+        self.destroyed = False
+        self.cookie_due = False
+        # The headers of the response have left.
+        self.sent = False
+        # The request came with two cookies of our name.
+        self.ambiguous = False
+        # The task that is inside `transact`.
+        self.transacting: asyncio.Task[Any] | None = None
+        self._turn: asyncio.Lock | None = None
+
+    # The mapping.
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
+        value = self._values[key]
+        if type(value) is Raw:
+            value = self._values[key] = decode_value(value)
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        if type(key) is not str:
+            raise SessionDataError(
+                f"The session key {key!r} cannot be stored: keys are strings,"
+                f" and this is of type {type(key).__name__}."
+            )
+        if self.sent:
+            self._require_cookie("A first write to a new session")
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __ior__(self, other: Mapping[str, Any]) -> Session:
+        self.update(other)
+        return self
+
+    def popitem(self) -> tuple[str, Any]:
+        """Removes and answers the last item, as a dict does."""
+        key = next(reversed(self._values), None)
+        if key is None:
+            raise KeyError("popitem(): the session is empty")
+        return key, self.pop(key)
+
+    def clear(self) -> None:
+        """Removes all values, and keeps the session itself; see `destroy`."""
+        self._values.clear()
+
+    def __repr__(self) -> str:
+        count = len(self._values)
+        state = "modified" if self.modified else "new" if self.is_new else "unmodified"
+        return f"<Session {count} value{'s' * (count != 1)}, {state}>"
+
+    # What is known of it.
+
+    @property
+    def id(self) -> str:
+        """A public handle, good for lists and logs.
+
+        It is neither the token nor the store's key, and worthless as a cookie.
+        """
+        if not self._mine.id:
+            self._field(id=secrets.token_urlsafe(12))
+        return self._mine.id
+
+    @property
+    def user(self) -> str | None:
+        """Who is signed in; None for nobody. See `login`."""
+        return self._mine.user
+
+    @property
+    def is_new(self) -> bool:
+        """True while there is nothing in the store."""
+        return self.token is None
+
+    @property
+    def modified(self) -> bool:
+        """True if there is anything to commit."""
+        try:
+            return self.pack() is not self.base or self.fresh or bool(self.ended)
+        except SessionDataError:
+            return True
+
+    @property
+    def created(self) -> float:
+        """When the session began, in seconds since the epoch."""
+        return self._mine.created
+
+    @property
+    def last_seen(self) -> float:
+        """When it was last used before this request, in seconds since the epoch.
+
+        To within a tenth of the idle timeout: not every request is noted.
+        """
+        return self._mine.seen
+
+    @property
+    def auth_time(self) -> float | None:
+        """When `user` signed in, in seconds since the epoch, or None."""
+        return self._mine.auth_time
+
+    @property
+    def expires(self) -> float:
+        """When the session ends, in seconds since the epoch.
+
+        As it was before this request, which may push the end forward.
+        """
+        return self._mine.expires
+
+    @property
+    def expires_in(self) -> int:
+        """How many seconds are left until `expires`, rounded up.
+
+        Never negative, and never more than the whole timeout.
+        """
+        left = min(self.expires - self._keeper.now(), self._keeper.timeout(self._mine))
+        return max(0, math.ceil(left))
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the cookie outlives the browser: "remember me".
+
+        Where nobody has set it, the ``session_persistent`` setting counts.
+        """
+        return self._keeper.is_persistent(self._mine)
+
+    @persistent.setter
+    def persistent(self, value: bool) -> None:
+        self._field(persistent=value)
+
+    # The verbs.
+
+    def regenerate(self) -> None:
+        """Gives the session a new token and keeps its values and its user.
+
+        Call it whenever a visitor gains rights, so that a token planted
+        beforehand is worth nothing; `login` does. The old token is dead
+        before the response leaves.
+        """
+        self._require_headers("regenerate()")
+        self.fresh = self.token is not None
+
+    def destroy(self) -> None:
+        """Ends the session: its record goes, its cookie expires.
+
+        What is written afterwards begins a new session with a new token.
+        """
+        if self.token is not None:
+            self.ended.append(self.token)
+        self.destroyed = True
+        self.token = self.version = None
+        self.stale = self.renew = self.fresh = False
+        self.adopt(self._blank())
+
+    def login(self, user: str) -> None:
+        """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
+
+        Both clocks start anew, the idle timeout and the lifetime. The values
+        stay, such as a cart that was filled beforehand; but where another user
+        was signed in, theirs are removed. Raises `TypeError` for a user that is
+        not a string, and `ValueError` for an empty one.
+        """
+        if type(user) is not str:
+            raise TypeError(
+                f"login() takes the user's id as a str, not {type(user).__name__}."
+            )
+        if not user:
+            raise ValueError("login() takes the user's id; it is empty.")
+        self.regenerate()
+        if self.user not in (None, user):
+            self._values.clear()
+            self._field(id="", flashes={})
+        now = self._keeper.now()
+        self._field(user=user, auth_time=now, seen=now)
+        self._field(expires=self._keeper.ends(self._mine))
+
+    def logout(self) -> None:
+        """Signs the user out and ends the session, as `destroy` does."""
+        self.destroy()
+
+    def set_expiry(
+        self,
+        *,
+        idle: float | datetime.timedelta | None = None,
+        lifetime: float | datetime.timedelta | None = None,
+    ) -> None:
+        """Gives this session an idle timeout or a lifetime of its own, in seconds.
+
+        What is None stays as it is. Zero or less ends the session. It holds for
+        the requests to come, too.
+        """
+        for name, value in (("idle", idle), ("lifetime", lifetime)):
+            if value is None:
+                continue
+            if isinstance(value, datetime.timedelta):
+                value = value.total_seconds()
+            if value <= 0:
+                self.destroy()
+                return
+            self._field(**{name: float(value)})
+        self._field(expires=self._keeper.ends(self._mine))
+
+    def flash(self, text: str, category: str = "info") -> None:
+        """Leaves a message for the next page that asks for `flashes`."""
+        if self.sent:
+            self._require_cookie("A first write to a new session")
+        flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
+        self._field(flashes=flashes)
+
+    def flashes(self) -> list[tuple[str, str]]:
+        """Answers the messages left by `flash`, oldest first, and removes them.
+
+        Each is a text and a category.
+        """
+        left = list(self._mine.flashes.values())
+        if left:
+            self._field(flashes={})
+        return left
+
+    async def save(self) -> None:
+        """Saves now what has changed, rather than with the response.
+
+        There is no second save at the end unless something changes after it.
+        Raises `.SessionGoneError` if the session was ended elsewhere in the
+        meantime, `.BackendError` if the store fails, and `.SessionDataError`
+        for a value that cannot be stored.
+        """
+        await self._keeper.commit(self)
+
+    async def reload(self) -> None:
+        """Drops what this request changed and takes the newest values.
+
+        Raises as `save` does.
+        """
+        await self._keeper.reload(self)
+
+    async def transact(self, function: Callable[[Session], T | Awaitable[T]]) -> T:
+        """Runs ``function(session)`` on the newest values and saves the outcome.
+
+        Where another request got there first, it is run again on what that one
+        saved, so a count or a list comes out right however many requests there
+        are at once. ``function`` may be a coroutine function. It may run
+        several times, so it should change nothing but the session, and call
+        neither `save` nor `transact`. Answers what ``function`` answered in
+        the run that was saved.
+
+        Values that were taken out of the session beforehand are no longer part
+        of it afterwards. If ``function`` raises, what it changed is dropped.
+        Raises as `save` does.
+        """
+        return await self._keeper.transact(self, function)
+
+    # For the core.
+
+    def turn(self) -> asyncio.Lock:
+        """Answers what the commits of this one object take turns by."""
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        return self._turn
+
+    def pack(self) -> Envelope:
+        """Answers what this request would store.
+
+        That is ``base``, the very object, if nothing has changed. Raises
+        `.SessionDataError` for a value that cannot be stored.
+        """
+        base, mine = self.base, self._mine
+        values = self._encoded()
+        if values is base.values and (mine is base or same_fields(mine, base)):
+            return base
+        if self.token is None and not (values or mine.user or mine.flashes):
+            # Nothing worth storing has come of it.
+            return base
+        return msgspec.structs.replace(mine, id=self.id, values=values)
+
+    def adopt(self, base: Envelope, current: Envelope | None = None) -> None:
+        """Takes ``base`` for what the store has and ``current`` for its own."""
+        self.base = base
+        self._mine = current or base
+        self._values = dict(self._mine.values)
+
+    def settle(self, token: str, packed: Envelope) -> None:
+        """Notes that ``packed`` was stored, under ``token``.
+
+        What this request saw is the base of the next comparison, and not what
+        it was merged into: else a value that was only read would look as if it
+        had been changed back.
+        """
+        if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self.base):
+            self.cookie_due = True
+        if same_fields(self._mine, packed):
+            self._mine = packed
+        self.base, self.token = packed, token
+        self.version, self.stale = None, True
+        self.renew = self.fresh = False
+
+    def drop(self) -> None:
+        """Drops what this request changed; what it destroyed stays destroyed."""
+        self.adopt(self.base)
+        self.renew = self.fresh = False
+
+    def _blank(self) -> Envelope:
+        """Answers the envelope of a session that begins now."""
+        now = self._keeper.now()
+        blank = Envelope(now, now, 0.0, {}, format=FORMAT)
+        blank.expires = self._keeper.ends(blank)
+        return blank
+
+    def _encoded(self) -> dict[str, Raw]:
+        """Answers the values in their encoded form; the loaded dict if equal."""
+        loaded = self.base.values
+        same = len(loaded) == len(self._values)
+        encoded = {}
+        for key, value in self._values.items():
+            if type(value) is not Raw:
+                value = encode_value(key, value)
+                same = same and loaded.get(key) == value
+            encoded[key] = value
+        return loaded if same else encoded
+
+    def _field(self, **fields: Any) -> None:  # noqa: ANN401
+        self._mine = msgspec.structs.replace(self._mine, **fields)
+
+    def _require_headers(self, what: str) -> None:
+        if self.sent:
+            raise SessionError(
+                f"{what} needs a new cookie, and the headers of the response are"
+                " out already. Call it before flush() and finish()."
+            )
+
+    def _require_cookie(self, what: str) -> None:
+        if self.token is None or not self._keeper.revocable:
+            self._require_headers(what)

@@ -1,0 +1,484 @@
+"""All sessions of one application: load, commit, purge, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+import tornado.web
+
+from tornado_sessions.backend import Record
+from tornado_sessions.codec import Envelope, decode, encode, rebase, same_content
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionError,
+    SessionGoneError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.settings import read_settings
+from tornado_sessions.vault import Vault, fingerprint
+
+T = TypeVar("T")
+
+logger = logging.getLogger("tornado_sessions")
+
+#: How many seconds the clocks of two servers may differ.
+CLOCK_SKEW = 300.0
+
+#: How many seconds pass between two clean-ups, give or take a third, so that
+#: the processes of one store take it in turns.
+PURGE_INTERVAL = 900.0
+
+#: For how many seconds a save keeps trying while others change the session.
+PATIENCE = 10.0
+
+#: The longest pause between two tries, in seconds.
+_LONGEST_PAUSE = 0.05
+
+
+class Sessions:
+    """All sessions of one application.
+
+    `Sessions.of` answers an application's own. It is what handlers use
+    through `.SessionMixin`, what a shutdown closes, and what code outside
+    handlers uses.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        *,
+        cookie: Cookie | None = None,
+        idle_timeout: float = 24 * 3600,
+        lifetime: float = 14 * 24 * 3600,
+        persistent: bool = False,
+    ) -> None:
+        self.vault = vault
+        self.revocable = vault.revocable
+        self.cookie = cookie or Cookie("session", {})
+        self.loopback_cookie = self.cookie.on_loopback()
+        self.idle_timeout = idle_timeout
+        self.lifetime = lifetime
+        self.persistent = persistent
+        #: The clock, in seconds since the epoch. No other part reads one.
+        self.now: Callable[[], float] = time.time
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._purge_timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._told: set[str] = set()
+
+    @classmethod
+    def of(cls, application: tornado.web.Application) -> Sessions:
+        """Answers the sessions of ``application``, the same ones at every call.
+
+        The first call reads the settings and raises `ValueError` where they
+        contradict each other, `.BackendNotFoundError` where the backend is not
+        installed. Call it when the application starts: no loop has to run.
+        """
+        sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
+        if sessions is None:
+            settings = read_settings(application.settings)
+            sessions = cls(
+                settings.vault,
+                cookie=settings.cookie,
+                idle_timeout=settings.idle_timeout,
+                lifetime=settings.lifetime,
+                persistent=settings.persistent,
+            )
+            application._tornado_sessions = sessions  # type: ignore[attr-defined]
+        return sessions
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in {type(self.vault).__name__}>"
+
+    async def load(self, token: str | None) -> Session:
+        """Answers the session of ``token``.
+
+        It is a new one if there is no token, or if the token is malformed,
+        unknown or expired, or if its record cannot be decoded. Raises
+        `.BackendError` if the store fails, and for a record that only a newer
+        version of this library can read.
+        """
+        found = None if token is None else await self._find(token)
+        if found is None:
+            return Session(self)
+        envelope, record = found
+        renew = record.renew or self._is_renewal_due(envelope)
+        return Session(self, envelope, token, record.version, renew)
+
+    async def commit(self, session: Session, packed: Envelope | None = None) -> None:
+        """Makes the store agree with ``session``.
+
+        ``packed`` is what `.Session.pack` answered, where it was called
+        already. Afterwards ``session.token`` is what the client must hold.
+        Raises as `.Session.save` does; what failed is still to be done then.
+        """
+        if packed is None:
+            packed = session.pack()
+        self._refuse_inside_transact(session)
+        if self.vault.immediate:
+            await self._commit(session, packed)
+            return
+        async with session.turn():
+            await self._commit(session, packed)
+
+    async def reload(self, session: Session) -> None:
+        """See `.Session.reload`."""
+        if session.token is None:
+            session.drop()
+            return
+        self._refuse_inside_transact(session)
+        newest, version = await self._newest(session.token)
+        session.adopt(newest)
+        session.version, session.stale = version, False
+
+    async def transact(
+        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
+    ) -> T:
+        """See `.Session.transact`."""
+        self._refuse_inside_transact(session)
+        async with session.turn():
+            session.transacting = asyncio.current_task()
+            try:
+                return await self._transact(session, function)
+            finally:
+                session.transacting = None
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs ``work`` in a task that `close` waits for."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def purge(self) -> int:
+        """Removes what has expired from the store and answers how many went.
+
+        It runs by itself every quarter of an hour once sessions are in use.
+        Raises `.BackendError` if the store fails.
+        """
+        purged = 0
+        while batch := await self.vault.purge(self.now()):
+            purged += batch
+            # Between two batches requests have their turn.
+            await asyncio.sleep(0)
+        return purged
+
+    async def close(self) -> None:
+        """Waits for the commits under way and closes the store.
+
+        Call it when the server has stopped and its requests have ended.
+        """
+        self._closed = True
+        if self._purge_timer is not None:
+            self._purge_timer.cancel()
+            self._purge_timer = None
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.vault.close()
+
+    def ends(self, envelope: Envelope) -> float:
+        """Answers when a session ends that is not used again.
+
+        That is after its idle timeout or its lifetime, whichever is first, in
+        seconds since the epoch. The lifetime counts from the sign-in, or
+        from the beginning where nobody has signed in.
+        """
+        began = envelope.created if envelope.auth_time is None else envelope.auth_time
+        return min(envelope.seen + self._idle(envelope), began + self._life(envelope))
+
+    def timeout(self, envelope: Envelope) -> float:
+        """Answers for how many seconds a session can be left alone at the most."""
+        return min(self._idle(envelope), self._life(envelope))
+
+    def is_persistent(self, envelope: Envelope) -> bool:
+        """Tells whether the cookie of a session outlives the browser."""
+        own = envelope.persistent
+        return self.persistent if own is None else own
+
+    def tell_once(self, level: int, message: str, *args: object) -> None:
+        """Logs ``message`` at its first time."""
+        if message not in self._told:
+            self._told.add(message)
+            logger.log(level, message, *args)
+
+    # Reading.
+
+    async def _find(self, token: str) -> tuple[Envelope, Record] | None:
+        if self._purge_timer is None and not self._closed:
+            self._schedule_purge()
+        record = await self.vault.load(token)
+        if record is None:
+            return None
+        try:
+            envelope = decode(record.data)
+        except SessionDataError:
+            logger.warning(
+                "The record of session %s cannot be decoded; it is treated as no"
+                " session and left as it is.",
+                fingerprint(token),
+            )
+            return None
+        return (envelope, record) if self._is_alive(envelope) else None
+
+    async def _newest(self, token: str) -> tuple[Envelope, Any]:
+        found = await self._find(token)
+        if found is None:
+            raise SessionGoneError(
+                "The session was ended elsewhere while this request used it; what"
+                " the request changed is not stored."
+            )
+        envelope, record = found
+        return envelope, record.version
+
+    def _is_alive(self, envelope: Envelope) -> bool:
+        # Where the record and the settings of today disagree, the earlier end
+        # counts. The settings may have changed since the record was stored.
+        now = self.now()
+        if max(envelope.created, envelope.seen) > now + CLOCK_SKEW:
+            return False
+        return now < min(envelope.expires, self.ends(envelope))
+
+    def _is_renewal_due(self, envelope: Envelope) -> bool:
+        return self.now() - envelope.seen >= self._idle(envelope) / 10
+
+    def _idle(self, envelope: Envelope) -> float:
+        return self.idle_timeout if envelope.idle is None else envelope.idle
+
+    def _life(self, envelope: Envelope) -> float:
+        return self.lifetime if envelope.lifetime is None else envelope.lifetime
+
+    # Writing.
+
+    async def _commit(self, session: Session, packed: Envelope) -> None:
+        while session.ended:
+            await self.vault.delete(session.ended[-1])
+            session.ended.pop()
+        unchanged = packed is session.base or (
+            # After a save in the same request it is another object.
+            session.stale and same_content(packed, session.base)
+        )
+        if unchanged and not session.fresh:
+            if session.renew:
+                await self._renew(session)
+            return
+        if session.token is None:
+            token, stored = await self._put(session, None, packed, None)
+        elif session.fresh:
+            token, stored = await self._move(session, session.token, packed)
+        else:
+            token, stored = await self._replace(session, session.token, packed)
+        self._settle(session, packed, token, stored)
+
+    async def _put(
+        self,
+        session: Session,
+        token: str | None,
+        envelope: Envelope,
+        version: Any,  # noqa: ANN401
+    ) -> tuple[str, Envelope]:
+        """Stores ``envelope`` as of now; answers the token and what was stored."""
+        if session.ambiguous:
+            raise SessionError(
+                "The request came with two different session cookies, so there is"
+                " no telling whose session this is; nothing is stored."
+            )
+        if session.sent and (token is None or not self.revocable):
+            raise SessionError(
+                "The session needs a new cookie, and the headers of the response are"
+                " out already. Change it before flush() and finish()."
+            )
+        if self._purge_timer is None and not self._closed:
+            self._schedule_purge()
+        envelope = msgspec.structs.replace(envelope, seen=round(self.now(), 3))
+        envelope.expires = self.ends(envelope)
+        record = Record(encode(envelope), version, envelope.expires, envelope.user)
+        return await self.vault.save(token, record), envelope
+
+    async def _renew(self, session: Session) -> None:
+        """Pushes the expiry forward after a pure read."""
+        session.renew = False
+        base = session.base
+        if self.now() >= base.expires or (session.sent and not self.revocable):
+            return
+        try:
+            stored = await self._put(session, session.token, base, session.version)
+        except ConflictError:
+            # Whoever was first has renewed it, or has ended it.
+            return
+        except BackendError as error:
+            logger.warning("A session could not be renewed: %s", error)
+            return
+        self._settle(session, base, *stored)
+
+    async def _replace(
+        self, session: Session, token: str, packed: Envelope
+    ) -> tuple[str, Envelope]:
+        try:
+            if session.stale or self.now() >= session.base.expires:
+                return await self._put_on_newest(session, token, packed)
+            return await self._put(session, token, packed, session.version)
+        except ConflictError:
+            if self.vault.immediate:
+                # Nothing comes between a load and a save that never suspend.
+                return await self._put_on_newest(session, token, packed)
+        async with self._turn(token):
+            return await self._persist(
+                lambda: self._put_on_newest(session, token, packed)
+            )
+
+    async def _put_on_newest(
+        self, session: Session, token: str, packed: Envelope
+    ) -> tuple[str, Envelope]:
+        newest, version = await self._newest(token)
+        merged = rebase(session.base, packed, newest)
+        return await self._put(session, token, merged, version)
+
+    async def _move(
+        self, session: Session, token: str, packed: Envelope
+    ) -> tuple[str, Envelope]:
+        """Stores the session under a fresh token and removes the old record."""
+        newest, _ = await self._newest(token)
+        merged = rebase(session.base, packed, newest)
+        fresh, stored = await self._put(session, None, merged, None)
+        try:
+            await self.vault.delete(token)
+        except BackendError:
+            # The client will never learn of the fresh token.
+            with contextlib.suppress(BackendError):
+                await self.vault.delete(fresh)
+            raise
+        return fresh, stored
+
+    def _settle(
+        self, session: Session, packed: Envelope, token: str, stored: Envelope
+    ) -> None:
+        times = {"seen": stored.seen, "expires": stored.expires}
+        session.settle(token, msgspec.structs.replace(packed, **times))
+
+    # Transactions.
+
+    async def _transact(
+        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
+    ) -> T:
+        mine, base = session.pack(), session.base
+        if session.token is None:
+            return await self._run(session, function, mine)
+        with contextlib.suppress(ConflictError):
+            return await self._run_on_newest(session, function, base, mine)
+        async with self._turn(session.token):
+            return await self._persist(
+                lambda: self._run_on_newest(session, function, base, mine)
+            )
+
+    async def _run_on_newest(
+        self,
+        session: Session,
+        function: Callable[[Session], T | Awaitable[T]],
+        base: Envelope,
+        mine: Envelope,
+    ) -> T:
+        assert session.token is not None
+        newest, version = await self._newest(session.token)
+        before = rebase(base, mine, newest) if mine is not base else newest
+        session.adopt(newest, before)
+        session.version, session.stale = version, False
+        return await self._run(session, function, before)
+
+    async def _run(
+        self,
+        session: Session,
+        function: Callable[[Session], T | Awaitable[T]],
+        before: Envelope,
+    ) -> T:
+        """Runs ``function`` once and saves; whatever fails, its changes go."""
+        token, fresh = session.token, session.fresh
+        try:
+            result = function(session)
+            answer: T = await result if inspect.isawaitable(result) else result
+            packed = session.pack()
+            if token is None or token != session.token or session.fresh:
+                await self._commit(session, packed)
+            elif packed is not session.base:
+                stored = await self._put(session, token, packed, session.version)
+                self._settle(session, packed, *stored)
+        except BaseException:
+            if session.token == token:
+                session.adopt(session.base, before)
+                session.fresh = fresh
+            raise
+        return answer
+
+    def _refuse_inside_transact(self, session: Session) -> None:
+        inside = session.transacting
+        if inside is not None and inside is asyncio.current_task():
+            raise SessionError(
+                "The function given to transact() called save(), reload() or"
+                " transact() on the same session. It is to change values only:"
+                " transact() saves them."
+            )
+
+    # Taking turns.
+
+    def _turn(self, token: str) -> asyncio.Lock:
+        """Answers what the commits of one session take turns by."""
+        lock = self._turns.get(token)
+        if lock is None:
+            lock = self._turns[token] = asyncio.Lock()
+        return lock
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Tries until no other process gets there first."""
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.001
+        while True:
+            try:
+                return await attempt()
+            except ConflictError as error:
+                if time.monotonic() > deadline:
+                    raise BackendError(
+                        f"The session could not be saved within {PATIENCE:.0f} s:"
+                        " other processes kept changing it. Store less often, or"
+                        " spread what changes over several sessions."
+                    ) from error
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # Clean-up.
+
+    def _schedule_purge(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = PURGE_INTERVAL * random.uniform(2 / 3, 4 / 3)
+        self._purge_timer = loop.call_later(delay, self._purge_now)
+
+    def _purge_now(self) -> None:
+        self.start(self._purge_and_reschedule())
+
+    async def _purge_and_reschedule(self) -> None:
+        try:
+            purged = await self.purge()
+            logger.debug("%d expired sessions were removed.", purged)
+        except Exception:
+            logger.warning("The clean-up of expired sessions failed.", exc_info=True)
+        if not self._closed:
+            self._schedule_purge()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Whoever waits for the task is told; a client that hung up is no news.
+            task.exception()

@@ -1,0 +1,102 @@
+"""Reads and checks the ``session_*`` settings, once per application."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from tornado_sessions.backend import Backend
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.registry import open_backend
+from tornado_sessions.vault import Vault
+
+_defaults: dict[str, Any] = {
+    "session_backend": None,
+    "session_cookie_name": "session",
+    "session_cookie_kwargs": {},
+    "session_idle_timeout": 24 * 3600,
+    "session_lifetime": 14 * 24 * 3600,
+    "session_persistent": False,
+    "session_namespace": "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of one application, checked."""
+
+    vault: Vault
+    cookie: Cookie
+    idle_timeout: float
+    lifetime: float
+    persistent: bool
+
+
+def read_settings(settings: Mapping[str, Any]) -> Settings:
+    """Answers what an application's settings say of its sessions.
+
+    Raises `ValueError` where they contradict each other or cannot be used, and
+    `.BackendNotFoundError` where the backend is not installed.
+    """
+    _refuse_misspelt(settings)
+    values = {name: settings.get(name, default) for name, default in _defaults.items()}
+    for name in ("session_cookie_name", "session_namespace"):
+        if not isinstance(values[name], str):
+            raise ValueError(f"{name}={values[name]!r} is to be a str.")
+    if not isinstance(values["session_cookie_kwargs"], Mapping):
+        raise ValueError("session_cookie_kwargs is to be a dict of attributes.")
+    if not isinstance(values["session_persistent"], bool):
+        raise ValueError(
+            f"session_persistent={values['session_persistent']!r} is to be True or"
+            " False."
+        )
+    return Settings(
+        # The cookie first: a contradiction there needs no backend to be told.
+        cookie=Cookie(values["session_cookie_name"], values["session_cookie_kwargs"]),
+        idle_timeout=_seconds("session_idle_timeout", values),
+        lifetime=_seconds("session_lifetime", values),
+        persistent=values["session_persistent"],
+        vault=_vault(values["session_backend"], values["session_namespace"], settings),
+    )
+
+
+def _vault(backend: Any, namespace: str, settings: Mapping[str, Any]) -> Vault:  # noqa: ANN401
+    if backend is None:
+        raise ValueError(
+            "You must define the 'session_backend' setting in your application to use"
+            ' sessions, such as session_backend="sqlite:///sessions.db".'
+        )
+    opened = open_backend(backend, settings) if isinstance(backend, str) else backend
+    if isinstance(opened, Vault):
+        return opened
+    if isinstance(opened, Backend):
+        return Vault(opened, namespace)
+    raise ValueError(
+        "The session_backend setting is to be a URL, a name or a Backend, and is of"
+        f" type {type(opened).__name__}."
+    )
+
+
+def _seconds(name: str, values: Mapping[str, Any]) -> float:
+    value = values[name]
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} is to be in seconds, or a timedelta.")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r} is to be more than zero seconds.")
+    return float(value)
+
+
+def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
+    # Others may have settings of that prefix, so only what is nearly ours counts.
+    for name in settings:
+        if name.startswith("session_") and name not in _defaults:
+            close = difflib.get_close_matches(name, _defaults, n=1, cutoff=0.85)
+            if close:
+                raise ValueError(
+                    f"There is no setting {name!r}. Did you mean {close[0]!r}?"
+                )

@@ -1,0 +1,64 @@
+"""Makes a real store fail, wait and count on command."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tornado_sessions.backend import Record
+from tornado_sessions.errors import BackendError
+from tornado_sessions.vault import Vault
+
+
+class FaultyVault(Vault):
+    """A vault around another one that fails and suspends when it is told to.
+
+    Put it in place of the vault of an application's `.Sessions`::
+
+        sessions = Sessions.of(app)
+        sessions.vault = vault = FaultyVault(sessions.vault)
+        vault.failing.add("save")
+    """
+
+    def __init__(self, inner: Vault, suspends: bool = False) -> None:
+        self.inner = inner
+        self.revocable = inner.revocable  # type: ignore[misc]
+        self.immediate = inner.immediate and not suspends
+        self._suspends = suspends
+        #: Which of "load", "save" and "delete" fail before they reach the store.
+        self.failing: set[str] = set()
+        #: What the store is said to have answered when it failed.
+        self.reason = "the disk of the store is on fire"
+        #: What was asked of the store, in order.
+        self.calls: list[str] = []
+        #: Set it to an event to hold every operation until it is set. For a
+        #: vault that suspends.
+        self.gate: asyncio.Event | None = None
+
+    async def load(self, token: str) -> Record | None:
+        await self._enter("load")
+        return await self.inner.load(token)
+
+    async def save(self, token: str | None, record: Record) -> str:
+        await self._enter("save")
+        return await self.inner.save(token, record)
+
+    async def delete(self, token: str) -> None:
+        await self._enter("delete")
+        await self.inner.delete(token)
+
+    async def purge(self, now: float) -> int:
+        return await self.inner.purge(now)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def _enter(self, operation: str) -> None:
+        self.calls.append(operation)
+        if self.gate is not None:
+            await self.gate.wait()
+        elif self._suspends:
+            await asyncio.sleep(0)
+        if operation in self.failing:
+            raise BackendError(f"Cannot {operation} the session.") from OSError(
+                self.reason
+            )

@@ -1,0 +1,365 @@
+"""Gives Tornado's request handlers a session.
+
+A complete application::
+
+    import asyncio
+    import tornado.web
+    from tornado_sessions import SessionMixin
+
+    class CountHandler(SessionMixin):
+        def get(self):
+            self.session["count"] = self.session.get("count", 0) + 1
+            self.write(f"You were here {self.session['count']} times.\\n")
+
+    async def main():
+        app = tornado.web.Application(
+            [("/", CountHandler)], session_backend="sqlite:///sessions.db"
+        )
+        app.listen(8888)
+        await asyncio.Event().wait()
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+
+This is the only module that knows a `~tornado.web.RequestHandler`. It needs two
+private names of Tornado, ``_finished`` and ``_headers_written``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import tornado.httputil
+import tornado.web
+
+from tornado_sessions.codec import Envelope
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.errors import (
+    BackendError,
+    SessionDataError,
+    SessionError,
+    SessionGoneError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import Sessions, logger
+
+T = TypeVar("T")
+
+#: After how many seconds a client may ask again while the store is down.
+RETRY_AFTER = 2
+
+
+class SessionMixin(tornado.web.RequestHandler):
+    """A request handler with a session, kept where ``session_backend`` says.
+
+    ``class H(SessionMixin)`` and ``class H(SessionMixin, WebSocketHandler)``
+    work. What is in `session` is in the store before the first byte of the
+    response leaves, however the response is finished.
+    """
+
+    # Of the class, so that a request that needs no session sets nothing up.
+    _session: Session | None = None
+    _session_loaded = False
+    _session_used = False
+    _session_cookie: Cookie | None = None
+    _client_token: str | None = None
+    _store_failed = False
+    _committing: asyncio.Future[None] | None = None
+    _packed: Envelope | None = None
+    _send: Callable[[], asyncio.Future[None]]
+
+    @property
+    def sessions(self) -> Sessions:
+        """All sessions of this application."""
+        return Sessions.of(self.application)
+
+    @property
+    def session(self) -> Session:
+        """The visitor's session, the same object throughout the request.
+
+        It is loaded in `prepare`. Raises `RuntimeError` before that.
+        """
+        session = self._session
+        if session is None:
+            if not self._session_loaded:
+                raise RuntimeError(
+                    "self.session is not loaded. If"
+                    f" {type(self).__name__} overrides prepare(), it must call"
+                    " 'await super().prepare()'."
+                )
+            session = self._session = Session(self.sessions)
+        self._session_used = True
+        return session
+
+    async def prepare(self) -> None:
+        """Loads the session; a request without its cookie costs no store call.
+
+        Where the store fails, the client is answered 503 and its cookie stays
+        as it is. A handler that overrides this calls
+        ``await super().prepare()`` first.
+        """
+        sessions = self.sessions
+        lines = self.request.headers.get_list("Cookie")
+        if lines and (cookie := self._find_session_cookie()) is not None:
+            tokens = cookie.read(lines)
+            if len(tokens) == 1:
+                self._client_token = tokens[0]
+                try:
+                    self._session = await sessions.load(tokens[0])
+                except BackendError:
+                    self.log_exception(*sys.exc_info())
+                    self._store_failed = True
+                    self.send_error(503)
+                    # Nothing of a subclass is to run now.
+                    raise tornado.web.Finish from None
+            elif tokens:
+                self._session = Session(sessions)
+                self._session.ambiguous = True
+                logger.warning(
+                    "A request came with %d different cookies named %s; none is"
+                    " taken, and the client is told to drop its own.",
+                    len(tokens),
+                    cookie.name,
+                )
+        self._session_loaded = True
+        if (more := super().prepare()) is not None:
+            await more
+
+    def get_current_user(self) -> Any:  # noqa: ANN401
+        """Answers `.Session.user`.
+
+        None where an error is answered before the session could be loaded.
+        """
+        if not self._session_loaded and self.get_status() >= 400:
+            return None
+        return self.session.user
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """Commits the session before the headers leave, then flushes."""
+        if self._headers_written or include_footers or not self._must_commit():
+            return self._flush_session(include_footers)
+        return self._committing or self._commit_then(self._flush_session)
+
+    def finish(
+        self, chunk: str | bytes | dict[str, Any] | None = None
+    ) -> asyncio.Future[None]:
+        """Commits the session, then finishes the response."""
+        if self._finished or not self._must_commit():
+            return super().finish(chunk)
+        if chunk is not None:
+            self.write(chunk)
+        # For the handler it is over; undone in _commit.
+        self._finished = True
+        # A body still on its way is not for a handler that has finished.
+        self.data_received = lambda chunk: None  # type: ignore[method-assign]
+        return self._commit_then(super().finish)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:  # noqa: ANN401
+        """Answers a failed store with 503, and says nothing of its reasons."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, BackendError):
+            # In debug mode the traceback would carry the store's own text.
+            del kwargs["exc_info"]
+            self._store_failed = True
+            status_code = 503
+        elif isinstance(error, SessionGoneError):
+            status_code = 409
+        elif isinstance(error, SessionError) and self._is_ambiguous():
+            status_code = 400
+        super().send_error(status_code, **kwargs)
+
+    # Committing.
+
+    def _must_commit(self) -> bool:
+        """Tells whether there is anything to commit, and packs it."""
+        session = self._session
+        # After a 101 Tornado takes the socket away at once: it cannot wait.
+        if session is None or self.get_status() == 101:
+            return False
+        if self.get_status() >= 500:
+            session.drop()
+        try:
+            self._packed = session.pack()
+        except SessionDataError:
+            # Nothing may raise here that send_error() could meet. The commit
+            # finds it again and answers it.
+            self._packed = None
+        return (
+            self._committing is not None
+            or self._packed is not session.base
+            or session.fresh
+            or session.renew
+            or bool(session.ended)
+        )
+
+    def _commit_then(
+        self, send: Callable[[], asyncio.Future[None]]
+    ) -> asyncio.Future[None]:
+        # A finish() while a flush() waits: finish is what follows.
+        self._send = send
+        if self._committing is None:
+            if self.sessions.vault.immediate:
+                return run_now(self._commit()) or _done()
+            self._committing = self.sessions.start(self._commit_and_wait())
+        return self._committing
+
+    async def _commit_and_wait(self) -> None:
+        sent = await self._commit()
+        if sent is not None:
+            await sent
+
+    async def _commit(self) -> asyncio.Future[None] | None:
+        """Commits and sends; every error is answered here."""
+        session = self.session
+        try:
+            try:
+                await self._commit_packed(session)
+            except SessionGoneError as error:
+                logger.info("%s", error)
+                session.drop()
+            except BaseException:
+                # send_error() calls finish() again: nothing may be left to do.
+                session.drop()
+                session.ended.clear()
+                raise
+            finally:
+                self._committing, self._finished = None, False
+            return self._send()
+        except Exception:
+            error_info = sys.exc_info()
+            self.log_exception(*error_info)
+            if not self._finished:
+                self.send_error(500, exc_info=error_info)
+            return None
+
+    async def _commit_packed(self, session: Session) -> None:
+        while True:
+            packed = self._packed
+            await self.sessions.commit(session, packed)
+            if self._packed is packed:
+                return
+            # A finish() came while a flush() waited.
+
+    # The headers.
+
+    def _flush_session(self, include_footers: bool = False) -> asyncio.Future[None]:
+        if not self._headers_written:
+            self._write_session_headers()
+        return super().flush(include_footers)
+
+    def _write_session_headers(self) -> None:
+        if self._store_failed:
+            self.set_header("Retry-After", RETRY_AFTER)
+        session = self._session
+        if session is None:
+            return
+        session.sent = True
+        if self._session_used:
+            self.add_header("Vary", "Cookie")
+        line = self._set_cookie_line(session)
+        if line is not None:
+            self.add_header("Set-Cookie", line)
+            self.set_header("Cache-Control", "no-store")
+
+    def _set_cookie_line(self, session: Session) -> str | None:
+        """Answers what the client has to learn of its cookie, if anything."""
+        token, client_token = session.token, self._client_token
+        expired = session.ambiguous or (
+            token is None and client_token is not None and session.destroyed
+        )
+        if not expired and (
+            token is None or (token == client_token and not session.cookie_due)
+        ):
+            return None
+        cookie = self._find_session_cookie()
+        if cookie is None:
+            return None
+        if token is None:
+            return cookie.expired_line()
+        return cookie.line(
+            token, max(1, session.expires_in) if session.persistent else None
+        )
+
+    def _find_session_cookie(self) -> Cookie | None:
+        """Answers the cookie for this request's transport; None to withhold it."""
+        if self._session_cookie is not None:
+            return self._session_cookie
+        sessions, request = self.sessions, self.request
+        cookie: Cookie | None = sessions.cookie
+        if request.protocol != "https" and sessions.cookie.secure:
+            if _is_on_loopback(request):
+                sessions.tell_once(
+                    logging.INFO,
+                    "Over plain http on loopback the session cookie goes out without"
+                    " Secure and its prefix, as %r. Behind a proxy that ends https,"
+                    " start the server with xheaders=True.",
+                    sessions.loopback_cookie.name,
+                )
+                cookie = sessions.loopback_cookie
+            else:
+                sessions.tell_once(
+                    logging.WARNING,
+                    "The session cookie is withheld: the request came over plain http,"
+                    " where anyone can read it. Serve https; behind a proxy that ends"
+                    " https, start the server with xheaders=True and let the proxy set"
+                    " X-Forwarded-Proto.",
+                )
+                cookie = None
+        self._session_cookie = cookie
+        return cookie
+
+    def _is_ambiguous(self) -> bool:
+        return self._session is not None and self._session.ambiguous
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs to its end a coroutine that never suspends.
+
+    That costs no task. Raises `RuntimeError` if it does suspend. To drive it
+    once and resume it in a task would not do: a time limit binds to the task
+    that runs the first step, and would cancel the handler.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise RuntimeError("A backend that declares itself immediate has suspended.")
+
+
+def _done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+def _is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
+    """Tells whether a request comes from this machine and through no proxy.
+
+    A proxy on this machine looks the same but for the headers it adds.
+    """
+    if not (
+        _is_loopback(request.remote_ip or "")
+        and _is_loopback(request.host_name.strip("[]"))
+    ):
+        return False
+    return not any(
+        name in ("Forwarded", "Via", "X-Real-Ip") or name.startswith("X-Forwarded-")
+        for name in request.headers
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
