@@ -52,6 +52,8 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_format = msgspec.json.Decoder(_Format).decode
 _decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
 
+_plain = frozenset({str, int, bool, type(None)})
+
 #: The fields of an envelope that one request may change and another keep.
 _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent")
 
@@ -93,11 +95,12 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     of anything that would not come back equal. The round trip is the check.
     """
     data = _comes_back(value)
-    if data is not None and _comes_back(key) is not None:
-        return Raw(data)
-    raise SessionDataError(
-        f"The session value {key!r} cannot be stored as JSON: {_culprit({key: value})}."
-    )
+    if data is None or _comes_back(key) is None:
+        raise SessionDataError(
+            f"The session value {key!r} cannot be stored as JSON:"
+            f" {_culprit({key: value})}."
+        )
+    return Raw(data)
 
 
 def decode_value(raw: Raw) -> Any:  # noqa: ANN401
@@ -149,9 +152,12 @@ def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
     """Answers ``value`` encoded, or None if it would not come back equal."""
     try:
         data = _encode(value)
-        return data if _decode(data) == value else None
+        # Of these, what can be encoded comes back.
+        if type(value) in _plain or _decode(data) == value:
+            return data
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
+        pass
+    return None
 
 
 def _culprit(value: Any) -> str:  # noqa: ANN401

@@ -60,6 +60,26 @@ class Session(MutableMapping[str, Any]):
     `.SessionError`: a first write to a new session, `regenerate`, `login`.
     """
 
+    # The attributes without an underscore that have no docstring are for the
+    # core. Those that stay as they are in most requests are of the class.
+
+    #: The store has been written to since ``version`` was loaded.
+    stale = False
+    #: What the commit has to do besides storing what changed: move the session
+    #: to a fresh token, and remove the records of tokens that were destroyed.
+    fresh = False
+    ended: tuple[str, ...] = ()
+    #: What the response has to say about the cookie.
+    destroyed = False
+    cookie_due = False
+    #: The headers of the response have left.
+    sent = False
+    #: The request came with two different cookies of our name.
+    ambiguous = False
+    #: The task that is inside `transact`.
+    transacting: asyncio.Task[Any] | None = None
+    _turn: asyncio.Lock | None = None
+
     def __init__(
         self,
         keeper: Keeper,
@@ -76,27 +96,11 @@ class Session(MutableMapping[str, Any]):
         # What this request wants the fields to be: ``base`` itself until a
         # verb changes one.
         self._mine = base
-        # For the core from here on. What the store has, as this request saw
-        # it, and under which token and version; stale after a save, which
-        # answers no version.
+        #: What the store has, as this request saw it.
         self.base = base
         self.token = token
         self.version = version
-        self.stale = False
-        # What is to be done at the commit besides saving what changed.
         self.renew = renew
-        self.fresh = False
-        self.ended: list[str] = []
-        # What the response has to say about the cookie.
-        self.destroyed = False
-        self.cookie_due = False
-        # The headers of the response have left.
-        self.sent = False
-        # The request came with two cookies of our name.
-        self.ambiguous = False
-        # The task that is inside `transact`.
-        self.transacting: asyncio.Task[Any] | None = None
-        self._turn: asyncio.Lock | None = None
 
     # The mapping.
 
@@ -246,7 +250,7 @@ class Session(MutableMapping[str, Any]):
         What is written afterwards begins a new session with a new token.
         """
         if self.token is not None:
-            self.ended.append(self.token)
+            self.ended += (self.token,)
         self.destroyed = True
         self.token = self.version = None
         self.stale = self.renew = self.fresh = False
@@ -388,7 +392,7 @@ class Session(MutableMapping[str, Any]):
         """
         if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self.base):
             self.cookie_due = True
-        if same_fields(self._mine, packed):
+        if self._mine is self.base or same_fields(self._mine, packed):
             self._mine = packed
         self.base, self.token = packed, token
         self.version, self.stale = None, True
@@ -409,14 +413,21 @@ class Session(MutableMapping[str, Any]):
     def _encoded(self) -> dict[str, Raw]:
         """Answers the values in their encoded form; the loaded dict if equal."""
         loaded = self.base.values
-        same = len(loaded) == len(self._values)
-        encoded = {}
+        # Where a merge came between, what nobody looked at may differ, too.
+        merged = self._mine.values is not loaded
+        changed = {}
         for key, value in self._values.items():
             if type(value) is not Raw:
                 value = encode_value(key, value)
-                same = same and loaded.get(key) == value
-            encoded[key] = value
-        return loaded if same else encoded
+            elif not merged:
+                continue
+            if loaded.get(key) != value:
+                changed[key] = value
+        if not changed and len(loaded) == len(self._values):
+            return loaded
+        return {
+            key: changed[key] if key in changed else loaded[key] for key in self._values
+        }
 
     def _field(self, **fields: Any) -> None:  # noqa: ANN401
         self._mine = msgspec.structs.replace(self._mine, **fields)

@@ -117,7 +117,8 @@ class Sessions:
         if found is None:
             return Session(self)
         envelope, record = found
-        renew = record.renew or self._is_renewal_due(envelope)
+        unnoted = self.now() - envelope.seen
+        renew = record.renew or unnoted >= self._idle(envelope) / 10
         return Session(self, envelope, token, record.version, renew)
 
     async def commit(self, session: Session, packed: Envelope | None = None) -> None:
@@ -253,9 +254,6 @@ class Sessions:
             return False
         return now < min(envelope.expires, self.ends(envelope))
 
-    def _is_renewal_due(self, envelope: Envelope) -> bool:
-        return self.now() - envelope.seen >= self._idle(envelope) / 10
-
     def _idle(self, envelope: Envelope) -> float:
         return self.idle_timeout if envelope.idle is None else envelope.idle
 
@@ -266,8 +264,8 @@ class Sessions:
 
     async def _commit(self, session: Session, packed: Envelope) -> None:
         while session.ended:
-            await self.vault.delete(session.ended[-1])
-            session.ended.pop()
+            await self.vault.delete(session.ended[0])
+            session.ended = session.ended[1:]
         unchanged = packed is session.base or (
             # After a save in the same request it is another object.
             session.stale and same_content(packed, session.base)
@@ -277,12 +275,12 @@ class Sessions:
                 await self._renew(session)
             return
         if session.token is None:
-            token, stored = await self._put(session, None, packed, None)
+            token = await self._put(session, None, packed, None)
         elif session.fresh:
-            token, stored = await self._move(session, session.token, packed)
+            token = await self._move(session, session.token, packed)
         else:
-            token, stored = await self._replace(session, session.token, packed)
-        self._settle(session, packed, token, stored)
+            token = await self._replace(session, session.token, packed)
+        session.settle(token, packed)
 
     async def _put(
         self,
@@ -290,8 +288,8 @@ class Sessions:
         token: str | None,
         envelope: Envelope,
         version: Any,  # noqa: ANN401
-    ) -> tuple[str, Envelope]:
-        """Stores ``envelope`` as of now; answers the token and what was stored."""
+    ) -> str:
+        """Stores ``envelope`` as seen now, and answers the client's token."""
         if session.ambiguous:
             raise SessionError(
                 "The request came with two different session cookies, so there is"
@@ -304,30 +302,30 @@ class Sessions:
             )
         if self._purge_timer is None and not self._closed:
             self._schedule_purge()
-        envelope = msgspec.structs.replace(envelope, seen=round(self.now(), 3))
+        # To the millisecond: more digits would only take room in every record.
+        envelope.seen = int(self.now() * 1000) / 1000
         envelope.expires = self.ends(envelope)
         record = Record(encode(envelope), version, envelope.expires, envelope.user)
-        return await self.vault.save(token, record), envelope
+        return await self.vault.save(token, record)
 
     async def _renew(self, session: Session) -> None:
         """Pushes the expiry forward after a pure read."""
         session.renew = False
-        base = session.base
-        if self.now() >= base.expires or (session.sent and not self.revocable):
+        if self.now() >= session.base.expires or (session.sent and not self.revocable):
             return
+        packed = msgspec.structs.replace(session.base)
         try:
-            stored = await self._put(session, session.token, base, session.version)
+            token = await self._put(session, session.token, packed, session.version)
         except ConflictError:
             # Whoever was first has renewed it, or has ended it.
             return
-        except BackendError as error:
+        except (BackendError, SessionDataError) as error:
+            # Longer by a digit of a time, it may no longer fit where it is.
             logger.warning("A session could not be renewed: %s", error)
             return
-        self._settle(session, base, *stored)
+        session.settle(token, packed)
 
-    async def _replace(
-        self, session: Session, token: str, packed: Envelope
-    ) -> tuple[str, Envelope]:
+    async def _replace(self, session: Session, token: str, packed: Envelope) -> str:
         try:
             if session.stale or self.now() >= session.base.expires:
                 return await self._put_on_newest(session, token, packed)
@@ -343,18 +341,18 @@ class Sessions:
 
     async def _put_on_newest(
         self, session: Session, token: str, packed: Envelope
-    ) -> tuple[str, Envelope]:
+    ) -> str:
         newest, version = await self._newest(token)
         merged = rebase(session.base, packed, newest)
-        return await self._put(session, token, merged, version)
+        token = await self._put(session, token, merged, version)
+        packed.seen, packed.expires = merged.seen, merged.expires
+        return token
 
-    async def _move(
-        self, session: Session, token: str, packed: Envelope
-    ) -> tuple[str, Envelope]:
+    async def _move(self, session: Session, token: str, packed: Envelope) -> str:
         """Stores the session under a fresh token and removes the old record."""
         newest, _ = await self._newest(token)
         merged = rebase(session.base, packed, newest)
-        fresh, stored = await self._put(session, None, merged, None)
+        fresh = await self._put(session, None, merged, None)
         try:
             await self.vault.delete(token)
         except BackendError:
@@ -362,13 +360,8 @@ class Sessions:
             with contextlib.suppress(BackendError):
                 await self.vault.delete(fresh)
             raise
-        return fresh, stored
-
-    def _settle(
-        self, session: Session, packed: Envelope, token: str, stored: Envelope
-    ) -> None:
-        times = {"seen": stored.seen, "expires": stored.expires}
-        session.settle(token, msgspec.structs.replace(packed, **times))
+        packed.seen, packed.expires = merged.seen, merged.expires
+        return fresh
 
     # Transactions.
 
@@ -414,8 +407,8 @@ class Sessions:
             if token is None or token != session.token or session.fresh:
                 await self._commit(session, packed)
             elif packed is not session.base:
-                stored = await self._put(session, token, packed, session.version)
-                self._settle(session, packed, *stored)
+                token = await self._put(session, token, packed, session.version)
+                session.settle(token, packed)
         except BaseException:
             if session.token == token:
                 session.adopt(session.base, before)

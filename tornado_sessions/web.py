@@ -72,7 +72,7 @@ class SessionMixin(tornado.web.RequestHandler):
     _store_failed = False
     _committing: asyncio.Future[None] | None = None
     _packed: Envelope | None = None
-    _send: Callable[[], asyncio.Future[None]]
+    _send: Callable[[], asyncio.Future[None]] | None = None
 
     @property
     def sessions(self) -> Sessions:
@@ -156,8 +156,6 @@ class SessionMixin(tornado.web.RequestHandler):
             self.write(chunk)
         # For the handler it is over; undone in _commit.
         self._finished = True
-        # A body still on its way is not for a handler that has finished.
-        self.data_received = lambda chunk: None  # type: ignore[method-assign]
         return self._commit_then(super().finish)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:  # noqa: ANN401
@@ -181,6 +179,8 @@ class SessionMixin(tornado.web.RequestHandler):
         session = self._session
         # After a 101 Tornado takes the socket away at once: it cannot wait.
         if session is None or self.get_status() == 101:
+            return False
+        if not (self._session_used or session.renew):
             return False
         if self.get_status() >= 500:
             session.drop()
@@ -206,6 +206,9 @@ class SessionMixin(tornado.web.RequestHandler):
         if self._committing is None:
             if self.sessions.vault.immediate:
                 return run_now(self._commit()) or _done()
+            # A body still on its way is not for a handler that has finished.
+            if self._finished:
+                self.data_received = _ignore  # type: ignore[method-assign]
             self._committing = self.sessions.start(self._commit_and_wait())
         return self._committing
 
@@ -226,11 +229,15 @@ class SessionMixin(tornado.web.RequestHandler):
             except BaseException:
                 # send_error() calls finish() again: nothing may be left to do.
                 session.drop()
-                session.ended.clear()
+                session.ended = ()
                 raise
             finally:
                 self._committing, self._finished = None, False
-            return self._send()
+            # A bound method kept on its own object would be a cycle, and the
+            # handler would wait for the garbage collection.
+            send, self._send = self._send, None
+            assert send is not None
+            return send()
         except Exception:
             error_info = sys.exc_info()
             self.log_exception(*error_info)
@@ -331,6 +338,10 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
         return stop.value  # type: ignore[no-any-return]
     coroutine.close()
     raise RuntimeError("A backend that declares itself immediate has suspended.")
+
+
+def _ignore(chunk: bytes) -> None:
+    pass
 
 
 def _done() -> asyncio.Future[None]:

@@ -1,0 +1,1 @@
+"""Measures what a session adds to a request."""

@@ -1,0 +1,294 @@
+"""Keeps sessions in a sealed cookie, and nothing on the server."""
+
+from __future__ import annotations
+
+import base64
+import os
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from tornado_sessions import Record, SessionDataError, Vault
+
+_PURPOSE = b"tornado_sessions cookie v1"
+
+# In front of every token: a byte for the format, four for the key version.
+_FORMAT = b"\x01"
+_HEADER_SIZE = 5
+_NONCE_SIZE = 24
+_TAG_SIZE = 16
+
+# The smallest size holds the core's own fields and a few values, so that
+# whether anything is in a session does not show. Both sizes are multiples of
+# three, and so are the 45 bytes around the data: the base64 of a token then has
+# no padding, and no spare bits in its last character.
+_SMALLEST_SIZE = 288
+_SIZE_STEP = 96
+
+_ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
+
+# What a browser keeps of one cookie, name plus value (RFC 6265bis).
+_COOKIE_BYTES = 4096
+_LONGEST_PREFIX = "__Host-Http-"
+
+_SECRET_BYTES = 32
+_LAST_VERSION = 2**32 - 1
+
+
+class CookieBackend(Vault):
+    """Keeps each session in its own token: a record, padded and sealed.
+
+    A token that was altered in any way, or was made with another key, cookie
+    name or namespace, is no session. When a session ends is inside its record,
+    sealed with the rest, and the core reads it there.
+
+    Nothing is on the server, so a session that was deleted lives on in copies
+    of its cookie until it expires, and of two requests at once the response
+    that arrives last wins.
+
+    ``keys`` are secrets of at least 32 bytes by their version, of which
+    ``key_version`` seals and the others open. Raises `ValueError` for keys that
+    cannot be used.
+
+    Belongs to one thread, as Tornado's handlers do.
+    """
+
+    revocable = False
+    immediate = True
+
+    def __init__(
+        self,
+        keys: Mapping[int, str | bytes],
+        key_version: int,
+        *,
+        name: str = "session",
+        namespace: str = "",
+    ) -> None:
+        context = [_PURPOSE, name.encode(), namespace.encode()]
+        by_version = {
+            version: _Key(_header(version), _checked(secret, version), context)
+            for version, secret in keys.items()
+        }
+        if key_version not in by_version:
+            raise ValueError(
+                f"The 'key_version' setting is {key_version!r}; it must name one of"
+                f" the versions of cookie_secret: {_listed(by_version)}."
+            )
+        self._sealing = by_version[key_version]
+        self._keys = {key.header: key for key in by_version.values()}
+        # The core puts a prefix in front of the name where the browser can
+        # check it, and takes a name that begins with two underscores as it is.
+        longest_name = name if name.startswith("__") else _LONGEST_PREFIX + name
+        self._name_bytes = len(longest_name.encode())
+        self._shortest = _token_length(0)
+        self._longest = _COOKIE_BYTES - self._name_bytes
+
+    def __repr__(self) -> str:
+        return f"<CookieBackend {len(self._keys)} keys>"
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> CookieBackend:
+        """Makes the backend from Tornado's own ``cookie_secret``.
+
+        A dict of versions needs ``key_version`` beside it, as for Tornado's
+        signed cookies; a single secret is version 0. The ``url`` is ``cookie``
+        or ``cookie:``, and takes no options.
+        """
+        _check_url(url)
+        keys = settings.get("cookie_secret")
+        if keys is None:
+            raise ValueError(
+                "You must define the 'cookie_secret' setting in your application"
+                " to use the cookie session backend."
+            )
+        key_version: Any = settings.get("key_version")
+        if not isinstance(keys, Mapping):
+            keys, key_version = {0: keys}, 0
+        return cls(
+            keys,
+            key_version,
+            name=settings.get("session_cookie_name", "session"),
+            namespace=settings.get("session_namespace", ""),
+        )
+
+    async def load(self, token: str) -> Record | None:
+        """Answers the record inside ``token``; None if it is not one of ours.
+
+        Asks for the record to be saved again if another key than the current
+        one has sealed it. Never raises, whatever ``token`` is.
+        """
+        if not self._shortest <= len(token) <= self._longest:
+            return None
+        text = token.encode("ascii", "replace")
+        # The decoder would skip what is outside the alphabet. With whole groups
+        # of four from within it, no two tokens say the same.
+        if len(text) % 4 or text.translate(None, _ALPHABET):
+            return None
+        sealed = base64.urlsafe_b64decode(text)
+        key = self._keys.get(sealed[:_HEADER_SIZE])
+        if key is None:
+            return None
+        try:
+            data = key.open(sealed)
+        except InvalidTag:
+            return None
+        # The version is never compared: it says that the record is not new.
+        return Record(data, version=1, renew=key is not self._sealing)
+
+    async def save(self, token: str | None, record: Record) -> str:
+        """Answers a new token that holds ``record``.
+
+        The one that the client held before stays good until it expires, and is
+        not looked at: there is no conflict to detect. Raises
+        `.SessionDataError` where the cookie, its name included, would be over
+        4096 bytes.
+        """
+        count = self._name_bytes + _token_length(len(record.data))
+        if count > _COOKIE_BYTES:
+            raise SessionDataError(
+                f"The session takes {count} bytes; a cookie holds at most"
+                f" {_COOKIE_BYTES}. Store less, or use a server-side backend."
+            )
+        return base64.urlsafe_b64encode(self._sealing.seal(record.data)).decode()
+
+    async def delete(self, token: str) -> None:
+        """Does nothing: the server keeps nothing, and cannot end a session."""
+        return
+
+    async def purge(self, now: float) -> int:
+        """Answers 0: there is nothing to remove."""
+        return 0
+
+    async def close(self) -> None:
+        """Does nothing: there is nothing to close."""
+        return
+
+
+class XAES256GCM:
+    """Encrypts with XAES-256-GCM: AES-256-GCM with a nonce of 24 bytes.
+
+    The first half of the nonce makes an AES key for this message, the second
+    half is its nonce there. So 24 random bytes are safe for 2**80 messages
+    under one key of 32 bytes. Specified at https://c2sp.org/XAES-256-GCM.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        # The key of a message is two single blocks of AES, and a context for
+        # single blocks has no state: one serves all messages.
+        cipher = Cipher(algorithms.AES(key), modes.ECB())
+        self._encrypt_blocks = cipher.encryptor().update
+        # The first subkey of AES-CMAC (NIST SP 800-38B, section 6.1).
+        subkey = int.from_bytes(self._encrypt_blocks(bytes(16)), "big") << 1
+        if subkey >> 128:
+            subkey ^= 1 << 128 | 0x87
+        self._mask = subkey << 128 | subkey
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """Answers the encrypted ``data`` with its tag."""
+        return self._cipher(nonce).encrypt(nonce[12:], data, associated_data)
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
+        """Answers what was encrypted; raises ``InvalidTag`` if it is not intact."""
+        return self._cipher(nonce).decrypt(nonce[12:], data, associated_data)
+
+    def _cipher(self, nonce: bytes) -> AESGCM:
+        # The KDF of NIST SP 800-108 in counter mode: a counter of 16 bits, the
+        # label "X", a zero, the context.
+        context = nonce[:12]
+        blocks = int.from_bytes(b"\0\1X\0%b\0\2X\0%b" % (context, context), "big")
+        return AESGCM(self._encrypt_blocks((blocks ^ self._mask).to_bytes(32, "big")))
+
+
+class _Key:
+    """Seals and opens with one version of the secret."""
+
+    def __init__(self, header: bytes, secret: bytes, context: list[bytes]) -> None:
+        self.header = header
+        # Derived, so that Tornado's signed cookies and these share no key.
+        kdf = HKDF(SHA256(), length=32, salt=None, info=_PURPOSE)
+        self._cipher = XAES256GCM(kdf.derive(secret))
+        self._associated_data = b"".join(
+            len(part).to_bytes(4, "big") + part for part in [header, *context]
+        )
+
+    def seal(self, data: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_SIZE)
+        # Padded as ISO/IEC 7816-4 does: one byte that ends the data, then zeros.
+        padded = (data + b"\x80").ljust(_padded_size(len(data)), b"\0")
+        sealed = self._cipher.encrypt(nonce, padded, self._associated_data)
+        return self.header + nonce + sealed
+
+    def open(self, sealed: bytes) -> bytes:
+        nonce = sealed[_HEADER_SIZE : _HEADER_SIZE + _NONCE_SIZE]
+        padded = self._cipher.decrypt(
+            nonce, sealed[_HEADER_SIZE + _NONCE_SIZE :], self._associated_data
+        )
+        return padded.rstrip(b"\0")[:-1]
+
+
+def _padded_size(size: int) -> int:
+    """Answers how many bytes ``size`` bytes of data are padded to."""
+    steps = -(-(size + 1) // _SIZE_STEP)
+    return max(steps * _SIZE_STEP, _SMALLEST_SIZE)
+
+
+def _token_length(size: int) -> int:
+    """Answers how many characters the token of ``size`` bytes of data has."""
+    return (_HEADER_SIZE + _NONCE_SIZE + _padded_size(size) + _TAG_SIZE) // 3 * 4
+
+
+def _header(version: object) -> bytes:
+    """Answers what stands in front of each token that this key version seals."""
+    if not isinstance(version, int) or not 0 <= version <= _LAST_VERSION:
+        # What is no number is not repeated: it may be a secret in the wrong place.
+        shown = version if isinstance(version, int) else f"a {type(version).__name__}"
+        raise ValueError(
+            f"A version of cookie_secret is {shown}. Use whole numbers from 0 to"
+            f" {_LAST_VERSION}, each with its secret as the value."
+        )
+    return _FORMAT + version.to_bytes(4, "big")
+
+
+def _checked(secret: object, version: int) -> bytes:
+    """Answers the bytes of ``secret``, if they are enough to make a key of."""
+    if isinstance(secret, str):
+        secret = secret.encode()
+    if not isinstance(secret, bytes):
+        raise ValueError(  # noqa: TRY004
+            f"The cookie_secret of version {version} is of the type"
+            f" {type(secret).__name__}. Use a str or bytes."
+        )
+    if len(secret) < _SECRET_BYTES:
+        raise ValueError(
+            f"The cookie_secret of version {version} has {len(secret)} bytes; the"
+            f" cookie session backend needs at least {_SECRET_BYTES}. Make one with:"
+            ' python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return secret
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    options = [option for option, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if options:
+        raise ValueError(
+            f"The cookie session backend takes no options: {_listed(options)}."
+            " Use session_backend='cookie:'."
+        )
+    # What else is there is not repeated: it may be a secret that was put there.
+    if url.partition(":")[2]:
+        raise ValueError(
+            "The cookie session backend takes nothing after its name."
+            " Use session_backend='cookie:'."
+        )
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"

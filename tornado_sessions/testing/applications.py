@@ -1,0 +1,152 @@
+"""An application to try sessions on, and what its handlers can be had to do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tornado.httpserver
+import tornado.template
+import tornado.web
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.web import SessionMixin
+
+#: What a visitor has a handler do: any function of it, a coroutine function too.
+Act = Callable[[SessionMixin], object]
+
+
+class ActingHandler(tornado.web.RequestHandler):
+    """Does what its visitor sent: functions, named in the header ``Acts``."""
+
+    async def get(self) -> None:
+        for act in self.settings["acts"].get(self.request.headers.get("Acts"), ()):
+            done = act(self)
+            if inspect.isawaitable(done):
+                await done
+
+    head = post = get
+
+
+class ActingSessionHandler(SessionMixin, ActingHandler):
+    """Does the same with a session, which is touched by nothing but the acts."""
+
+
+@dataclasses.dataclass
+class Site:
+    """An application that is being served."""
+
+    application: tornado.web.Application
+    server: tornado.httpserver.HTTPServer
+    url: str
+
+    @property
+    def sessions(self) -> Sessions:
+        return Sessions.of(self.application)
+
+
+def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:  # noqa: ANN401
+    """Makes the application: ``/`` has a session, ``/plain`` knows of none."""
+    return tornado.web.Application(
+        [("/", ActingSessionHandler), ("/plain", ActingHandler)],
+        acts=acts,
+        template_loader=tornado.template.DictLoader({"page.html": "A page."}),
+        **settings,
+    )
+
+
+# Acts that many tests need.
+
+
+def put(**values: Any) -> Act:  # noqa: ANN401
+    """Sets values of the session."""
+    return lambda handler: handler.session.update(values)
+
+
+def login(user: str) -> Act:
+    """Signs ``user`` in."""
+    return lambda handler: handler.session.login(user)
+
+
+def regenerate(handler: SessionMixin) -> None:
+    handler.session.regenerate()
+
+
+def destroy(handler: SessionMixin) -> None:
+    handler.session.destroy()
+
+
+async def save(handler: SessionMixin) -> None:
+    await handler.session.save()
+
+
+def look(handler: SessionMixin) -> None:
+    """Reads the session and changes nothing."""
+    handler.session.get("nothing of that name")
+
+
+def fail(handler: SessionMixin) -> None:
+    """Raises what no handler expects."""
+    raise ArithmeticError("The handler failed.")
+
+
+class Gate(asyncio.Event):
+    """Holds whoever waits until it is set, and tells when somebody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def wait(self) -> Any:  # noqa: ANN401
+        self.reached.set()
+        return await super().wait()
+
+
+class Crowd:
+    """Holds everyone who comes until all are there."""
+
+    def __init__(self, size: int) -> None:
+        self._missing = size
+        self._complete = asyncio.Event()
+
+    async def join(self, handler: SessionMixin) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set()
+        await self._complete.wait()
+
+
+class WatchedBackend(Backend):
+    """Remembers all that another backend was asked."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        #: The keys that were asked for, in order.
+        self.keys: list[bytes] = []
+        #: The data that was stored.
+        self.stored: list[bytes] = []
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> Backend:
+        """Refuses: it is put around a backend that is there already."""
+        raise NotImplementedError
+
+    async def load(self, key: bytes) -> Record | None:
+        self.keys.append(key)
+        return await self.inner.load(key)
+
+    async def save(self, key: bytes, record: Record) -> None:
+        self.keys.append(key)
+        self.stored.append(record.data)
+        await self.inner.save(key, record)
+
+    async def delete(self, key: bytes) -> None:
+        self.keys.append(key)
+        await self.inner.delete(key)
+
+    async def close(self) -> None:
+        await self.inner.close()

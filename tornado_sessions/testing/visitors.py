@@ -1,0 +1,298 @@
+"""The visitors of an application under test, and the tests' common ground."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import secrets
+import time
+import unittest
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+from tornado_sessions.backend import Backend
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.testing.applications import (
+    Act,
+    Gate,
+    Site,
+    WatchedBackend,
+    make_application,
+)
+from tornado_sessions.testing.faults import FaultyVault
+from tornado_sessions.vault import Vault
+from tornado_sessions.web import SessionMixin
+
+if TYPE_CHECKING:
+    from tornado.testing import AsyncHTTPTestCase
+else:
+    # A mixin: only what it is combined with is collected as a test.
+    AsyncHTTPTestCase = object
+
+T = TypeVar("T")
+
+
+class Visitor:
+    """A client that sends the cookie of its session as it got it, and no other.
+
+    Over ``https`` it comes through a proxy that says so.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        client: AsyncHTTPClient,
+        complete: Callable[[Coroutine[Any, Any, HTTPResponse]], HTTPResponse],
+        cookie: str | None = None,
+        https: bool = False,
+    ) -> None:
+        self.site = site
+        #: The cookie as it is sent, such as ``session=…``; None for none.
+        self.cookie = cookie
+        self._client = client
+        self._complete = complete
+        self._headers = {"X-Forwarded-Proto": "https"} if https else {}
+
+    @property
+    def token(self) -> str:
+        """What the cookie says; empty without one."""
+        return (self.cookie or "").partition("=")[2]
+
+    def does(self, *acts: Act, **request: Any) -> HTTPResponse:  # noqa: ANN401
+        """Sends one request and waits for its response."""
+        return self._complete(self.send(*acts, **request))
+
+    def asks(self, question: Callable[[SessionMixin], object]) -> Any:  # noqa: ANN401
+        """Answers what ``question`` answers in a request of its own."""
+        response = self.does(lambda handler: handler.write(_answer(question(handler))))
+        return json.loads(response.body)
+
+    def sees(self) -> Any:  # noqa: ANN401
+        """Answers the values of the session."""
+        return self.asks(lambda handler: dict(handler.session))
+
+    async def send(
+        self,
+        *acts: Act,
+        path: str = "/",
+        headers: Mapping[str, str] | None = None,
+        **request: Any,  # noqa: ANN401
+    ) -> HTTPResponse:
+        """Sends one request, and follows what the response says of the cookie."""
+        response = await self._client.fetch(
+            self.site.url + path,
+            headers=self.headers(*acts) | dict(headers or {}),
+            follow_redirects=False,
+            raise_error=False,
+            request_timeout=30,
+            **request,
+        )
+        for line in session_cookies(response):
+            cookie, _, attributes = line.partition(";")
+            self.cookie = None if "Max-Age=0;" in attributes else cookie
+        return response
+
+    def headers(self, *acts: Act) -> dict[str, str]:
+        """Answers the headers that have ``acts`` done."""
+        scripts = self.site.application.settings["acts"]
+        name = str(len(scripts))
+        scripts[name] = acts
+        cookie = {"Cookie": self.cookie} if self.cookie else {}
+        return {"Acts": name} | cookie | self._headers
+
+    def copy(self, site: Site | None = None) -> Visitor:
+        """Answers one who has the same cookie now, perhaps on another site."""
+        other = Visitor(site or self.site, self._client, self._complete, self.cookie)
+        other._headers = self._headers
+        return other
+
+
+def session_cookies(response: HTTPResponse) -> list[str]:
+    """Answers the Set-Cookie lines of the session."""
+    lines = response.headers.get_list("Set-Cookie")
+    return [line for line in lines if line.partition("=")[0].endswith("session")]
+
+
+def _answer(value: object) -> str:
+    return json.dumps(value)
+
+
+class VisitorTests(AsyncHTTPTestCase):
+    """Serves the application, and lets time pass, the store fail, visitors come."""
+
+    def make_session_backend(self) -> str | Backend | Vault:
+        """Answers the ``session_backend`` setting: a URL or an instance.
+
+        It is asked once for each application of a test. Where the store is
+        shared, all of them are to use the same one.
+        """
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        self.log = _Log()
+        self.log.start()
+        #: What every clock of the test says.
+        self.time = time.time()
+        self.acts: dict[str, Any] = {}
+        self.secret = secrets.token_urlsafe(32)
+        self.sites: list[Site] = []
+        self.gates: list[Gate] = []
+        super().setUp()
+        self.site = Site(self._app, self.http_server, self.get_url(""))
+        self.sites.append(self.site)
+
+    def tearDown(self) -> None:
+        for gate in self.gates:
+            gate.set()
+        for site in self.sites:
+            site.server.stop()
+            self.complete(site.sessions.close())
+        super().tearDown()
+        gc.collect()
+        self.log.stop()
+        self.assertFalse(self.log.find("never retrieved"), "An error was lost.")
+
+    def get_app(self) -> Application:
+        return self.make_application()
+
+    def get_http_client(self) -> AsyncHTTPClient:
+        return SimpleAsyncHTTPClient(force_instance=True, max_clients=100)
+
+    def get_httpserver_options(self) -> dict[str, Any]:
+        # Room for the longest of hostile cookies.
+        return {"xheaders": True, "max_header_size": 1 << 20}
+
+    def make_application(self, **settings: Any) -> Application:  # noqa: ANN401
+        application = make_application(
+            self.acts,
+            session_backend=self.make_session_backend(),
+            cookie_secret=self.secret,
+            **settings,
+        )
+        Sessions.of(application).now = lambda: self.time
+        return application
+
+    def serve(self, **settings: Any) -> Site:  # noqa: ANN401
+        """Serves another application, with settings of its own."""
+        application = self.make_application(**settings)
+        server = HTTPServer(application, **self.get_httpserver_options())
+        socket, port = bind_unused_port()
+        server.add_sockets([socket])
+        site = Site(application, server, f"http://127.0.0.1:{port}")
+        self.sites.append(site)
+        return site
+
+    def visitor(
+        self,
+        site: Site | None = None,
+        token: str | None = None,
+        https: bool = False,
+    ) -> Visitor:
+        """Answers a visitor: without a cookie, unless there is a ``token``."""
+        cookie = None if token is None else f"session={token}"
+        return Visitor(
+            site or self.site, self.http_client, self.complete, cookie, https
+        )
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs the loop until ``coroutine`` is done."""
+        result: T = self.io_loop.run_sync(lambda: coroutine, timeout=30)
+        return result
+
+    # What the store can do.
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.site.sessions
+
+    @property
+    def backend(self) -> Backend | None:
+        """The backend behind the vault; None if the vault needs none."""
+        vault = self.sessions.vault
+        while isinstance(vault, FaultyVault):
+            vault = vault.inner
+        return getattr(vault, "backend", None)
+
+    def require_revocable(self) -> None:
+        """Skips the test where a session cannot be ended on the server."""
+        if not self.sessions.revocable:
+            self.skipTest("the server cannot revoke these sessions")
+
+    def require_backend(self) -> Backend:
+        """Skips the test where the client holds the record itself."""
+        backend = self.backend
+        if backend is None:
+            self.skipTest("the client holds the record itself")
+        return backend
+
+    def serve_another_process(self) -> Site:
+        """Serves the same sessions once more; skips the test if that cannot be."""
+        if not self.require_backend().shared:
+            self.skipTest("processes do not share these sessions")
+        return self.serve()
+
+    # What is put in between.
+
+    def watch(self, site: Site | None = None, suspends: bool = False) -> FaultyVault:
+        """Answers what counts the calls of the store, and fails and holds them."""
+        sessions = (site or self.site).sessions
+        vault = sessions.vault = FaultyVault(sessions.vault, suspends=suspends)
+        return vault
+
+    def watch_backend(self) -> WatchedBackend:
+        """Answers what remembers all that the backend is asked."""
+        watched = WatchedBackend(self.require_backend())
+        vault = self.sessions.vault
+        while isinstance(vault, FaultyVault):
+            vault = vault.inner
+        vault.backend = watched
+        return watched
+
+    def hold(self, vault: FaultyVault) -> Gate:
+        """Holds every operation of ``vault`` until the gate is set."""
+        gate = vault.gate = Gate()
+        self.gates.append(gate)
+        return gate
+
+    # What is said more than once.
+
+    def altered(self, token: str) -> str:
+        """Answers a token that is well formed, and not one of ours."""
+        if self.sessions.revocable:
+            return secrets.token_urlsafe(32)
+        middle = len(token) // 2
+        other = "A" if token[middle] != "A" else "B"
+        return token[:middle] + other + token[middle + 1 :]
+
+    def assert_cookie_lines(self, response: HTTPResponse, count: int) -> None:
+        self.assertEqual(len(session_cookies(response)), count, response.code)
+
+
+class _Log(logging.Handler):
+    """Keeps every record that anything logs, from DEBUG on."""
+
+    def start(self) -> None:
+        self.lines: list[str] = []
+        root = logging.getLogger()
+        self._level = root.level
+        root.setLevel(logging.DEBUG)
+        root.addHandler(self)
+
+    def stop(self) -> None:
+        root = logging.getLogger()
+        root.removeHandler(self)
+        root.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.name} {self.format(record)}")
+
+    def find(self, text: str) -> list[str]:
+        """Answers what was logged that has ``text`` in it."""
+        return [line for line in self.lines if text in line]
