@@ -97,6 +97,15 @@ class SessionMixin(tornado.web.RequestHandler):
         self._session_used = True
         return session
 
+    @session.setter
+    def session(self, value: Session) -> None:
+        # What ``self.session |= {…}`` does last.
+        if value is not self._session:
+            raise AttributeError(
+                "self.session cannot be replaced. Change its values with update() and"
+                " clear(), or end it with destroy()."
+            )
+
     async def prepare(self) -> None:
         """Loads the session; a request without its cookie costs no store call.
 
@@ -180,7 +189,8 @@ class SessionMixin(tornado.web.RequestHandler):
         # After a 101 Tornado takes the socket away at once: it cannot wait.
         if session is None or self.get_status() == 101:
             return False
-        if not (self._session_used or session.renew):
+        waiting = self._committing is not None
+        if not (self._session_used or session.renew or waiting):
             return False
         if self.get_status() >= 500:
             session.drop()
@@ -191,7 +201,7 @@ class SessionMixin(tornado.web.RequestHandler):
             # finds it again and answers it.
             self._packed = None
         return (
-            self._committing is not None
+            waiting
             or self._packed is not session.base
             or session.fresh
             or session.renew
@@ -219,7 +229,8 @@ class SessionMixin(tornado.web.RequestHandler):
 
     async def _commit(self) -> asyncio.Future[None] | None:
         """Commits and sends; every error is answered here."""
-        session = self.session
+        session = self._session
+        assert session is not None
         try:
             try:
                 await self._commit_packed(session)
