@@ -50,7 +50,7 @@ def _server(backends: list[str]) -> Iterator[dict[str, Any]]:
         [sys.executable, "-m", "benchmarks.server", *backends],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: _pin(0),
+        preexec_fn=lambda: _pin(0),  # noqa: PLW1509 - no threads here
     )
     try:
         assert process.stdout is not None
@@ -71,7 +71,11 @@ def _requests_per_second(url: str, script: str | None, seconds: float) -> float:
     if script:
         command[1:1] = ["-s", script]
     output = subprocess.run(
-        command, capture_output=True, text=True, check=True, preexec_fn=lambda: _pin(1)
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: _pin(1),
     ).stdout
     if "Non-2xx" in output:
         raise SystemExit(f"{url} answered errors:\n{output}")
@@ -102,7 +106,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("The load comes from wrk: apt-get install wrk")
-    goals = {key: goal for key, goal in GOALS.items() if arguments.only in " ".join(key)}
+    goals = {
+        key: goal for key, goal in GOALS.items() if arguments.only in " ".join(key)
+    }
     missed = 0
     with (
         _server(sorted({backend for backend, _ in goals})) as ready,

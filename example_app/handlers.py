@@ -40,7 +40,7 @@ class BaseHandler(SessionMixin):
     def get_template_namespace(self) -> dict[str, Any]:
         return super().get_template_namespace() | {"Cart": Cart, "money": money}
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ANN401
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
         # Not every request that fails has come as far as having a session,
         # so this page shows none.
         self.render(

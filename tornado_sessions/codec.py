@@ -112,7 +112,7 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
     """Answers ``theirs`` with what ``mine`` changed since ``base``."""
     changed = [
         key
-        for key in base.values.keys() | mine.values.keys()
+        for key in dict.fromkeys([*base.values, *mine.values])
         if base.values.get(key) != mine.values.get(key)
     ]
     merged = merge(

@@ -20,7 +20,7 @@ def merge(
     pending = [(base, mine, merged)]
     while pending:
         base, mine, into = pending.pop()
-        for key in base.keys() | mine.keys():
+        for key in dict.fromkeys([*base, *mine]):
             if key not in mine:
                 into.pop(key, None)
             elif key not in base or mine[key] != base[key]:

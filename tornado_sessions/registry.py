@@ -6,11 +6,13 @@ import difflib
 import importlib.metadata
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tornado_sessions.backend import Backend
 from tornado_sessions.errors import BackendNotFoundError
-from tornado_sessions.vault import Vault
+
+if TYPE_CHECKING:
+    from tornado_sessions.vault import Vault
 
 GROUP = "tornado_sessions.backends"
 

@@ -429,7 +429,7 @@ class Session(MutableMapping[str, Any]):
             key: changed[key] if key in changed else loaded[key] for key in self._values
         }
 
-    def _field(self, **fields: Any) -> None:  # noqa: ANN401
+    def _field(self, **fields: Any) -> None:
         self._mine = msgspec.structs.replace(self._mine, **fields)
 
     def _require_headers(self, what: str) -> None:

@@ -167,7 +167,7 @@ class SessionMixin(tornado.web.RequestHandler):
         self._finished = True
         return self._commit_then(super().finish)
 
-    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:  # noqa: ANN401
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answers a failed store with 503, and says nothing of its reasons."""
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, BackendError):
@@ -249,7 +249,7 @@ class SessionMixin(tornado.web.RequestHandler):
             send, self._send = self._send, None
             assert send is not None
             return send()
-        except Exception:
+        except Exception:  # noqa: BLE001 - as Tornado does for a handler
             error_info = sys.exc_info()
             self.log_exception(*error_info)
             if not self._finished:

@@ -1,0 +1,28 @@
+import pathlib
+
+from setuptools import setup
+
+setup(
+    name="tornado-sessions-memory",
+    version="0.1.0",
+    description="Keeps the sessions of tornado-sessions in the process's memory",
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["tornado_sessions_memory"],
+    package_data={"tornado_sessions_memory": ["py.typed"]},
+    install_requires=["tornado-sessions>=0.1,<1"],
+    entry_points={
+        "tornado_sessions.backends": ["memory = tornado_sessions_memory:MemoryBackend"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: AsyncIO",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Internet :: WWW/HTTP :: Session",
+        "Typing :: Typed",
+    ],
+)

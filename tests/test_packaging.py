@@ -1,0 +1,259 @@
+"""Reads the tree and checks that it is packaged as its folders promise."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+root = Path(__file__).parent.parent
+core = root / "tornado_sessions"
+plugins = sorted(path.parent for path in root.glob("plugins/*/setup.py"))
+
+names = [path.name for path in plugins]
+
+each_plugin = pytest.mark.parametrize("folder", plugins, ids=names)
+each_distribution = pytest.mark.parametrize(
+    "folder", [root, *plugins], ids=["core", *names]
+)
+
+# Imports run downwards only. A module stands above all that it may import.
+levels = (
+    {"errors"},
+    {"backend", "merge"},
+    {"codec", "cookies", "registry", "vault"},
+    {"session", "settings"},
+    {"sessions"},
+    {"web"},
+    {"__init__"},
+    {"testing"},
+)
+
+
+class NamingTest:
+    """One name runs through everything that a plugin is called."""
+
+    @each_plugin
+    def test_a_distribution_is_named_after_its_folder(self, folder: Path) -> None:
+        """The folder ``sqlite`` holds the distribution ``tornado-sessions-sqlite``."""
+        assert setup_arguments(folder)["name"] == f"tornado-sessions-{folder.name}"
+
+    @each_plugin
+    def test_a_package_is_named_after_its_folder(self, folder: Path) -> None:
+        """The folder ``sqlite`` holds the package ``tornado_sessions_sqlite``."""
+        assert package_of(folder) == f"tornado_sessions_{folder.name}"
+
+    @each_plugin
+    def test_an_entry_point_is_named_after_its_folder(self, folder: Path) -> None:
+        """The folder ``sqlite`` provides the backend ``sqlite``, and no other."""
+        group = setup_arguments(folder)["entry_points"]
+
+        assert list(group) == ["tornado_sessions.backends"]
+        assert [name for name, _ in declared_entry_points(folder)] == [folder.name]
+
+    @each_plugin
+    def test_an_entry_point_leads_to_a_class_of_its_package(self, folder: Path) -> None:
+        """The class is defined in the plugin's package and is named after it."""
+        ((_, value),) = declared_entry_points(folder)
+        module, _, name = value.partition(":")
+        backend = getattr(importlib.import_module(module), name)
+
+        assert module == package_of(folder)
+        assert backend.__module__.partition(".")[0] == module
+        assert name.lower() == f"{folder.name}backend"
+
+    @each_plugin
+    def test_an_installed_entry_point_is_the_declared_one(self, folder: Path) -> None:
+        """What is installed is what the tree says, once or twice.
+
+        An editable install may show one entry point twice, so values count.
+        """
+        installed = entry_points(group="tornado_sessions.backends", name=folder.name)
+        declared = dict(declared_entry_points(folder))
+
+        assert {point.value for point in installed} == set(declared.values())
+
+    def test_every_plugin_is_an_extra_of_the_core(self) -> None:
+        """``tornado-sessions[sqlite]`` brings ``tornado-sessions-sqlite``."""
+        extras = setup_arguments(root)["extras_require"]
+        brought = {
+            extra: [Requirement(line).name for line in lines]
+            for extra, lines in extras.items()
+        }
+
+        assert brought == {
+            folder.name: [f"tornado-sessions-{folder.name}"] for folder in plugins
+        }
+
+
+class DistributionTest:
+    """What is in the tree is in the wheels, and the versions fit together."""
+
+    @each_distribution
+    def test_every_package_of_the_tree_is_listed(self, folder: Path) -> None:
+        """An editable install hides a package that ``packages`` forgot."""
+        top = folder / package_of(folder)
+        in_tree = {
+            ".".join(path.parent.relative_to(folder).parts)
+            for path in top.rglob("*.py")
+        }
+
+        assert set(setup_arguments(folder)["packages"]) == in_tree
+
+    @each_distribution
+    def test_every_package_says_that_it_is_typed(self, folder: Path) -> None:
+        """Without ``py.typed`` in the wheel no type checker looks at us."""
+        package = package_of(folder)
+
+        assert (folder / package / "py.typed").is_file()
+        assert "py.typed" in setup_arguments(folder)["package_data"][package]
+
+    @each_plugin
+    def test_a_plugin_accepts_the_core_beside_it(self, folder: Path) -> None:
+        """What a plugin requires of the core is true of the core in this tree."""
+        version = importlib.import_module("tornado_sessions").version
+        (core_requirement,) = (
+            requirement
+            for requirement in requirements_of(folder)
+            if requirement.name == "tornado-sessions"
+        )
+
+        assert version in core_requirement.specifier
+
+    @each_plugin
+    def test_the_core_accepts_the_plugin_beside_it(self, folder: Path) -> None:
+        """What an extra of the core requires is true of the plugin in this tree."""
+        (line,) = setup_arguments(root)["extras_require"][folder.name]
+
+        assert setup_arguments(folder)["version"] in Requirement(line).specifier
+
+    def test_the_core_requires_no_plugin(self) -> None:
+        """A plugin comes with an extra, and never by itself."""
+        required = {requirement.name for requirement in requirements_of(root)}
+
+        assert required == {"msgspec", "tornado"}
+
+    @each_plugin
+    def test_every_plugin_is_tested(self, folder: Path) -> None:
+        """tox installs each plugin by path."""
+        assert f"-e plugins/{folder.name}\n" in (root / "tox.ini").read_text()
+
+    def test_every_plugin_has_a_setup(self) -> None:
+        """A folder beside the plugins would be left out of all the checks here."""
+        with_package = {
+            path.parent for path in root.glob("plugins/*/tornado_sessions_*")
+        }
+
+        assert sorted(with_package) == plugins
+
+
+class ImportTest:
+    """The rooms of the core stand in levels, and imports run downwards only."""
+
+    def test_every_module_has_a_level(self) -> None:
+        """A new module is given its place before it is given imports."""
+        modules = {module_of(path) for path in core.rglob("*.py")}
+
+        assert modules == set().union(*levels)
+
+    @pytest.mark.parametrize("path", sorted(core.rglob("*.py")), ids=lambda p: p.stem)
+    def test_imports_run_downwards(self, path: Path) -> None:
+        """A module imports from lower levels only, and `testing` is the highest."""
+        module = module_of(path)
+        upwards = {
+            imported
+            for imported in map(core_module, imports_of(path))
+            if imported not in {None, module} and level_of(imported) >= level_of(module)
+        }
+
+        assert upwards == set()
+
+    @pytest.mark.parametrize("path", sorted(core.rglob("*.py")), ids=lambda p: p.stem)
+    def test_the_core_imports_no_plugin(self, path: Path) -> None:
+        """The core knows its plugins by their entry points alone."""
+        top_levels = {name.partition(".")[0] for name in imports_of(path)}
+
+        assert not top_levels & {package_of(folder) for folder in plugins}
+
+
+def setup_arguments(folder: Path) -> dict[str, Any]:
+    """Answers what ``setup.py`` passes to ``setup``, as far as it is literal."""
+    tree = ast.parse((folder / "setup.py").read_text(encoding="utf-8"))
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "setup"
+    )
+    return {
+        str(keyword.arg): ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+        if not any(isinstance(node, (ast.Call, ast.Name)) for node in ast.walk(keyword))
+    }
+
+
+def package_of(folder: Path) -> str:
+    """Answers the one top-level package of the distribution in ``folder``."""
+    packages = setup_arguments(folder)["packages"]
+    (package,) = {package.partition(".")[0] for package in packages}
+    return str(package)
+
+
+def declared_entry_points(folder: Path) -> Iterator[tuple[str, str]]:
+    """Answers names and values of the backends that ``setup.py`` declares."""
+    for line in setup_arguments(folder)["entry_points"]["tornado_sessions.backends"]:
+        name, value = line.split(" = ")
+        yield name, value
+
+
+def requirements_of(folder: Path) -> list[Requirement]:
+    """Answers what the distribution in ``folder`` requires without extras."""
+    return [Requirement(line) for line in setup_arguments(folder)["install_requires"]]
+
+
+def module_of(path: Path) -> str:
+    """Answers which room of the core a file belongs to."""
+    return path.relative_to(core).parts[0].removesuffix(".py")
+
+
+def core_module(name: str) -> str | None:
+    """Answers the room that an imported name belongs to; None for others' names."""
+    package, _, rest = name.partition(".")
+    if package != "tornado_sessions":
+        return None
+    module = rest.partition(".")[0]
+    return module if module in set().union(*levels) else "__init__"
+
+
+def level_of(module: str | None) -> int:
+    """Answers how high a room of the core stands."""
+    return next(height for height, names in enumerate(levels) if module in names)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Answers the full names that a module imports when it runs.
+
+    What is imported for the type checker alone does not count.
+    """
+    package = ".".join(path.parent.relative_to(root).parts)
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(relative, package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
