@@ -133,8 +133,9 @@ class Backend(abc.ABC):
     async def purge(self, now: float) -> int:
         """Removes one batch of records that expired before ``now``.
 
-        Answers how many went; it is called again until that is 0. A store
-        that forgets by itself has nothing to do here.
+        Each goes a second late at the most, and none early. Answers how many
+        went; it is called again until that is 0. A store that forgets by itself
+        has nothing to do here.
         """
         return 0
 
@@ -149,7 +150,11 @@ class Backend(abc.ABC):
         )
 
     async def close(self) -> None:
-        """Closes what the backend opened; twice is as good as once."""
+        """Closes what the backend opened; twice is as good as once.
+
+        A backend that is used again afterwards connects anew, or raises
+        `.BackendError`.
+        """
         return
 
     def check_size(self, record: Record) -> None:

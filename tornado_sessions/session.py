@@ -7,7 +7,7 @@ import datetime
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 from msgspec import Raw
@@ -36,8 +36,8 @@ class Keeper(Protocol):
     async def commit(self, session: Session) -> None: ...
     async def reload(self, session: Session) -> None: ...
     async def transact(
-        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
-    ) -> T: ...
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any: ...  # noqa: ANN401
 
 
 class Session(MutableMapping[str, Any]):
@@ -338,7 +338,11 @@ class Session(MutableMapping[str, Any]):
         """
         await self._keeper.reload(self)
 
-    async def transact(self, function: Callable[[Session], T | Awaitable[T]]) -> T:
+    @overload
+    async def transact(self, function: Callable[[Session], Awaitable[T]]) -> T: ...
+    @overload
+    async def transact(self, function: Callable[[Session], T]) -> T: ...
+    async def transact(self, function: Callable[[Session], Any]) -> Any:
         """Runs ``function(session)`` on the newest values and saves the outcome.
 
         Where another request got there first, it is run again on what that one

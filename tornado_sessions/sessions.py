@@ -148,8 +148,8 @@ class Sessions:
         session.version, session.stale = version, False
 
     async def transact(
-        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
-    ) -> T:
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any:  # noqa: ANN401
         """See `.Session.transact`."""
         self._refuse_inside_transact(session)
         async with session.turn():
@@ -366,8 +366,8 @@ class Sessions:
     # Transactions.
 
     async def _transact(
-        self, session: Session, function: Callable[[Session], T | Awaitable[T]]
-    ) -> T:
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any:  # noqa: ANN401
         mine, base = session.pack(), session.base
         if session.token is None:
             return await self._run(session, function, mine)
@@ -381,10 +381,10 @@ class Sessions:
     async def _run_on_newest(
         self,
         session: Session,
-        function: Callable[[Session], T | Awaitable[T]],
+        function: Callable[[Session], Any],
         base: Envelope,
         mine: Envelope,
-    ) -> T:
+    ) -> Any:  # noqa: ANN401
         assert session.token is not None
         newest, version = await self._newest(session.token)
         before = rebase(base, mine, newest) if mine is not base else newest
@@ -395,14 +395,14 @@ class Sessions:
     async def _run(
         self,
         session: Session,
-        function: Callable[[Session], T | Awaitable[T]],
+        function: Callable[[Session], Any],
         before: Envelope,
-    ) -> T:
+    ) -> Any:  # noqa: ANN401
         """Runs ``function`` once and saves; whatever fails, its changes go."""
         token, fresh = session.token, session.fresh
         try:
             result = function(session)
-            answer: T = await result if inspect.isawaitable(result) else result
+            answer = await result if inspect.isawaitable(result) else result
             packed = session.pack()
             if token is None or token != session.token or session.fresh:
                 await self._commit(session, packed)

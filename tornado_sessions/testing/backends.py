@@ -710,15 +710,10 @@ class BackendContract(_Case):
     async def test_a_url_that_is_refused_keeps_its_password(self) -> None:
         """Behaviour 8: what is wrong with a URL is said without its password."""
         backend = type(self._open())
-        urls = (
-            "x://user:hunter2@127.0.0.1:1/a/b?no_such_option=1",
-            "x://user:hunter2@127.0.0.1:port/?timeout=never",
-        )
-        for url in urls:
-            try:
-                backend.from_url(url, {})
-            except ValueError as error:
-                self.assertNotIn("hunter2", _messages(error))
+        try:
+            backend.from_url("x://me:hunter2@127.0.0.1:1/a/b?no_such_option=1", {})
+        except ValueError as error:
+            self.assertNotIn("hunter2", _messages(error))
 
     # What the tests are made of.
 
@@ -770,7 +765,7 @@ def _new_user() -> str:
 
 def _record(
     data: bytes,
-    version: Any = None,
+    version: object = None,
     *,
     expires_in: float = 3600,
     user: str | None = None,

@@ -261,7 +261,7 @@ def _checked(secret: object, version: int) -> bytes:
     if isinstance(secret, str):
         secret = secret.encode()
     if not isinstance(secret, bytes):
-        raise ValueError(  # noqa: TRY004
+        raise ValueError(
             f"The cookie_secret of version {version} is of the type"
             f" {type(secret).__name__}. Use a str or bytes."
         )
