@@ -60,7 +60,7 @@ class Cookie:
         if not self.secure:
             return self
         attributes = {**self._attributes, "secure": False, "partitioned": False}
-        if str(attributes["samesite"]).lower() == "none":
+        if _is_cross_site(attributes):
             attributes["samesite"] = "Lax"
         prefix = next((p for p in _prefixes if self.name.lower().startswith(p)), "")
         return Cookie(self.name[len(prefix) :], attributes)
@@ -141,9 +141,13 @@ def _check(name: str, attributes: Mapping[str, Any]) -> None:
             f"session_cookie_kwargs has samesite={samesite!r}; it is 'Lax', 'Strict'"
             " or 'None'."
         )
-    for attribute in ("samesite", "partitioned"):
-        value = attributes.get(attribute)
-        if value in (True, "None", "none") and not attributes["secure"]:
+    needing = {
+        "samesite": _is_cross_site(attributes),
+        "partitioned": attributes.get("partitioned"),
+    }
+    for attribute, needed in needing.items():
+        if needed and not attributes["secure"]:
+            value = attributes[attribute]
             raise ValueError(
                 f"session_cookie_kwargs has {attribute}={value!r} with secure=False:"
                 " browsers refuse such a cookie. Remove secure=False, or change"
@@ -158,6 +162,11 @@ def _check(name: str, attributes: Mapping[str, Any]) -> None:
                 " session_cookie_kwargs: browsers refuse such a cookie. Change one of"
                 " the two."
             )
+
+
+def _is_cross_site(attributes: Mapping[str, Any]) -> bool:
+    samesite = attributes["samesite"]
+    return samesite is not None and samesite.lower() == "none"
 
 
 def _broken(promise: str, attributes: Mapping[str, Any]) -> str | None:

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from tornado_sessions.testing.backends import BackendContract
+from tornado_sessions.testing.faults import FaultyVault
+from tornado_sessions.testing.handlers import HandlerContract
 
-__all__ = ["BackendContract"]
+__all__ = ["BackendContract", "FaultyVault", "HandlerContract"]

@@ -49,7 +49,7 @@ class Site:
         return Sessions.of(self.application)
 
 
-def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:  # noqa: ANN401
+def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:
     """Makes the application: ``/`` has a session, ``/plain`` knows of none."""
     return tornado.web.Application(
         [("/", ActingSessionHandler), ("/plain", ActingHandler)],
@@ -62,7 +62,7 @@ def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Appli
 # Acts that many tests need.
 
 
-def put(**values: Any) -> Act:  # noqa: ANN401
+def put(**values: Any) -> Act:
     """Sets values of the session."""
     return lambda handler: handler.session.update(values)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import secrets
 import time
-import unittest
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,13 +63,15 @@ class Visitor:
         """What the cookie says; empty without one."""
         return (self.cookie or "").partition("=")[2]
 
-    def does(self, *acts: Act, **request: Any) -> HTTPResponse:  # noqa: ANN401
+    def does(self, *acts: Act, **request: Any) -> HTTPResponse:
         """Sends one request and waits for its response."""
         return self._complete(self.send(*acts, **request))
 
     def asks(self, question: Callable[[SessionMixin], object]) -> Any:  # noqa: ANN401
         """Answers what ``question`` answers in a request of its own."""
-        response = self.does(lambda handler: handler.write(_answer(question(handler))))
+        response = self.does(
+            lambda handler: handler.write(json.dumps(question(handler)))
+        )
         return json.loads(response.body)
 
     def sees(self) -> Any:  # noqa: ANN401
@@ -83,7 +83,7 @@ class Visitor:
         *acts: Act,
         path: str = "/",
         headers: Mapping[str, str] | None = None,
-        **request: Any,  # noqa: ANN401
+        **request: Any,
     ) -> HTTPResponse:
         """Sends one request, and follows what the response says of the cookie."""
         response = await self._client.fetch(
@@ -120,10 +120,6 @@ def session_cookies(response: HTTPResponse) -> list[str]:
     return [line for line in lines if line.partition("=")[0].endswith("session")]
 
 
-def _answer(value: object) -> str:
-    return json.dumps(value)
-
-
 class VisitorTests(AsyncHTTPTestCase):
     """Serves the application, and lets time pass, the store fail, visitors come."""
 
@@ -133,7 +129,10 @@ class VisitorTests(AsyncHTTPTestCase):
         It is asked once for each application of a test. Where the store is
         shared, all of them are to use the same one.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define make_session_backend(), and answer"
+            " the session_backend setting from it."
+        )
 
     def setUp(self) -> None:
         self.log = _Log()
@@ -155,7 +154,6 @@ class VisitorTests(AsyncHTTPTestCase):
             site.server.stop()
             self.complete(site.sessions.close())
         super().tearDown()
-        gc.collect()
         self.log.stop()
         self.assertFalse(self.log.find("never retrieved"), "An error was lost.")
 
@@ -169,7 +167,7 @@ class VisitorTests(AsyncHTTPTestCase):
         # Room for the longest of hostile cookies.
         return {"xheaders": True, "max_header_size": 1 << 20}
 
-    def make_application(self, **settings: Any) -> Application:  # noqa: ANN401
+    def make_application(self, **settings: Any) -> Application:
         application = make_application(
             self.acts,
             session_backend=self.make_session_backend(),
@@ -179,7 +177,7 @@ class VisitorTests(AsyncHTTPTestCase):
         Sessions.of(application).now = lambda: self.time
         return application
 
-    def serve(self, **settings: Any) -> Site:  # noqa: ANN401
+    def serve(self, **settings: Any) -> Site:
         """Serves another application, with settings of its own."""
         application = self.make_application(**settings)
         server = HTTPServer(application, **self.get_httpserver_options())

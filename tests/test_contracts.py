@@ -1,0 +1,81 @@
+"""Runs both contracts over every backend that is installed and needs no server."""
+
+from __future__ import annotations
+
+import tempfile
+import unittest
+from importlib.metadata import entry_points
+
+from tornado.testing import AsyncHTTPTestCase
+from tornado_sessions_memory import MemoryBackend
+
+from tornado_sessions import Backend, Vault
+from tornado_sessions.registry import GROUP, open_backend
+from tornado_sessions.testing import BackendContract, FaultyVault, HandlerContract
+
+URLS = {
+    "cookie": "cookie",
+    "memory": "memory",
+    "sqlite": "sqlite:///{directory}/sessions.db",
+}
+NEED_A_SERVER = {"memcached", "mongodb"}
+INSTALLED = {point.name for point in entry_points(group=GROUP)}
+
+
+class InstalledBackend(unittest.TestCase):
+    """Opens a backend by its URL, as an application does."""
+
+    name: str
+
+    def setUp(self) -> None:
+        if self.name not in INSTALLED:
+            self.skipTest(f"the backend {self.name!r} is not installed")
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.url = URLS[self.name].format(directory=directory.name)
+        super().setUp()
+
+    def make_session_backend(self) -> str | Backend | Vault:
+        return self.url
+
+    def make_backend(self) -> Backend:
+        backend = open_backend(self.url, {})
+        assert isinstance(backend, Backend)
+        return backend
+
+
+class MemoryBackendTest(
+    InstalledBackend, BackendContract, unittest.IsolatedAsyncioTestCase
+):
+    name = "memory"
+
+
+class SQLiteBackendTest(
+    InstalledBackend, BackendContract, unittest.IsolatedAsyncioTestCase
+):
+    name = "sqlite"
+
+
+class CookieHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):
+    name = "cookie"
+
+
+class MemoryHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):
+    name = "memory"
+
+
+class SQLiteHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):
+    name = "sqlite"
+
+
+class SuspendingHandlerTest(HandlerContract, AsyncHTTPTestCase):
+    """Takes the way of a task with a backend that would need none."""
+
+    def make_session_backend(self) -> str | Backend | Vault:
+        return FaultyVault(Vault(MemoryBackend()), suspends=True)
+
+
+class InstalledBackendsTest(unittest.TestCase):
+    def test_every_installed_backend_is_tested(self) -> None:
+        """What is installed has a URL here, or the tests of its own."""
+        self.assertLessEqual(INSTALLED, URLS.keys() | NEED_A_SERVER)

@@ -1,0 +1,255 @@
+"""Proves over HTTP that many requests of one session lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from tornado.httpclient import HTTPResponse
+
+from tornado_sessions.errors import SessionGoneError
+from tornado_sessions.session import Session
+from tornado_sessions.testing.applications import (
+    Act,
+    Crowd,
+    Site,
+    destroy,
+    login,
+    look,
+    put,
+    regenerate,
+)
+from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.web import SessionMixin
+
+#: How many requests of one session come at once.
+MANY = 50
+
+
+class ConcurrencyContract(VisitorTests):
+    """What holds of requests that come while another is under way."""
+
+    def test_a_second_save_writes_nothing_back_that_was_only_read(self) -> None:
+        """Behaviour 26: what another request saved in the meantime stays."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(read=1, mine=1))
+        other = ada.copy()
+
+        async def save_twice(handler: SessionMixin) -> None:
+            handler.session["mine"] = handler.session["read"] + 1
+            await handler.session.save()
+            await other.send(put(read=9))
+            handler.session["again"] = 1
+            await handler.session.save()
+            handler.session["end"] = 1
+
+        self.assertEqual(ada.does(save_twice).code, 200)
+        self.assertEqual(ada.sees(), {"read": 9, "mine": 2, "again": 1, "end": 1})
+
+    def test_fifty_parallel_writes_all_survive(self) -> None:
+        """Behaviour 36: each its own key, and each a product of one cart."""
+        self.require_revocable()
+        self.write_in_parallel([self.site])
+
+    def test_fifty_parallel_writes_in_two_processes_all_survive(self) -> None:
+        """Behaviour 36: each its own key, and each a product of one cart."""
+        self.write_in_parallel([self.site, self.serve_another_process()])
+
+    def test_fifty_parallel_transactions_are_all_counted(self) -> None:
+        """Behaviour 37: with a suspension inside."""
+        self.require_revocable()
+        self.count_in_parallel([self.site])
+
+    def test_fifty_parallel_transactions_in_two_processes_are_counted(self) -> None:
+        """Behaviour 37: with a suspension inside."""
+        self.count_in_parallel([self.site, self.serve_another_process()])
+
+    def test_a_transaction_sees_the_newest_values(self) -> None:
+        """Behaviour 37: whatever the request saw before, and answers what it did."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(n=1))
+        other = ada.copy()
+
+        async def outdated(handler: SessionMixin) -> None:
+            handler.session["seen"] = handler.session["n"]
+            await other.send(put(n=10))
+            handler.write(str(await handler.session.transact(_count)))
+
+        self.assertEqual(ada.does(outdated).body, b"11")
+        self.assertEqual(ada.sees(), {"n": 11, "seen": 1})
+
+    def test_of_two_writes_the_last_wins(self) -> None:
+        """Behaviour 38: and nothing else is lost, at any depth."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(n=1, s="1", li=[1], d={"x": {"n": 1, "m": 1, "gone": 1}}))
+        late = ada.copy()
+
+        def change(value: int, key: str) -> Act:
+            def act(handler: SessionMixin) -> None:
+                handler.session.update(n=value, s=str(value), li=[value])
+                handler.session["d"]["x"]["n"] = value
+                handler.session["d"]["x"][key] = {"deep": value}
+
+            return act
+
+        async def meanwhile(handler: SessionMixin) -> None:
+            change(3, "late")(handler)
+            await ada.send(change(2, "early"), _pop_gone)
+
+        late.does(meanwhile)
+        self.assertEqual(
+            ada.sees(),
+            {
+                "n": 3,
+                "s": "3",
+                "li": [3],
+                "d": {"x": {"n": 3, "m": 1, "early": {"deep": 2}, "late": {"deep": 3}}},
+            },
+        )
+
+    def test_a_save_brings_no_destroyed_session_back(self) -> None:
+        """Behaviour 39: save() raises; else the response goes out without it."""
+        self.require_revocable()
+        raised: list[Exception] = []
+
+        async def try_to_save(handler: SessionMixin) -> None:
+            try:
+                await handler.session.save()
+            except SessionGoneError as error:
+                raised.append(error)
+
+        for acts in ((look,), (try_to_save,), (regenerate,), (login("ada"),)):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            late = ada.copy()
+            response = late.does(put(a=2), self.meanwhile(ada.copy(), destroy), *acts)
+            self.assertEqual(response.code, 200)
+            self.assert_cookie_lines(response, 0)
+            self.assertEqual(ada.sees(), {})
+            self.assertEqual(late.sees(), {})
+        self.assertEqual(len(raised), 1)
+        self.assertIn("The session was ended elsewhere", str(raised[0]))
+
+    def test_a_save_brings_no_expired_session_back(self) -> None:
+        """Behaviour 39: one that ends while the request is under way."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=1))
+
+        def wait(handler: SessionMixin) -> None:
+            self.time += self.sessions.idle_timeout + 1
+
+        response = ada.does(put(a=2), wait)
+        self.assertEqual(response.code, 200)
+        self.assert_cookie_lines(response, 0)
+        self.time -= self.sessions.idle_timeout + 1
+        self.assertEqual(ada.sees(), {"a": 1})
+
+    def test_a_late_request_sends_no_cookie(self) -> None:
+        """Behaviour 11: after a regenerate() or destroy(), unless it destroys."""
+        self.require_revocable()
+        self.sessions.persistent = True
+        for verb in (regenerate, destroy):
+            for act, lines in ((put(a=2), 0), (look, 0), (regenerate, 0), (destroy, 1)):
+                ada = self.visitor()
+                ada.does(put(a=1))
+                late = ada.copy()
+                # So that a renewal is due as well.
+                self.time += self.sessions.idle_timeout / 2
+                response = late.does(act, self.meanwhile(ada, verb))
+                self.assertEqual(response.code, 200)
+                self.assert_cookie_lines(response, lines)
+                self.assertEqual(ada.sees(), {"a": 1} if verb is regenerate else {})
+
+    def test_a_pure_read_overwrites_nothing(self) -> None:
+        """Behaviour 40: also where it renews the expiry."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.time += self.sessions.idle_timeout / 2
+        if self.sessions.revocable:
+            ada.does(look, self.meanwhile(ada.copy(), put(a=2)))
+            self.assertEqual(ada.sees(), {"a": 2})
+        else:
+            ada.does(look)
+            self.assertEqual(ada.sees(), {"a": 1})
+
+    def test_requests_share_no_values(self) -> None:
+        """Behaviour 41: copies in, copies out."""
+        kept: list[Any] = []
+
+        def keep(handler: SessionMixin) -> None:
+            kept.append(handler.session.setdefault("list", [1]))
+
+        ada = self.visitor()
+        ada.does(keep)
+        ada.does(keep)
+        for values in kept:
+            values.append("leaked")
+        self.assertEqual(ada.sees(), {"list": [1]})
+        self.assertEqual(self.visitor().sees(), {})
+
+    # How it is done.
+
+    def meanwhile(self, visitor: Visitor, *acts: Act) -> Act:
+        """Lets another visitor's whole request come and go."""
+
+        async def act(handler: SessionMixin) -> None:
+            handler.session.get("loaded before")
+            await visitor.send(*acts)
+
+        return act
+
+    def write_in_parallel(self, sites: list[Site]) -> None:
+        ada = self.visitor()
+        ada.does(put(first=True))
+
+        def write(number: int) -> Act:
+            def act(handler: SessionMixin) -> None:
+                handler.session[f"key {number}"] = number
+                handler.session.setdefault("cart", {})[f"product {number}"] = 1
+
+            return act
+
+        self.crowd(ada, sites, [write(number) for number in range(MANY)])
+        expected: dict[str, Any] = {f"key {number}": number for number in range(MANY)}
+        expected["cart"] = {f"product {number}": 1 for number in range(MANY)}
+        self.assertEqual(ada.sees(), expected | {"first": True})
+
+    def count_in_parallel(self, sites: list[Site]) -> None:
+        ada = self.visitor()
+        ada.does(put(n=0))
+
+        async def count(handler: SessionMixin) -> None:
+            await handler.session.transact(_count)
+
+        self.crowd(ada, sites, [count] * MANY)
+        self.assertEqual(ada.sees(), {"n": MANY})
+
+    def crowd(self, visitor: Visitor, sites: list[Site], acts: list[Act]) -> None:
+        """Has each act done in a request of its own, all begun before one ends."""
+        crowd = Crowd(len(acts))
+
+        async def send() -> list[HTTPResponse]:
+            requests: list[Awaitable[HTTPResponse]] = [
+                visitor.copy(sites[number % len(sites)]).send(look, crowd.join, act)
+                for number, act in enumerate(acts)
+            ]
+            return await asyncio.gather(*requests)
+
+        responses = self.complete(send())
+        self.assertEqual({response.code for response in responses}, {200})
+
+
+async def _count(session: Session) -> int:
+    n: int = session["n"]
+    await asyncio.sleep(0)
+    session["n"] = n + 1
+    return n + 1
+
+
+def _pop_gone(handler: SessionMixin) -> None:
+    del handler.session["d"]["x"]["gone"]

@@ -1,0 +1,177 @@
+"""Proves over HTTP when sessions end."""
+
+from __future__ import annotations
+
+import re
+
+from tornado.httpclient import HTTPResponse
+
+from tornado_sessions.testing.applications import Act, login, look, put
+from tornado_sessions.testing.visitors import Visitor, VisitorTests, session_cookies
+from tornado_sessions.web import SessionMixin
+
+DAY = 24 * 3600
+
+
+class ExpiryContract(VisitorTests):
+    """What holds of time; the only clock is the one that the test sets."""
+
+    def guest(self, idle: float = 1000, lifetime: float = 5000) -> Visitor:
+        """Answers a visitor whose session began now, with timeouts in seconds."""
+        self.sessions.idle_timeout, self.sessions.lifetime = idle, lifetime
+        visitor = self.visitor()
+        visitor.does(put(a=1))
+        return visitor
+
+    def assert_alive(self, visitor: Visitor) -> None:
+        self.assertEqual(visitor.sees(), {"a": 1})
+
+    def assert_ended(self, visitor: Visitor) -> None:
+        self.assertEqual(visitor.sees(), {})
+
+    def test_an_idle_session_ends(self) -> None:
+        """Behaviour 47: 90 to 100 % of the timeout after the last request."""
+        early, late = self.guest(), self.guest()
+        self.time += 99
+        self.assert_alive(early)
+        self.assert_alive(late)
+        self.time += 900
+        self.assert_alive(early)
+        self.time += 101
+        self.assert_ended(late)
+
+    def test_the_lifetime_ends_a_busy_session(self) -> None:
+        """Behaviours 47, 48: activity extends the idle timeout alone."""
+        ada = self.guest()
+        for _ in range(9):
+            self.time += 500
+            self.assert_alive(ada)
+            ada.does(put(a=2), put(a=1))
+        self.time += 499
+        self.assert_alive(ada)
+        self.time += 1
+        self.assert_ended(ada)
+
+    def test_of_two_settings_the_earlier_end_counts(self) -> None:
+        """Behaviour 47: those of when it was stored, and those of today."""
+        ada, eve = self.guest(), self.guest()
+        self.sessions.idle_timeout = 200
+        self.time += 150
+        self.assert_alive(ada)
+        self.time += 51
+        self.assert_ended(eve)
+        self.sessions.idle_timeout = 100_000
+        self.sessions.lifetime = 100_000
+        self.time += 150
+        self.assert_ended(ada)
+
+    def test_a_login_restarts_both_clocks(self) -> None:
+        """Behaviour 48: the idle timeout and the lifetime."""
+        ada = self.guest(idle=4000)
+        self.time += 3900
+        ada.does(login("ada"))
+        self.time += 3900
+        self.assert_alive(ada)
+        self.time += 1099
+        self.assert_alive(ada)
+        self.time += 1
+        self.assert_ended(ada)
+
+    def test_busy_reading_costs_few_writes(self) -> None:
+        """Behaviour 49: at most one per tenth of the idle timeout."""
+        ada = self.guest()
+        vault = self.watch()
+        for _ in range(50):
+            self.time += 10
+            self.assert_alive(ada)
+        self.assertEqual(vault.calls.count("load"), 50)
+        self.assertEqual(vault.calls.count("save"), 5)
+
+    def test_an_expiry_of_its_own_survives(self) -> None:
+        """Behaviour 50: it moves the cookie and the record alike."""
+        ada = self.guest()
+
+        def remember(handler: SessionMixin) -> None:
+            handler.session.set_expiry(idle=3000, lifetime=3500)
+            handler.session.persistent = True
+
+        self.assertEqual(_max_age(ada.does(remember)), 3000)
+        self.time += 2900
+        self.assertEqual(_max_age(ada.does(look)), 600)
+        self.assertTrue(ada.asks(lambda handler: handler.session.persistent))
+        self.time += 599
+        self.assert_alive(ada)
+        self.time += 1
+        self.assert_ended(ada)
+
+    def test_a_cookie_of_the_browser_session_has_no_age(self) -> None:
+        """Behaviour 51: neither Max-Age nor Expires."""
+        (line,) = session_cookies(self.visitor().does(put(a=1)))
+        self.assertNotRegex(line, "(?i)max-age|expires")
+
+    def test_a_persistent_cookie_lives_as_long_as_its_record(self) -> None:
+        """Behaviour 51: rounded up, and renewed when the record is."""
+        self.sessions.persistent = True
+        self.time = float(int(self.time)) + 0.5
+        ada = self.guest(idle=1000.25)
+        self.time += 90
+        self.assertIsNone(_max_age(ada.does(look)))
+        self.time += 20
+        self.assertEqual(_max_age(ada.does(look)), 1001)
+        self.assertEqual(_max_age(ada.does(put(b=1))), 1001)
+        self.time += 10
+        self.assertEqual(ada.asks(lambda handler: handler.session.expires_in), 991)
+
+    def test_no_cookie_outlives_400_days(self) -> None:
+        """Behaviour 51: the browsers' own limit."""
+        self.sessions.persistent = True
+        self.sessions.idle_timeout = self.sessions.lifetime = 1000 * DAY
+        age = _max_age(self.visitor().does(put(a=1)))
+        self.assertEqual(age, 400 * DAY)
+
+    def test_a_session_lasts_for_more_than_thirty_days(self) -> None:
+        """Behaviour 52: which some stores take for a date."""
+        ada = self.guest(idle=60 * DAY, lifetime=90 * DAY)
+        self.assert_alive(ada)
+        self.time += 50 * DAY
+        self.assert_alive(ada)
+
+    def test_an_expiry_of_zero_ends_the_session(self) -> None:
+        """Behaviour 52: less than zero does, too."""
+        for idle in (0, -1):
+            ada = self.guest()
+            self.assertEqual(_max_age(ada.does(_expire_in(idle))), 0)
+            self.assert_ended(ada)
+
+    def test_the_remaining_time_stays_within_bounds(self) -> None:
+        """Behaviour 53: also where the clock was set back."""
+        ada = self.guest()
+        self.time -= 299
+        self.assertEqual(ada.asks(lambda handler: handler.session.expires_in), 1000)
+        self.time += 299 + 95
+
+        def late(handler: SessionMixin) -> int:
+            self.time += 5000
+            return handler.session.expires_in
+
+        self.assertEqual(ada.asks(late), 0)
+
+    def test_a_record_from_the_future_is_expired(self) -> None:
+        """Behaviour 53: from more than five minutes ahead."""
+        ada = self.guest()
+        self.time -= 299
+        self.assert_alive(ada)
+        self.time -= 2
+        self.assert_ended(ada)
+
+
+def _expire_in(seconds: float) -> Act:
+    return lambda handler: handler.session.set_expiry(idle=seconds)
+
+
+def _max_age(response: HTTPResponse) -> int | None:
+    """Answers the Max-Age of the session's cookie; None without either."""
+    for line in session_cookies(response):
+        if found := re.search("Max-Age=([0-9]+)", line):
+            return int(found[1])
+    return None

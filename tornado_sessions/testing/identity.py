@@ -1,0 +1,328 @@
+"""Proves over HTTP whose session a cookie opens, and that no other does."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+from tornado_sessions.backend import Record
+from tornado_sessions.testing.applications import (
+    destroy,
+    fail,
+    login,
+    look,
+    put,
+    regenerate,
+    save,
+)
+from tornado_sessions.testing.visitors import VisitorTests, session_cookies
+
+#: What no browser was ever given, but somebody may send.
+MALFORMED = (
+    "",
+    "A" * 42,
+    "A" * 44,
+    "A" * 42 + "B",
+    "../../etc/passwd",
+    "$ne",
+    "' OR 1=1 --",
+    "%00",
+    '"quoted"',
+    "=",
+    "\xe4",
+    "A" * 65536,
+)
+
+#: What HTTP refuses in a header, so that only a caller's mistake brings it here.
+IMPOSSIBLE = ("\0" * 43, "A" * 42 + "\n", "A" * 43 + "\r\n", "\u20ac", "\ud800")
+
+
+class IdentityContract(VisitorTests):
+    """What holds of ids, and of the records that they lead to."""
+
+    def test_an_unknown_id_is_never_adopted(self) -> None:
+        """Behaviour 1: what is written goes under a fresh id."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        planted = self.altered(ada.token)
+        victim = self.visitor(token=planted)
+        victim.does(put(b=2))
+        self.assertNotEqual(victim.token, planted)
+        self.assertEqual(victim.sees(), {"b": 2})
+        self.assertEqual(self.visitor(token=planted).sees(), {})
+
+    def test_all_dead_ids_are_answered_alike(self) -> None:
+        """Behaviour 2: unknown, expired, revoked, malformed, undecryptable."""
+        expired, revoked = self.visitor(), self.visitor()
+        expired.does(put(a=1))
+        self.time += self.sessions.idle_timeout + 1
+        revoked.does(put(a=1))
+        tokens = [expired.token, self.altered(expired.token), "malformed"]
+        if self.sessions.revocable:
+            tokens.append(revoked.token)
+            revoked.does(destroy)
+        for act in (look, put(b=2)):
+            answers = set()
+            for token in tokens:
+                visitor = self.visitor(token=token)
+                response = visitor.does(act, lambda handler: handler.write("Hello."))
+                headers = str(sorted(response.headers.get_all()))
+                headers = headers.replace(visitor.token, "")
+                headers = headers.replace(response.headers["Date"], "")
+                answers.add((response.code, response.body, headers))
+            self.assertEqual(len(answers), 1, answers)
+
+    def test_a_malformed_id_is_no_session_and_no_error(self) -> None:
+        """Behaviour 3: whatever the cookie says."""
+        for token in MALFORMED:
+            with self.subTest(token=token[:50]):
+                response = self.visitor(token=token).does(look)
+                self.assertEqual(response.code, 200)
+                self.assert_cookie_lines(response, 0)
+        for token in IMPOSSIBLE:
+            session = self.complete(self.sessions.load(token))
+            self.assertTrue(session.is_new)
+
+    def test_a_malformed_id_never_reaches_the_backend(self) -> None:
+        """Behaviour 3: neither to be read nor to be removed."""
+        watched = self.watch_backend()
+        for token in MALFORMED:
+            self.visitor(token=token).does(look)
+            self.visitor(token=token).does(destroy)
+        for token in IMPOSSIBLE:
+            self.complete(self.sessions.load(token))
+            self.complete(self.sessions.vault.delete(token))
+        self.assertEqual(watched.keys, [])
+
+    def test_looking_up_an_unknown_id_creates_nothing(self) -> None:
+        """Behaviour 4: no record, and no Set-Cookie."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        vault = self.watch()
+        response = self.visitor(token=self.altered(ada.token)).does(look)
+        self.assert_cookie_lines(response, 0)
+        self.assertEqual(vault.calls, ["load"])
+
+    def test_an_id_is_43_characters_of_base64url(self) -> None:
+        """Behaviour 5: 256 bits, without structure."""
+        self.require_backend()
+        tokens = set()
+        for _ in range(20):
+            visitor = self.visitor()
+            visitor.does(put(a=1))
+            self.assertRegex(visitor.token, r"\A[A-Za-z0-9_-]{43}\Z")
+            tokens.add(visitor.token)
+        self.assertEqual(len(tokens), 20)
+        for place in range(42):
+            self.assertGreater(len({token[place] for token in tokens}), 5)
+
+    def test_only_a_digest_of_the_id_is_stored(self) -> None:
+        """Behaviour 7: neither the keys nor the records hold an id."""
+        watched = self.watch_backend()
+        ada = self.visitor()
+        tokens = set()
+        for act in (put(a=1), regenerate, login("ada"), put(b=2)):
+            ada.does(act)
+            tokens.add(ada.token)
+        self.assertEqual(len(tokens), 3)
+        dump = b"".join(watched.keys + watched.stored)
+        for token in tokens:
+            raw = base64.urlsafe_b64decode(token + "=")
+            for form in (*_forms(token.encode()), *_forms(raw)):
+                self.assertNotIn(form, dump)
+
+    def test_a_digest_as_a_cookie_is_an_unknown_id(self) -> None:
+        """Behaviour 7: what a thief finds in the store opens nothing."""
+        watched = self.watch_backend()
+        self.visitor().does(put(a=1))
+        key = watched.keys[-1]
+        for token in (base64.urlsafe_b64encode(key).decode().rstrip("="), key.hex()):
+            self.assertEqual(self.visitor(token=token).sees(), {})
+
+    def test_no_log_line_holds_an_id_or_a_value(self) -> None:
+        """Behaviour 8: at DEBUG neither, the driver's own lines included."""
+        value = secrets.token_hex(16)
+        vault = self.watch()
+        ada = self.visitor()
+        hidden = {value}
+        for act in (put(a=value), regenerate, login("ada"), look, save, fail):
+            ada.does(act)
+            hidden.add(ada.token)
+        ada.does(put(b={value}))
+        for operation in ("load", "save", "delete"):
+            vault.failing = {operation}
+            ada.does(put(a=value * 2), regenerate)
+        vault.failing.clear()
+        broken = self.complete(vault.save(None, self.record(b"{" + value.encode())))
+        hidden.add(broken)
+        self.visitor(token=broken).does(look)
+        both = f"{ada.cookie}; session={broken}"
+        self.visitor().does(put(a=value), headers={"Cookie": both})
+        ada.does(destroy)
+        log = "\n".join(self.log.lines).encode()
+        self.assertGreater(len(self.log.lines), 10)
+        for secret in hidden:
+            for form in _forms(secret.encode()):
+                self.assertNotIn(form, log)
+
+    def test_regenerating_changes_the_id_and_keeps_the_rest(self) -> None:
+        """Behaviour 9: values and user stay, in one Set-Cookie."""
+        ada = self.visitor()
+        ada.does(put(a=1), login("ada"))
+        before = ada.token
+        self.assert_cookie_lines(ada.does(regenerate), 1)
+        self.assertNotEqual(ada.token, before)
+        self.assertEqual(ada.sees(), {"a": 1})
+        self.assertEqual(ada.asks(lambda handler: handler.session.user), "ada")
+
+    def test_the_old_id_is_dead_after_regenerating(self) -> None:
+        """Behaviour 9: before the response leaves."""
+        self.require_revocable()
+        for act in (regenerate, login("ada")):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            thief = ada.copy()
+            ada.does(act)
+            self.assertEqual(thief.sees(), {})
+            self.assertEqual(ada.sees(), {"a": 1})
+
+    def test_regenerating_sends_at_most_one_cookie(self) -> None:
+        """Behaviour 9: on a new session, twice, and before a destroy()."""
+        for known, acts, lines, values in (
+            (False, (regenerate,), 0, {}),
+            (False, (regenerate, put(a=1)), 1, {"a": 1}),
+            (False, (put(a=1), regenerate, destroy), 0, {}),
+            (True, (regenerate, regenerate), 1, {"a": 0}),
+            (True, (regenerate, destroy), 1, {}),
+            (True, (regenerate, destroy, put(a=2)), 1, {"a": 2}),
+        ):
+            visitor = self.visitor()
+            if known:
+                visitor.does(put(a=0))
+            before = visitor.token
+            self.assert_cookie_lines(visitor.does(*acts), lines)
+            self.assertEqual(visitor.sees(), values)
+            if known:
+                self.assertNotEqual(visitor.token, before)
+
+    def test_regenerating_stores_the_new_record_first(self) -> None:
+        """Behaviour 10: a crash in between loses nothing."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=1))
+        vault = self.watch()
+        ada.does(regenerate)
+        self.assertEqual(vault.calls[-2:], ["save", "delete"])
+
+    def test_an_old_record_that_stays_fails_the_request(self) -> None:
+        """Behaviour 10: 503, and the new id is never sent."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=1))
+        vault = self.watch()
+        vault.failing = {"delete"}
+        response = ada.does(regenerate, put(a=2))
+        self.assertEqual(response.code, 503)
+        self.assert_cookie_lines(response, 0)
+        vault.failing.clear()
+        self.assertEqual(ada.sees(), {"a": 1})
+
+    def test_two_different_cookies_are_no_session(self) -> None:
+        """Behaviour 35: none is guessed, and the client is told to drop its own."""
+        ada, eve = self.visitor(), self.visitor()
+        ada.does(put(a=1))
+        eve.does(put(a=2))
+        vault = self.watch()
+        both = {"Cookie": f"{eve.cookie}; {ada.cookie}"}
+        victim = self.visitor()
+        response = victim.does(
+            lambda handler: handler.write(str(dict(handler.session))), headers=both
+        )
+        self.assertEqual(response.body, b"{}")
+        (line,) = session_cookies(response)
+        self.assertRegex(line, r"\Asession=; Max-Age=0; .*Path=/; HttpOnly")
+        self.assertEqual(len(self.log.find("2 different cookies named session")), 1)
+        response = victim.does(put(b=3), headers=both)
+        self.assertEqual(response.code, 400)
+        self.assert_cookie_lines(response, 1)
+        self.assertEqual(vault.calls, [])
+        self.assertEqual((ada.sees(), eve.sees()), ({"a": 1}, {"a": 2}))
+
+    def test_one_cookie_twice_is_one_cookie(self) -> None:
+        """Behaviour 35: it is of no harm."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        response = ada.does(look, headers={"Cookie": f"{ada.cookie}; {ada.cookie}"})
+        self.assertEqual(response.code, 200)
+        self.assert_cookie_lines(response, 0)
+
+    # What is stored.
+
+    def test_a_record_that_cannot_be_decoded_is_no_session(self) -> None:
+        """Behaviour 32: it is logged, and not overwritten."""
+        vault = self.sessions.vault
+        for data in (b"", b"garbage", b"[]", b"{}", b"\xff" * 50, b'{"format":1}'):
+            with self.subTest(data=data):
+                token = self.complete(vault.save(None, self.record(data)))
+                visitor = self.visitor(token=token)
+                self.assertEqual(visitor.sees(), {})
+                visitor.does(put(a=1))
+                self.assertNotEqual(visitor.token, token)
+                self.assertEqual(visitor.sees(), {"a": 1})
+                stored = self.complete(vault.load(token))
+                self.assertIsNotNone(stored)
+                self.assertEqual(stored and stored.data, data)
+        lines = self.log.find("cannot be decoded")
+        self.assertEqual(len(lines), 12)
+        self.assertRegex(lines[0], r"WARNING tornado_sessions .*session [0-9a-f]{8} ")
+
+    def test_a_record_of_a_newer_format_is_left_alone(self) -> None:
+        """Behaviour 32: the request is answered 503, the record stays."""
+        vault = self.sessions.vault
+        data = b'{"format":99,"values":{"of":"tomorrow"}}'
+        token = self.complete(vault.save(None, self.record(data)))
+        visitor = self.visitor(token=token)
+        for act in (look, put(a=1), destroy):
+            response = visitor.does(act)
+            self.assertEqual(response.code, 503)
+            self.assert_cookie_lines(response, 0)
+        stored = self.complete(vault.load(token))
+        self.assertEqual(stored and stored.data, data)
+
+    def test_a_record_answers_for_its_own_key(self) -> None:
+        """Behaviour 33: one that was copied under another key is refused."""
+        watched = self.watch_backend()
+        ada, eve = self.visitor(), self.visitor()
+        ada.does(login("ada"))
+        ada_key = watched.keys[-1]
+        eve.does(put(a=1))
+        eve_key = watched.keys[-1]
+
+        async def copy() -> None:
+            source = await watched.load(ada_key)
+            target = await watched.load(eve_key)
+            assert source is not None
+            assert target is not None
+            await watched.save(
+                eve_key, Record(source.data, target.version, self.time + 3600)
+            )
+
+        self.complete(copy())
+        self.assertIsNone(eve.asks(lambda handler: handler.session.user))
+        self.assertEqual(eve.sees(), {})
+        self.assertEqual(ada.asks(lambda handler: handler.session.user), "ada")
+
+    def record(self, data: bytes) -> Record:
+        """Answers a record that is none of ours, and not expired."""
+        return Record(data, expires=self.time + 3600)
+
+
+def _forms(secret: bytes) -> list[bytes]:
+    """Answers what ``secret`` looks like where it is written down."""
+    forms = [secret, secret.hex().encode(), secret.hex().upper().encode()]
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for offset in range(3):
+            # Only what does not depend on what stands around it.
+            encoded = encode(b"\0" * offset + secret)
+            forms.append(encoded[(0, 2, 3)[offset] : -4])
+    return forms
