@@ -71,6 +71,9 @@ def decode(data: bytes) -> Envelope:
     not ours to call it broken, nor to overwrite it.
     """
     try:
+        # Values are looked at later, and are not to fail then: this finds what
+        # the decoder skips.
+        data.decode()
         envelope = _decode_envelope(data)
         if envelope.format == FORMAT:
             return envelope
@@ -104,8 +107,14 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
 
 
 def decode_value(raw: Raw) -> Any:  # noqa: ANN401
-    """Answers the value that `encode_value` was given."""
-    return _decode(raw)
+    """Answers the value that `encode_value` was given.
+
+    Raises `.SessionDataError` for what it never answered, such as ``1e999``.
+    """
+    try:
+        return _decode(raw)
+    except _decode_errors as error:
+        raise SessionDataError("A value of the session cannot be decoded.") from error
 
 
 def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
@@ -167,7 +176,7 @@ def _culprit(value: Any) -> str:  # noqa: ANN401
         value = pending.pop()
         if id(value) in known:
             continue
-        if type(value) is dict:
+        if isinstance(value, dict):
             known.add(id(value))
             for key in value:
                 if type(key) is not str:
@@ -175,7 +184,7 @@ def _culprit(value: Any) -> str:  # noqa: ANN401
                 if _comes_back(key) is None:
                     return "a key that is not Unicode"
             pending.extend(value.values())
-        elif type(value) is list:
+        elif isinstance(value, list):
             known.add(id(value))
             pending.extend(value)
         elif type(value) is float and not math.isfinite(value):

@@ -230,6 +230,8 @@ class Session(MutableMapping[str, Any]):
 
     @persistent.setter
     def persistent(self, value: bool) -> None:
+        if type(value) is not bool:
+            raise TypeError(f"persistent is True or False, not {value!r}.")
         self._field(persistent=value)
 
     # The verbs.
@@ -242,7 +244,7 @@ class Session(MutableMapping[str, Any]):
         before the response leaves.
         """
         self._require_headers("regenerate()")
-        self.fresh = self.token is not None
+        self._move()
 
     def destroy(self) -> None:
         """Ends the session: its record goes, its cookie expires.
@@ -262,7 +264,7 @@ class Session(MutableMapping[str, Any]):
         Both clocks start anew, the idle timeout and the lifetime. The values
         stay, such as a cart that was filled beforehand; but where another user
         was signed in, theirs are removed. Raises `TypeError` for a user that is
-        not a string, and `ValueError` for an empty one.
+        not a string, and `ValueError` for one that is empty or not Unicode.
         """
         if type(user) is not str:
             raise TypeError(
@@ -270,7 +272,12 @@ class Session(MutableMapping[str, Any]):
             )
         if not user:
             raise ValueError("login() takes the user's id; it is empty.")
-        self.regenerate()
+        try:
+            user.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("login() takes the user's id as Unicode text.") from error
+        self._require_headers("login()")
+        self._move()
         if self.user not in (None, user):
             self._values.clear()
             self._field(id="", flashes={})
@@ -291,13 +298,17 @@ class Session(MutableMapping[str, Any]):
         """Gives this session an idle timeout or a lifetime of its own, in seconds.
 
         What is None stays as it is. Zero or less ends the session. It holds for
-        the requests to come, too.
+        the requests to come, too. Raises `ValueError` for infinity.
         """
         for name, value in (("idle", idle), ("lifetime", lifetime)):
             if value is None:
                 continue
             if isinstance(value, datetime.timedelta):
                 value = value.total_seconds()
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"set_expiry() takes {name} in seconds, and not {value!r}."
+                )
             if value <= 0:
                 self.destroy()
                 return
@@ -305,7 +316,16 @@ class Session(MutableMapping[str, Any]):
         self._field(expires=self._keeper.ends(self._mine))
 
     def flash(self, text: str, category: str = "info") -> None:
-        """Leaves a message for the next page that asks for `flashes`."""
+        """Leaves a message for the next page that asks for `flashes`.
+
+        Raises `.SessionDataError` for what is not text.
+        """
+        for part in (text, category):
+            if not isinstance(part, str):
+                raise SessionDataError(
+                    f"flash() takes a text and a category, not {type(part).__name__}."
+                )
+            encode_value("flash", part)
         if self.sent:
             self._require_cookie("A first write to a new session")
         flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
@@ -432,6 +452,9 @@ class Session(MutableMapping[str, Any]):
         return {
             key: changed[key] if key in changed else loaded[key] for key in self._values
         }
+
+    def _move(self) -> None:
+        self.fresh = self.token is not None
 
     def _field(self, **fields: Any) -> None:
         self._mine = msgspec.structs.replace(self._mine, **fields)

@@ -128,14 +128,15 @@ class Sessions:
         already. Afterwards ``session.token`` is what the client must hold.
         Raises as `.Session.save` does; what failed is still to be done then.
         """
-        if packed is None:
-            packed = session.pack()
-        self._refuse_inside_transact(session)
+        if session.transacting is not None:
+            self._refuse_inside_transact(session)
+            # What was packed holds half of what another task is about to save.
+            packed = None
         if self.vault.immediate:
-            await self._commit(session, packed)
+            await self._commit(session, packed or session.pack())
             return
         async with session.turn():
-            await self._commit(session, packed)
+            await self._commit(session, packed or session.pack())
 
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
@@ -143,9 +144,11 @@ class Sessions:
             session.drop()
             return
         self._refuse_inside_transact(session)
-        newest, version = await self._newest(session.token)
-        session.adopt(newest)
-        session.version, session.stale = version, False
+        async with session.turn():
+            newest, version = await self._newest(session.token)
+            session.drop()
+            session.adopt(newest)
+            session.version, session.stale = version, False
 
     async def transact(
         self, session: Session, function: Callable[[Session], Any]
@@ -274,13 +277,18 @@ class Sessions:
             if session.renew:
                 await self._renew(session)
             return
+        base = session.base
         if session.token is None:
             token = await self._put(session, None, packed, None)
         elif session.fresh:
             token = await self._move(session, session.token, packed)
         else:
             token = await self._replace(session, session.token, packed)
-        session.settle(token, packed)
+        if session.base is base:
+            session.settle(token, packed)
+        elif token not in session.ended:
+            # It was destroyed meanwhile; what has just been stored goes as well.
+            session.ended += (token,)
 
     async def _put(
         self,
@@ -351,7 +359,11 @@ class Sessions:
     async def _move(self, session: Session, token: str, packed: Envelope) -> str:
         """Stores the session under a fresh token and removes the old record."""
         newest, _ = await self._newest(token)
-        merged = rebase(session.base, packed, newest)
+        if session.base.user in (None, packed.user):
+            merged = rebase(session.base, packed, newest)
+        else:
+            # Nothing of the user before comes along, however late it was saved.
+            merged = msgspec.structs.replace(packed)
         fresh = await self._put(session, None, merged, None)
         try:
             await self.vault.delete(token)

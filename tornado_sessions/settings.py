@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,8 +87,12 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}={value!r} is to be in seconds, or a timedelta.")
-    if not 0 < value < float("inf"):
+    if not value > 0:
         raise ValueError(f"{name}={value!r} is to be more than zero seconds.")
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{name}={value!r} is to be a number of seconds: every session ends."
+        )
     return float(value)
 
 

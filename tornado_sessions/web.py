@@ -28,6 +28,7 @@ private names of Tornado, ``_finished`` and ``_headers_written``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
@@ -194,12 +195,11 @@ class SessionMixin(tornado.web.RequestHandler):
             return False
         if self.get_status() >= 500:
             session.drop()
-        try:
+        # Nothing may raise here that send_error() could meet. The commit finds
+        # it again and answers it.
+        self._packed = None
+        with contextlib.suppress(SessionDataError):
             self._packed = session.pack()
-        except SessionDataError:
-            # Nothing may raise here that send_error() could meet. The commit
-            # finds it again and answers it.
-            self._packed = None
         return (
             waiting
             or self._packed is not session.base
