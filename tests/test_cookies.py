@@ -291,7 +291,7 @@ class ContradictionTest:
             ("partitioned", True),
         ],
     )
-    def test_what_needs_secure_says_so(self, attribute: str, value: Any) -> None:
+    def test_what_needs_secure_says_so(self, attribute: str, value: object) -> None:
         """Behaviour 54: SameSite=None and Partitioned are for https."""
         with pytest.raises(ValueError, match="secure=False") as caught:
             Cookie("session", {attribute: value, "secure": False})
@@ -331,7 +331,7 @@ class ContradictionTest:
 
     @pytest.mark.parametrize("name", ["secure", "httponly", "partitioned"])
     @pytest.mark.parametrize("value", [1, "yes", None])
-    def test_a_flag_is_true_or_false(self, name: str, value: Any) -> None:
+    def test_a_flag_is_true_or_false(self, name: str, value: object) -> None:
         """Behaviour 54: "false" in a file of settings is not False."""
         with pytest.raises(ValueError, match="True or False") as caught:
             cookie(**{name: value})
@@ -344,7 +344,7 @@ class ContradictionTest:
     @pytest.mark.parametrize("name", ["domain", "path", "samesite"])
     @pytest.mark.parametrize("value", [1, "a;b", "a\r\nSet-Cookie: b", "é", "\x7f", ""])
     def test_what_cannot_stand_in_a_cookie_is_refused(
-        self, name: str, value: Any
+        self, name: str, value: object
     ) -> None:
         """Behaviour 54: nothing can be smuggled into the header."""
         with pytest.raises(ValueError, match="cannot stand") as caught:

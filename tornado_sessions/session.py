@@ -76,8 +76,8 @@ class Session(MutableMapping[str, Any]):
     sent = False
     #: The request came with two different cookies of our name.
     ambiguous = False
-    #: The task that is inside `transact`.
-    transacting: asyncio.Task[Any] | None = None
+    #: A `transact` is under way.
+    transacting = False
     _turn: asyncio.Lock | None = None
 
     def __init__(
@@ -378,6 +378,9 @@ class Session(MutableMapping[str, Any]):
         """
         return await self._keeper.transact(self, function)
 
+    def __reduce__(self) -> Any:  # noqa: ANN401
+        raise TypeError("A session cannot be copied or pickled; take dict(session).")
+
     # For the core.
 
     def turn(self) -> asyncio.Lock:
@@ -420,11 +423,13 @@ class Session(MutableMapping[str, Any]):
             self._mine = packed
         self.base, self.token = packed, token
         self.version, self.stale = None, True
-        self.renew = self.fresh = False
+        self.renew = False
 
     def drop(self) -> None:
         """Drops what this request changed; what it destroyed stays destroyed."""
-        self.adopt(self.base)
+        # Another base than a commit under way began with: what that stores of
+        # a new session is to go again.
+        self.adopt(self._blank() if self.token is None else self.base)
         self.renew = self.fresh = False
 
     def _blank(self) -> Envelope:

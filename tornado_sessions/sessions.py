@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 import random
@@ -16,7 +17,14 @@ import msgspec
 import tornado.web
 
 from tornado_sessions.backend import Record
-from tornado_sessions.codec import Envelope, decode, encode, rebase, same_content
+from tornado_sessions.codec import (
+    FORMAT,
+    Envelope,
+    decode,
+    encode,
+    rebase,
+    same_content,
+)
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import (
     BackendError,
@@ -30,6 +38,9 @@ from tornado_sessions.settings import read_settings
 from tornado_sessions.vault import Vault, fingerprint
 
 T = TypeVar("T")
+
+# Stores an envelope in place of one version of a record; answers the token.
+_Store = Callable[[Session, str, Envelope, Any], Awaitable[str]]
 
 logger = logging.getLogger("tornado_sessions")
 
@@ -45,6 +56,15 @@ PATIENCE = 10.0
 
 #: The longest pause between two tries, in seconds.
 _LONGEST_PAUSE = 0.05
+
+# What a record says that another one has taken the place of.
+_ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
+
+#: The session whose transaction the running code is part of. The tasks that it
+#: starts inherit it.
+_inside: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+    "tornado_sessions_inside", default=None
+)
 
 
 class Sessions:
@@ -128,7 +148,7 @@ class Sessions:
         already. Afterwards ``session.token`` is what the client must hold.
         Raises as `.Session.save` does; what failed is still to be done then.
         """
-        if session.transacting is not None:
+        if session.transacting:
             self._refuse_inside_transact(session)
             # What was packed holds half of what another task is about to save.
             packed = None
@@ -156,11 +176,13 @@ class Sessions:
         """See `.Session.transact`."""
         self._refuse_inside_transact(session)
         async with session.turn():
-            session.transacting = asyncio.current_task()
+            session.transacting = True
+            inside = _inside.set(session)
             try:
                 return await self._transact(session, function)
             finally:
-                session.transacting = None
+                session.transacting = False
+                _inside.reset(inside)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in a task that `close` waits for."""
@@ -273,17 +295,22 @@ class Sessions:
             # After a save in the same request it is another object.
             session.stale and same_content(packed, session.base)
         )
-        if unchanged and not session.fresh:
+        # A regenerate() from here on is for the next commit.
+        fresh, session.fresh = session.fresh, False
+        if unchanged and not fresh:
             if session.renew:
                 await self._renew(session)
             return
         base = session.base
-        if session.token is None:
-            token = await self._put(session, None, packed, None)
-        elif session.fresh:
-            token = await self._move(session, session.token, packed)
-        else:
-            token = await self._replace(session, session.token, packed)
+        try:
+            if session.token is None:
+                token = await self._put(session, None, packed, None)
+            else:
+                store = self._move if fresh else self._put
+                token = await self._replace(session, session.token, packed, store)
+        except BaseException:
+            session.fresh = session.fresh or fresh
+            raise
         if session.base is base:
             session.settle(token, packed)
         elif token not in session.ended:
@@ -333,47 +360,65 @@ class Sessions:
             return
         session.settle(token, packed)
 
-    async def _replace(self, session: Session, token: str, packed: Envelope) -> str:
-        try:
-            if session.stale or self.now() >= session.base.expires:
-                return await self._put_on_newest(session, token, packed)
-            return await self._put(session, token, packed, session.version)
-        except ConflictError:
-            if self.vault.immediate:
-                # Nothing comes between a load and a save that never suspend.
-                return await self._put_on_newest(session, token, packed)
-        async with self._turn(token):
-            return await self._persist(
-                lambda: self._put_on_newest(session, token, packed)
-            )
-
-    async def _put_on_newest(
-        self, session: Session, token: str, packed: Envelope
+    async def _move(
+        self,
+        session: Session,
+        token: str,
+        envelope: Envelope,
+        version: Any,  # noqa: ANN401
     ) -> str:
-        newest, version = await self._newest(token)
-        merged = rebase(session.base, packed, newest)
-        token = await self._put(session, token, merged, version)
-        packed.seen, packed.expires = merged.seen, merged.expires
-        return token
+        """Stores ``envelope`` under a fresh token and ends the old record.
 
-    async def _move(self, session: Session, token: str, packed: Envelope) -> str:
-        """Stores the session under a fresh token and removes the old record."""
-        newest, _ = await self._newest(token)
-        if session.base.user in (None, packed.user):
-            merged = rebase(session.base, packed, newest)
-        else:
-            # Nothing of the user before comes along, however late it was saved.
-            merged = msgspec.structs.replace(packed)
-        fresh = await self._put(session, None, merged, None)
+        That one is overwritten with an ended session before it is removed: so
+        no other request saves to it in between, and one that has ended it first
+        is noticed.
+        """
+        fresh = await self._put(session, None, envelope, None)
+        if not self.revocable:
+            return fresh
         try:
-            await self.vault.delete(token)
-        except BackendError:
+            await self.vault.save(token, Record(_ENDED, version, envelope.seen))
+        except SessionError:
             # The client will never learn of the fresh token.
             with contextlib.suppress(BackendError):
                 await self.vault.delete(fresh)
             raise
-        packed.seen, packed.expires = merged.seen, merged.expires
+        try:
+            await self.vault.delete(token)
+        except BackendError as error:
+            logger.warning("What is left of a session could not be removed: %s", error)
         return fresh
+
+    async def _replace(
+        self, session: Session, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        """Stores ``packed`` with ``store``, on the newest record if it must."""
+        try:
+            if session.stale or self.now() >= session.base.expires:
+                return await self._store_on_newest(session, token, packed, store)
+            return await store(session, token, packed, session.version)
+        except ConflictError:
+            if self.vault.immediate:
+                # Nothing comes between a load and a save that never suspend.
+                return await self._store_on_newest(session, token, packed, store)
+        async with self._turn(token):
+            return await self._persist(
+                lambda: self._store_on_newest(session, token, packed, store)
+            )
+
+    async def _store_on_newest(
+        self, session: Session, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        base = session.base
+        newest, version = await self._newest(token)
+        if base.user in (None, packed.user):
+            merged = rebase(base, packed, newest)
+        else:
+            # Nothing of the user before comes along, however late it was saved.
+            merged = msgspec.structs.replace(packed)
+        token = await store(session, token, merged, version)
+        packed.seen, packed.expires = merged.seen, merged.expires
+        return token
 
     # Transactions.
 
@@ -429,8 +474,7 @@ class Sessions:
         return answer
 
     def _refuse_inside_transact(self, session: Session) -> None:
-        inside = session.transacting
-        if inside is not None and inside is asyncio.current_task():
+        if session.transacting and _inside.get() is session:
             raise SessionError(
                 "The function given to transact() called save(), reload() or"
                 " transact() on the same session. It is to change values only:"

@@ -72,6 +72,7 @@ class SessionMixin(tornado.web.RequestHandler):
     _client_token: str | None = None
     _store_failed = False
     _committing: asyncio.Future[None] | None = None
+    _commit_failed = False
     _packed: Envelope | None = None
     _send: Callable[[], asyncio.Future[None]] | None = None
 
@@ -95,6 +96,7 @@ class SessionMixin(tornado.web.RequestHandler):
                     " 'await super().prepare()'."
                 )
             session = self._session = Session(self.sessions)
+            session.sent = self._headers_written
         self._session_used = True
         return session
 
@@ -154,7 +156,9 @@ class SessionMixin(tornado.web.RequestHandler):
         """Commits the session before the headers leave, then flushes."""
         if self._headers_written or include_footers or not self._must_commit():
             return self._flush_session(include_footers)
-        return self._committing or self._commit_then(self._flush_session)
+        if self._committing is not None:
+            return _shielded(self._committing)
+        return self._commit_then(self._flush_session)
 
     def finish(
         self, chunk: str | bytes | dict[str, Any] | None = None
@@ -176,10 +180,13 @@ class SessionMixin(tornado.web.RequestHandler):
             del kwargs["exc_info"]
             self._store_failed = True
             status_code = 503
-        elif isinstance(error, SessionGoneError):
-            status_code = 409
-        elif isinstance(error, SessionError) and self._is_ambiguous():
-            status_code = 400
+        elif isinstance(error, SessionError) and self._session is not None:
+            if isinstance(error, SessionGoneError):
+                status_code = 409
+            elif self._session.ambiguous:
+                status_code = 400
+            # It is answered; there is nothing to try again.
+            self._session.drop()
         super().send_error(status_code, **kwargs)
 
     # Committing.
@@ -188,7 +195,7 @@ class SessionMixin(tornado.web.RequestHandler):
         """Tells whether there is anything to commit, and packs it."""
         session = self._session
         # After a 101 Tornado takes the socket away at once: it cannot wait.
-        if session is None or self.get_status() == 101:
+        if session is None or self._commit_failed or self.get_status() == 101:
             return False
         waiting = self._committing is not None
         if not (self._session_used or session.renew or waiting):
@@ -220,10 +227,15 @@ class SessionMixin(tornado.web.RequestHandler):
             if self._finished:
                 self.data_received = _ignore  # type: ignore[method-assign]
             self._committing = self.sessions.start(self._commit_and_wait())
-        return self._committing
+        return _shielded(self._committing)
 
     async def _commit_and_wait(self) -> None:
-        sent = await self._commit()
+        try:
+            sent = await self._commit()
+        except Exception:
+            # Whoever waits may have gone, and nobody else would hear of it.
+            logger.exception("A response could not be finished.")
+            raise
         if sent is not None:
             await sent
 
@@ -233,11 +245,17 @@ class SessionMixin(tornado.web.RequestHandler):
         assert session is not None
         try:
             try:
-                await self._commit_packed(session)
+                commit = self._commit_packed(session)
+                if self.sessions.vault.immediate:
+                    run_now(commit)
+                else:
+                    await commit
             except SessionGoneError as error:
                 logger.info("%s", error)
                 session.drop()
+                session.cookie_due = False
             except BaseException:
+                self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
                 session.drop()
                 session.ended = ()
@@ -260,9 +278,9 @@ class SessionMixin(tornado.web.RequestHandler):
         while True:
             packed = self._packed
             await self.sessions.commit(session, packed)
-            if self._packed is packed:
+            if self._packed is packed and not (session.fresh or session.ended):
                 return
-            # A finish() came while a flush() waited.
+            # A finish() came while a flush() waited, or a verb.
 
     # The headers.
 
@@ -332,9 +350,6 @@ class SessionMixin(tornado.web.RequestHandler):
         self._session_cookie = cookie
         return cookie
 
-    def _is_ambiguous(self) -> bool:
-        return self._session is not None and self._session.ambiguous
-
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs to its end a coroutine that never suspends.
@@ -353,6 +368,14 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def _ignore(chunk: bytes) -> None:
     pass
+
+
+def _shielded(task: asyncio.Future[None]) -> asyncio.Future[None]:
+    """Answers what may be waited for, or given up, without cancelling ``task``."""
+    waiter = asyncio.shield(task)
+    # A client that hung up is no news where nobody waits.
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return waiter
 
 
 def _done() -> asyncio.Future[None]:

@@ -1,0 +1,618 @@
+"""Tests of the shop: over HTTP, on each backend that needs no server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import html
+import re
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+import example_app
+from example_app.__main__ import read_secret
+from example_app.app import get_sessions, make_app
+from example_app.catalogue import money
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+SECRET = "a secret of the tests, 32 bytes or more"
+
+# For what has nothing to do with where sessions are kept.
+one_backend = pytest.mark.parametrize("backend", ["memory"], indirect=True)
+
+# A cookie is not there for two requests to meet in.
+merging_backends = pytest.mark.parametrize(
+    "backend", ["sqlite", "memory"], indirect=True
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    code: int
+    path: str
+    body: str
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, in one line."""
+        text = re.sub(r"<[^>]*>", " ", self.body)
+        return " ".join(html.unescape(text).split())
+
+
+class Visitor:
+    """A browser without JavaScript: keeps cookies, and goes where it is sent."""
+
+    def __init__(self, client: AsyncHTTPClient, base_url: str) -> None:
+        self.client = client
+        self.base_url = base_url
+        self.cookies: dict[str, str] = {}
+
+    async def get(self, path: str) -> Page:
+        return await self.follow(await self.fetch(path))
+
+    async def post(self, path: str, **fields: object) -> Page:
+        return await self.follow(await self.submit(path, **fields))
+
+    async def submit(self, path: str, **fields: object) -> HTTPResponse:
+        return await self.fetch(path, urlencode(await self.fill(**fields)))
+
+    async def fill(self, **fields: object) -> dict[str, object]:
+        """Answers the fields of a form, with the token that all forms have."""
+        page = await self.fetch("/login")
+        token = re.search(r'name="_xsrf" value="([^"]+)"', page.body.decode())
+        assert token is not None
+        return fields | {"_xsrf": token[1]}
+
+    async def login(self, next_path: str = "/") -> Page:
+        return await self.post(
+            "/login", name="ada", password="lovelace", next=next_path
+        )
+
+    async def fetch(self, path: str, body: str | None = None) -> HTTPResponse:
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        response = await self.client.fetch(
+            self.base_url + path,
+            method="GET" if body is None else "POST",
+            body=body,
+            headers={"Cookie": cookies} if cookies else {},
+            follow_redirects=False,
+            raise_error=False,
+        )
+        for line in response.headers.get_list("Set-Cookie"):
+            name, _, value = line.partition(";")[0].partition("=")
+            if value and "Max-Age=0" not in line:
+                self.cookies[name] = value
+            else:
+                self.cookies.pop(name, None)
+        return response
+
+    async def follow(self, response: HTTPResponse) -> Page:
+        while response.code in (302, 303):
+            response = await self.fetch(response.headers["Location"])
+        parts = urlsplit(response.effective_url)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        return Page(response.code, path, response.body.decode())
+
+
+@pytest.fixture(params=["sqlite", "memory", "cookie"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def app(io_loop: IOLoop, backend: str, tmp_path: Path) -> Iterator[Application]:
+    app = make_app(backend_url(backend, tmp_path), SECRET)
+    yield app
+    io_loop.run_sync(lambda: close(app))
+
+
+# Naming the application here lets pytest see that it comes in three kinds:
+# `http_client` asks for it too late.
+@pytest.fixture
+def visitor(app: Application, http_client: AsyncHTTPClient, base_url: str) -> Visitor:
+    return Visitor(http_client, base_url)
+
+
+def backend_url(backend: str, folder: Path) -> str:
+    return f"sqlite:///{folder}/shop.db" if backend == "sqlite" else f"{backend}:"
+
+
+async def close(app: Application) -> None:
+    for sessions in get_sessions(app):
+        await sessions.close()
+
+
+async def test_the_catalogue_shows_a_dozen_products(visitor: Visitor) -> None:
+    """Each product is a link with a price and a button."""
+    page = await visitor.get("/")
+
+    assert page.code == 200
+    assert page.body.count("<h2>") == 12
+    assert page.text.count("€") == 12
+    assert "Storm umbrella Turns inside out, and back. €39.00" in page.text
+
+
+@one_backend
+async def test_every_product_has_a_page(visitor: Visitor) -> None:
+    """Whatever the catalogue links to is there."""
+    catalogue = await visitor.get("/")
+    paths = re.findall(r'<h2><a href="([^"]+)"', catalogue.body)
+
+    pages = [await visitor.get(path) for path in paths]
+
+    assert [page.code for page in pages] == [200] * 12
+
+
+async def test_looking_around_leaves_no_session(visitor: Visitor) -> None:
+    """A visitor who puts nothing in the cart gets no cookie of a session."""
+    for path in ("/", "/product/kite", "/cart", "/login"):
+        await visitor.get(path)
+
+    assert set(visitor.cookies) == {"_xsrf"}
+
+
+async def test_an_added_product_is_in_the_cart(visitor: Visitor) -> None:
+    """Adding leads to the cart, which says so once and counts in the header."""
+    page = await visitor.post("/product/kite", quantity=3)
+
+    assert page.path == "/cart"
+    assert "Box kite: added to your cart." in page.text
+    assert "Cart (3)" in page.text
+    assert "Total €56.85" in page.text
+    assert "added to your cart" not in (await visitor.get("/cart")).text
+
+
+async def test_adding_again_adds_to_what_is_there(visitor: Visitor) -> None:
+    """Quantities of one product add up, and totals run over all products."""
+    await visitor.post("/product/kite")
+    await visitor.post("/product/umbrella", quantity=2)
+    page = await visitor.post("/product/kite")
+
+    assert "Cart (4)" in page.text
+    assert "Total €115.90" in page.text
+
+
+async def test_a_quantity_can_be_changed(visitor: Visitor) -> None:
+    """The number that was entered replaces the old one."""
+    await visitor.post("/product/kite", quantity=3)
+    page = await visitor.post("/cart", product="kite", quantity=7)
+
+    assert "Cart (7)" in page.text
+    assert "Total €132.65" in page.text
+
+
+async def test_a_product_can_be_removed(visitor: Visitor) -> None:
+    """A quantity of 0 takes one product out and leaves the other."""
+    await visitor.post("/product/kite")
+    await visitor.post("/product/umbrella")
+    page = await visitor.post("/cart", product="kite", quantity=0)
+
+    assert "Box kite: removed." in page.text
+    assert "Cart (1)" in page.text
+    assert "Total €39.00" in page.text
+
+
+async def test_an_empty_cart_says_so(visitor: Visitor) -> None:
+    """With the last product gone there is no total, and no way to check out."""
+    await visitor.post("/product/kite")
+    page = await visitor.post("/cart", product="kite", quantity=0)
+
+    assert "There is nothing in it yet." in page.text
+    assert "Total" not in page.text
+    assert "/checkout" not in page.body
+
+
+@one_backend
+@pytest.mark.parametrize("quantity", ["", "-1", "100", "1.5", "many", "٣"])
+async def test_a_quantity_that_is_none_is_refused(
+    visitor: Visitor, quantity: str
+) -> None:
+    """What the form would not let through gets a 400 and changes nothing."""
+    await visitor.post("/product/kite")
+    page = await visitor.post("/cart", product="kite", quantity=quantity)
+
+    assert page.code == 400
+    assert "Cart (1)" in (await visitor.get("/cart")).text
+
+
+async def test_two_visitors_have_two_carts(visitor: Visitor) -> None:
+    """Nobody sees what somebody else has put in their cart."""
+    other = Visitor(visitor.client, visitor.base_url)
+    await visitor.post("/product/kite")
+    await other.post("/product/lantern")
+
+    assert "Box kite" in (await visitor.get("/cart")).text
+    assert "Cellar lantern" not in (await visitor.get("/cart")).text
+    assert "Cellar lantern" in (await other.get("/cart")).text
+    assert "Box kite" not in (await other.get("/cart")).text
+
+
+@merging_backends
+async def test_two_clicks_at_once_add_two(visitor: Visitor) -> None:
+    """Behaviour 37: no click is lost, though each depends on what is there."""
+    await visitor.post("/product/kite")
+
+    await asyncio.gather(*(visitor.submit("/product/kite") for _ in range(10)))
+
+    assert "Cart (11)" in (await visitor.get("/cart")).text
+
+
+@merging_backends
+async def test_products_added_at_once_are_all_in_the_cart(
+    visitor: Visitor,
+) -> None:
+    """Behaviour 36: changes of one cart from several tabs are merged."""
+    slugs = ["kite", "umbrella", "lantern", "blanket", "notebook"]
+    await visitor.post("/product/barometer")
+
+    await asyncio.gather(
+        *(visitor.submit("/cart", product=slug, quantity=2) for slug in slugs)
+    )
+
+    assert "Cart (11)" in (await visitor.get("/cart")).text
+
+
+async def test_signing_in_keeps_the_cart_and_changes_the_cookie(
+    visitor: Visitor,
+) -> None:
+    """Behaviour 9: the visitor's values stay, under another token."""
+    await visitor.post("/product/kite", quantity=2)
+    before = visitor.cookies["session"]
+    page = await visitor.login()
+
+    assert "Welcome, ada." in page.text
+    assert "Cart (2)" in page.text
+    assert visitor.cookies["session"] != before
+
+
+@one_backend
+async def test_a_wrong_password_signs_nobody_in(visitor: Visitor) -> None:
+    """The page comes back with the name, and without a word on which was wrong."""
+    page = await visitor.post("/login", name="ada", password="byron")
+    unknown = await visitor.post("/login", name="byron", password="lovelace")
+
+    assert page.code == unknown.code == 403
+    assert 'value="ada"' in page.body
+    assert "That name and password do not go together." in page.text
+    assert "That name and password do not go together." in unknown.text
+    assert "Sign out" not in (await visitor.get("/")).text
+
+
+async def test_signing_out_empties_the_cart(visitor: Visitor, backend: str) -> None:
+    """Behaviours 42, 44: the cookie goes, and a copy of it is worth nothing."""
+    await visitor.post("/product/kite")
+    await visitor.login()
+    stolen = visitor.cookies["session"]
+    page = await visitor.post("/logout")
+
+    assert "Sign in" in page.text
+    assert "session" not in visitor.cookies
+    assert "nothing in it yet" in (await visitor.get("/cart")).text
+    if backend != "cookie":
+        visitor.cookies["session"] = stolen
+        assert "nothing in it yet" in (await visitor.get("/cart")).text
+
+
+async def test_checkout_asks_to_sign_in_and_goes_on(visitor: Visitor) -> None:
+    """Who is sent to the sign-in page comes back to the checkout after it."""
+    await visitor.post("/product/kite", quantity=2)
+    page = await visitor.get("/checkout")
+
+    assert page.path == "/login?next=%2Fcheckout"
+    assert 'name="next" value="/checkout"' in page.body
+
+    page = await visitor.login("/checkout")
+
+    assert page.path == "/checkout"
+    assert "Total €37.90" in page.text
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://example.com/",
+        "//example.com/",
+        "/\\example.com/",
+        "/\t/example.com/",
+        "example.com",
+        "javascript:alert(1)",
+        "",
+    ],
+)
+async def test_signing_in_never_leads_to_another_site(
+    visitor: Visitor, path: str
+) -> None:
+    """A link to the sign-in page cannot name a place outside of the shop."""
+    response = await visitor.submit(
+        "/login", name="ada", password="lovelace", next=path
+    )
+
+    assert response.code == 302
+    assert response.headers["Location"] == "/"
+
+
+async def test_checkout_of_nothing_leads_to_the_cart(visitor: Visitor) -> None:
+    """There is no order without a product."""
+    await visitor.login()
+
+    assert (await visitor.get("/checkout")).path == "/cart"
+    assert (await visitor.post("/checkout")).path == "/"
+
+
+async def test_an_order_empties_the_cart_and_is_remembered(visitor: Visitor) -> None:
+    """The order has a number, the lines and the total, also when asked again."""
+    await visitor.post("/product/kite", quantity=2)
+    await visitor.post("/product/tea-flask")
+    await visitor.login()
+    page = await visitor.post("/checkout")
+
+    number = re.search(r"Your order is [0-9A-F]{8} \.", page.text)
+
+    assert page.path == "/order"
+    assert number is not None
+    assert "Box kite 2 €37.90" in page.text
+    assert "Total €62.89" in page.text
+    assert number[0] in (await visitor.get("/order")).text
+    assert "nothing in it yet" in (await visitor.get("/cart")).text
+
+
+@merging_backends
+async def test_ordering_twice_orders_once(visitor: Visitor) -> None:
+    """Of several clicks at once all but one find the cart empty."""
+    await visitor.post("/product/kite", quantity=2)
+    await visitor.login()
+    form = urlencode(await visitor.fill())
+    await asyncio.gather(*(visitor.fetch("/checkout", form) for _ in range(8)))
+    page = await visitor.get("/order")
+
+    assert page.text.count("Your order is placed.") == 1
+    assert "Total €37.90" in page.text
+
+
+async def test_an_order_needs_somebody_who_is_signed_in(visitor: Visitor) -> None:
+    """A form that is sent without signing in is refused, and the cart stays."""
+    await visitor.post("/product/kite")
+    page = await visitor.post("/checkout")
+
+    assert page.code == 403
+    assert "Cart (1)" in (await visitor.get("/")).text
+
+
+async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> None:
+    """The page can be shown though there is no session yet to show it with."""
+    await visitor.post("/product/kite")
+    response = await visitor.fetch("/product/kite", "quantity=1")
+
+    assert response.code == 403
+    assert "403 Forbidden" in Page(403, "", response.body.decode()).text
+    assert "Cart (1)" in (await visitor.get("/cart")).text
+
+
+@one_backend
+@pytest.mark.parametrize("path", ["/nowhere", "/product/hail", "/product/"])
+async def test_what_is_not_there_gets_an_error_page(
+    visitor: Visitor, path: str
+) -> None:
+    """A 404 looks like a page of the shop."""
+    page = await visitor.get(path)
+
+    assert page.code == 404
+    assert "404 Not Found" in page.text
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_store_that_fails_gets_an_error_page(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    """Behaviours 30, 31: a product that was not stored is not said to be."""
+    (tmp_path / "shop.db").mkdir()
+    page = await visitor.post("/product/kite")
+
+    assert page.code == 503
+    assert "please try again in a moment" in page.text
+    assert "session" not in visitor.cookies
+    assert (await visitor.get("/")).code == 200
+
+
+async def test_the_views_page_counts_visits(visitor: Visitor) -> None:
+    """The first visit is greeted, the following ones are counted."""
+    first, second, third = [await visitor.get("/views") for _ in range(3)]
+
+    assert "welcome to the session demo. refresh!" in first.text
+    assert "views: 2" in second.text
+    assert re.search("expires in: (60|[0-5][0-9])s", second.text)
+    assert "views: 3" in third.text
+
+
+async def test_the_views_page_counts_down(visitor: Visitor, app: Application) -> None:
+    """Behaviours 47, 48: a visit shows what was left, and starts it anew."""
+    _, sessions = get_sessions(app)
+    start = time.time()
+    texts = []
+    for seconds in (0, 20, 79, 140):
+        sessions.now = functools.partial(float, start + seconds)
+        texts.append((await visitor.get("/views")).text)
+
+    assert "welcome" in texts[0]
+    assert "views: 2 expires in: 40s" in texts[1]
+    assert "views: 3 expires in: 1s" in texts[2]
+    assert "welcome" in texts[3]
+
+
+async def test_the_views_page_has_a_session_of_its_own(visitor: Visitor) -> None:
+    """Its short timeout leaves the cart alone, and signing out its count."""
+    await visitor.post("/product/kite")
+    await visitor.get("/views")
+    await visitor.post("/logout")
+
+    assert set(visitor.cookies) == {"_xsrf", "views"}
+    assert "views: 2" in (await visitor.get("/views")).text
+
+
+@one_backend
+async def test_nothing_comes_from_elsewhere(visitor: Visitor) -> None:
+    """The pages load a stylesheet of the shop's own, and no script."""
+    page = await visitor.get("/")
+    stylesheet = re.search(r'rel="stylesheet" href="([^"]+)"', page.body)
+
+    assert stylesheet is not None
+    assert (await visitor.get(stylesheet[1])).code == 200
+    assert "<script" not in page.body
+    assert "://" not in page.body
+
+
+@pytest.mark.parametrize(
+    ("cents", "text"), [(5, "€0.05"), (1450, "€14.50"), (123456789, "€1,234,567.89")]
+)
+async def test_money_is_written_with_two_digits_of_cents(cents: int, text: str) -> None:
+    """Amounts are whole cents until they are shown."""
+    assert money(cents) == text
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "cookie"], indirect=True)
+async def test_a_cart_outlives_the_application(backend: str, tmp_path: Path) -> None:
+    """A second application on the same file or secret finds the cart."""
+    client = AsyncHTTPClient()
+    cookies: dict[str, str] = {}
+    for clicks in (1, 2):
+        app = make_app(backend_url(backend, tmp_path), SECRET)
+        server = HTTPServer(app)
+        bound, port = bind_unused_port()
+        server.add_socket(bound)
+        visitor = Visitor(client, f"http://localhost:{port}")
+        visitor.cookies = cookies
+        page = await visitor.post("/product/kite")
+        server.stop()
+        await server.close_all_connections()
+        await close(app)
+
+        assert f"Cart ({clicks})" in page.text
+
+
+@asynccontextmanager
+async def running_shop(folder: Path, *options: str) -> AsyncIterator[str]:
+    """Runs the shop as a process of its own, and ends it with SIGTERM."""
+    process = await start_shop(folder, "--port=0", *options)
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode()
+        opened = re.fullmatch(r"The shop is open at (http://localhost:\d+)\n", line)
+        assert opened is not None, line
+        yield opened[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    assert b"Traceback" not in errors
+
+
+async def start_shop(folder: Path, *options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "example_app",
+        f"--cookie-secret-file={folder}/secret",
+        f"--session-backend=sqlite:///{folder}/shop.db",
+        *options,
+        cwd=Path(example_app.__file__).parent.parent,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
+    """Behaviour 27: what the browser has seen is in the file when SIGTERM comes."""
+    client = AsyncHTTPClient()
+    async with running_shop(tmp_path) as url:
+        visitor = Visitor(client, url)
+        await visitor.post("/product/kite", quantity=2)
+        await visitor.login()
+    async with running_shop(tmp_path) as visitor.base_url:
+        page = await visitor.get("/cart")
+
+    assert "Cart (2)" in page.text
+    assert "ada Sign out" in page.text
+
+
+async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> None:
+    """SIGTERM while a password is being checked does not cut the visitor off."""
+    async with running_shop(tmp_path) as url:
+        visitor = Visitor(AsyncHTTPClient(), url)
+        body = urlencode(await visitor.fill(name="ada", password="lovelace"))
+        reader, writer = await asyncio.open_connection("localhost", urlsplit(url).port)
+        writer.write(
+            "POST /login HTTP/1.1\r\nHost: localhost\r\n"
+            f"Cookie: _xsrf={visitor.cookies['_xsrf']}\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+        # Whoever came later has been answered, so the sign-in has arrived.
+        await visitor.get("/")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.1 302 ")
+    assert b"Set-Cookie: session=" in answer
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--session-backend=sqlit", "Did you mean 'sqlite'?"),
+        ("--session-backend=", "session_backend"),
+        ("--prot=8888", "'prot'"),
+        ("--port=many", "many"),
+    ],
+)
+async def test_an_option_that_cannot_work_is_explained(
+    tmp_path: Path, option: str, text: str
+) -> None:
+    """The process ends with 1 and a sentence, not with a traceback."""
+    process = await start_shop(tmp_path, "--port=0", option)
+    output, errors = await process.communicate()
+
+    assert process.returncode == 1
+    assert output == b""
+    assert text in errors.decode()
+    assert "Traceback" not in errors.decode()
+
+
+async def test_a_port_in_use_is_explained(tmp_path: Path) -> None:
+    """The process ends with 1 and says what is the matter."""
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await start_shop(tmp_path, f"--port={port}", "--address=127.0.0.1")
+        _, errors = await process.communicate()
+
+    assert process.returncode == 1
+    assert "in use" in errors.decode()
+    assert "Traceback" not in errors.decode()
+
+
+async def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    """The file is readable by nobody else, and the second start finds it."""
+    path = tmp_path / "secret"
+    secret = read_secret(str(path))
+
+    assert len(secret) >= 32
+    assert read_secret(str(path)) == secret
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -1,0 +1,141 @@
+"""Starts real servers, kills them, and runs commands with them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from servers import Memcached, ServerUnavailableError
+
+root = Path(__file__).parent.parent
+url = os.environ.get("SESSIONS_TEST_MEMCACHED_URL")
+
+
+@unittest.skipUnless(url, "SESSIONS_TEST_MEMCACHED_URL is not set.")
+class ServerTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = Memcached()
+        self.addCleanup(self.server.stop)
+        self.server.start()
+
+    def test_a_started_server_answers(self) -> None:
+        """When `start` returns the server takes commands."""
+        self.assertIn(b"STAT pid", _ask(self.server, b"stats"))
+
+    def test_a_killed_server_is_gone(self) -> None:
+        """Nobody listens on its port any more."""
+        self.server.kill()
+
+        with self.assertRaises(ConnectionRefusedError):
+            _ask(self.server, b"stats")
+
+    def test_a_killed_server_starts_again_on_its_port(self) -> None:
+        """It is another process under the same URL."""
+        before, url = _ask(self.server, b"stats"), self.server.url
+
+        self.server.kill()
+        self.server.start()
+
+        self.assertEqual(self.server.url, url)
+        self.assertNotEqual(
+            before.splitlines()[0], _ask(self.server, b"stats").splitlines()[0]
+        )
+
+    def test_a_paused_server_hangs_until_it_is_resumed(self) -> None:
+        """It accepts connections, and answers when it goes on."""
+        self.server.pause()
+        with socket.create_connection(("127.0.0.1", self.server.port), 0.1) as client:
+            client.sendall(b"version\r\n")
+            with self.assertRaises(TimeoutError):
+                client.recv(1)
+            self.server.resume()
+            client.settimeout(30)
+            self.assertTrue(client.recv(1))
+
+    def test_a_server_may_be_stopped_twice_and_while_paused(self) -> None:
+        """To stop what does not run does nothing."""
+        self.server.pause()
+
+        self.server.stop()
+        self.server.stop()
+
+    def test_options_are_passed_on(self) -> None:
+        """What the constructor is given is on the server's command line."""
+        with Memcached("-I", "2m") as server:
+            self.assertIn(b"item_size_max 2097152", _ask(server, b"stats settings"))
+
+    def test_a_server_that_does_not_start_says_why(self) -> None:
+        """The last that the program printed is in the error."""
+        with self.assertRaisesRegex(ServerUnavailableError, "no-such-option"):
+            Memcached("--no-such-option").start()
+
+
+class CommandTest(unittest.TestCase):
+    """What ``python -m servers`` does, with servers that are named already."""
+
+    def test_the_exit_code_is_that_of_the_command(self) -> None:
+        """A failing test run fails."""
+        self.assertEqual(_run("raise SystemExit(7)").returncode, 7)
+
+    def test_variables_that_are_set_are_left_alone(self) -> None:
+        """Whoever names a server has it used, and no other is started."""
+        ran = _run("import os; print(os.environ['SESSIONS_TEST_MEMCACHED_URL'])")
+
+        self.assertEqual(ran.stdout, "memcached://named\n")
+
+    def test_a_server_that_cannot_be_had_is_named_at_the_end(self) -> None:
+        """The command runs without it, and the variable stays unset."""
+        ran = _run(
+            "import os; print(not os.environ['SESSIONS_TEST_MEMCACHED_URL'])",
+            SESSIONS_TEST_MEMCACHED_URL="",
+            PATH=self._empty_folder(),
+        )
+
+        self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
+        last = ran.stderr.splitlines()[-1]
+        self.assertIn("Nothing was tested on SESSIONS_TEST_MEMCACHED_URL", last)
+
+    def test_in_ci_a_server_that_cannot_be_had_is_a_failure(self) -> None:
+        """Green never means skipped."""
+        ran = _run(
+            "pass", SESSIONS_TEST_MEMCACHED_URL="", PATH=self._empty_folder(), CI="true"
+        )
+
+        self.assertEqual(ran.returncode, 1)
+
+    def _empty_folder(self) -> str:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return folder.name
+
+
+def _ask(server: Memcached, command: bytes) -> bytes:
+    """Answers all that the server says to a command that it ends with END."""
+    with socket.create_connection(("127.0.0.1", server.port), 30) as client:
+        client.sendall(command + b"\r\n")
+        with client.makefile("rb") as answer:
+            return b"".join(iter(answer.readline, b"END\r\n"))
+
+
+def _run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code under ``python -m servers``."""
+    environment = {
+        **os.environ,
+        "CI": "",
+        "SESSIONS_TEST_MEMCACHED_URL": "memcached://named",
+        "SESSIONS_TEST_MONGODB_URL": "mongodb://named",
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "servers", sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

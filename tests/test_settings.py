@@ -1,0 +1,290 @@
+"""Tests of the settings: their defaults, and every error in its words."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import tornado.web
+from tornado_sessions_memory import MemoryBackend
+
+from tornado_sessions import (
+    Backend,
+    BackendNotFoundError,
+    Record,
+    Sessions,
+    Vault,
+)
+from tornado_sessions import registry as registry_module
+from tornado_sessions.settings import Settings, read_settings
+
+
+class SealedVault(Vault):
+    """A vault of its own kind, as the cookie backend is one."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend(), "its own")
+
+
+def read(**settings: Any) -> Settings:
+    return read_settings({"session_backend": MemoryBackend(), **settings})
+
+
+def error_of(**settings: Any) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read(**settings)
+    return str(caught.value)
+
+
+class DefaultsTest:
+    def test_a_backend_is_all_that_is_needed(self) -> None:
+        """Behaviour 54: everything else has a default, and a safe one."""
+        settings = read_settings({"session_backend": MemoryBackend()})
+
+        assert settings.cookie.line("x") == (
+            "__Host-Http-session=x; Path=/; Secure; HttpOnly; SameSite=Lax"
+        )
+        assert settings.idle_timeout == 24 * 3600
+        assert settings.lifetime == 14 * 24 * 3600
+        assert settings.persistent is False
+
+    def test_they_are_those_of_sessions_made_by_hand(self) -> None:
+        """One default in one place would be better; two that agree will do."""
+        settings = read_settings({"session_backend": MemoryBackend()})
+        sessions = Sessions(Vault(MemoryBackend()))
+
+        assert sessions.cookie.line("x") == settings.cookie.line("x")
+        assert sessions.idle_timeout == settings.idle_timeout
+        assert sessions.lifetime == settings.lifetime
+        assert sessions.persistent == settings.persistent
+
+    def test_other_settings_are_left_alone(self) -> None:
+        """Tornado's, and those of the application."""
+        read(debug=True, cookie_secret="x", session_cart_size=3, sessions=1)
+
+
+class BackendSettingTest:
+    def test_it_is_required(self) -> None:
+        """As Tornado says of its own settings, with an example."""
+        assert error_of(session_backend=None) == (
+            "You must define the 'session_backend' setting in your application to use"
+            ' sessions, such as session_backend="sqlite:///sessions.db".'
+        )
+
+    def test_it_may_be_a_backend(self) -> None:
+        """An instance, which nobody else has to know how to make."""
+        backend = MemoryBackend()
+
+        assert read(session_backend=backend).vault.backend is backend
+
+    def test_it_may_be_a_vault(self) -> None:
+        """Such as the sealed cookie."""
+        vault = SealedVault()
+
+        assert read(session_backend=vault, session_namespace="x").vault is vault
+
+    def test_it_may_be_a_name_or_a_url(self) -> None:
+        """Behaviour 74: found through its entry point."""
+        try:
+            settings = read(session_backend="memory:?max_records=7")
+        except BackendNotFoundError:
+            pytest.skip("The memory backend is not installed here.")
+
+        backend: Any = settings.vault.backend
+        assert type(backend) is MemoryBackend
+        assert backend.max_records == 7
+
+    @pytest.mark.parametrize("value", [7, b"memory", ["memory"], MemoryBackend])
+    def test_it_is_nothing_else(self, value: object) -> None:
+        """With its type, and without its value."""
+        assert error_of(session_backend=value) == (
+            "The session_backend setting is to be a URL, a name or a Backend, and is"
+            f" of type {type(value).__name__}."
+        )
+
+    def test_what_a_plugin_makes_is_checked_as_well(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A plugin may be wrong about what it is asked for."""
+
+        class Wrong:
+            @classmethod
+            def from_url(cls, url: str, settings: Mapping[str, Any]) -> int:
+                return 7
+
+        monkeypatch.setattr(registry_module, "_find", lambda name: Wrong)
+
+        assert error_of(session_backend="wrong:").endswith("is of type int.")
+
+    def test_it_is_opened_when_everything_else_is_right(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Behaviour 54: a contradiction is told without a backend."""
+        opened = []
+
+        class Counted(MemoryBackend):
+            @classmethod
+            def from_url(cls, url: str, settings: Mapping[str, Any]) -> Counted:
+                opened.append(url)
+                return cls()
+
+        monkeypatch.setattr(registry_module, "_find", lambda name: Counted)
+        for wrong in (
+            {
+                "session_cookie_name": "__Host-id",
+                "session_cookie_kwargs": {"path": "/x"},
+            },
+            {"session_idle_timeout": 0},
+            {"session_lifetime": "1"},
+            {"session_persistent": 1},
+            {"session_namespace": None},
+            {"session_lifetme": 1},
+        ):
+            error_of(session_backend="counted:", **wrong)
+
+        assert opened == []
+        read(session_backend="counted:")
+        assert opened == ["counted:"]
+
+
+class CookieSettingsTest:
+    def test_name_and_attributes_are_the_cookies(self) -> None:
+        """Behaviour 54: the attributes are merged over the defaults."""
+        settings = read(
+            session_cookie_name="sid", session_cookie_kwargs={"samesite": "Strict"}
+        )
+
+        assert settings.cookie.line("x") == (
+            "__Host-Http-sid=x; Path=/; Secure; HttpOnly; SameSite=Strict"
+        )
+
+    def test_a_contradiction_fails_when_the_application_starts(self) -> None:
+        """Behaviour 54: at `Sessions.of`, naming both."""
+        application = tornado.web.Application(
+            session_backend=MemoryBackend(),
+            session_cookie_name="__Host-id",
+            session_cookie_kwargs={"domain": "example.com"},
+        )
+        with pytest.raises(ValueError, match=r"'__Host-id' .* domain='example\.com'"):
+            Sessions.of(application)
+
+    @pytest.mark.parametrize("name", ["session_cookie_name", "session_namespace"])
+    @pytest.mark.parametrize("value", [7, None, b"x"])
+    def test_a_name_is_a_str(self, name: str, value: object) -> None:
+        """With the setting and its value."""
+        assert error_of(**{name: value}) == f"{name}={value!r} is to be a str."
+
+    @pytest.mark.parametrize("value", [None, "Secure", [("secure", True)]])
+    def test_the_attributes_are_a_dict(self, value: object) -> None:
+        """As Tornado's own ``…_kwargs`` are."""
+        assert error_of(session_cookie_kwargs=value) == (
+            "session_cookie_kwargs is to be a dict of attributes."
+        )
+
+    @pytest.mark.parametrize("value", [1, "yes", None])
+    def test_persistent_is_true_or_false(self, value: object) -> None:
+        """With the setting and its value."""
+        assert error_of(session_persistent=value) == (
+            f"session_persistent={value!r} is to be True or False."
+        )
+        assert read(session_persistent=True).persistent is True
+
+
+class TimeoutSettingsTest:
+    @pytest.mark.parametrize(
+        ("setting", "field"),
+        [("session_idle_timeout", "idle_timeout"), ("session_lifetime", "lifetime")],
+    )
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [
+            (60, 60.0),
+            (0.5, 0.5),
+            (datetime.timedelta(hours=1), 3600.0),
+            (10**12, 10.0**12),
+        ],
+    )
+    def test_it_is_in_seconds_or_a_timedelta(
+        self, setting: str, field: str, value: object, seconds: float
+    ) -> None:
+        """Behaviour 52: of any length."""
+        assert getattr(read(**{setting: value}), field) == seconds
+
+    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    @pytest.mark.parametrize("value", ["60", None, True, [60]])
+    def test_it_is_nothing_else(self, name: str, value: object) -> None:
+        """With the setting and its value."""
+        assert (
+            error_of(**{name: value})
+            == f"{name}={value!r} is to be in seconds, or a timedelta."
+        )
+
+    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
+    def test_it_is_more_than_nothing(self, name: str, value: float) -> None:
+        """Else no session would ever be there."""
+        assert (
+            error_of(**{name: value})
+            == f"{name}={value!r} is to be more than zero seconds."
+        )
+
+    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    def test_a_timedelta_of_nothing_is_refused(self, name: str) -> None:
+        """As a number of zero is."""
+        assert error_of(**{name: datetime.timedelta(0)}) == (
+            f"{name}=0.0 is to be more than zero seconds."
+        )
+
+    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    def test_it_is_not_endless(self, name: str) -> None:
+        """Sessions end; the message says that, and not that inf is too little."""
+        message = error_of(**{name: math.inf})
+
+        assert message.startswith(f"{name}=inf is to be ")
+        assert "more than zero" not in message
+
+
+class NamespaceSettingTest:
+    @pytest.mark.gen_test  # type: ignore[misc]
+    async def test_two_applications_on_one_store_see_nothing_of_each_other(
+        self,
+    ) -> None:
+        """With the same backend and the same token."""
+        backend: Backend = MemoryBackend()
+        shop = read(session_backend=backend, session_namespace="shop").vault
+        blog = read(session_backend=backend, session_namespace="blog").vault
+        token = await shop.save(None, Record(b"data"))
+
+        assert await shop.load(token) is not None
+        assert await blog.load(token) is None
+
+
+class MisspeltTest:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("session_idle_timout", "session_idle_timeout"),
+            ("session_lifetme", "session_lifetime"),
+            ("session_life_time", "session_lifetime"),
+            ("session_backends", "session_backend"),
+            ("session_cookie_kwarg", "session_cookie_kwargs"),
+            ("session_cookies_name", "session_cookie_name"),
+            ("session_persistant", "session_persistent"),
+            ("session_name_space", "session_namespace"),
+        ],
+    )
+    def test_a_misspelt_setting_is_told(self, name: str, meant: str) -> None:
+        """A default in place of what was meant would be found out too late."""
+        assert error_of(**{name: 1}) == (
+            f"There is no setting {name!r}. Did you mean {meant!r}?"
+        )
+
+    @pytest.mark.parametrize(
+        "name", ["session_cart_size", "session_", "session_id", "my_session_lifetime"]
+    )
+    def test_a_setting_of_another_library_is_let_be(self, name: str) -> None:
+        """Only what is nearly ours counts."""
+        read(**{name: 1})

@@ -1,0 +1,395 @@
+"""Tests of the vault: tokens, digests, and what reaches the backend."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import string
+import unittest
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tornado_sessions_memory import MemoryBackend
+
+from tornado_sessions import BackendError, ConflictError, Record, Vault
+from tornado_sessions.vault import fingerprint
+
+ALPHABET = string.ascii_letters + string.digits + "-_"
+TOKEN = "A" * 43
+OTHER = "B" * 42 + "A"
+
+MALFORMED = {
+    "empty": "",
+    "too short": TOKEN[1:],
+    "too long": TOKEN + "A",
+    "padded": TOKEN + "=",
+    "standard base64": "+/" + TOKEN[2:],
+    "not canonical": TOKEN[:42] + "B",
+    "NUL": TOKEN[:42] + "\0",
+    "NUL at the end": TOKEN + "\0",
+    "line feed at the end": TOKEN + "\n",
+    "CR LF": TOKEN[:41] + "\r\n",
+    "space before": " " + TOKEN[1:],
+    "path": "../../etc/passwd",
+    "path of 43 characters": "../" * 14 + "A",
+    "MongoDB operator": "$ne",
+    "SQL": "' OR 1=1",
+    "quoted": f'"{TOKEN[2:]}"',
+    "percent": "%41" + TOKEN[3:],
+    "letter beyond ASCII": "é" + TOKEN[1:],
+    "digit beyond ASCII": "\u0661" + TOKEN[1:],
+    "wide letter": "\uff21" + TOKEN[1:],
+    "lone surrogate": "\ud800" + TOKEN[1:],
+    "64 KiB": "A" * 65_536,
+    "64 KiB of tokens": TOKEN * 1_524,
+}
+
+
+class RecordingBackend(MemoryBackend):
+    """A backend in memory that notes what reached it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[bytes] = []
+        self.records: dict[bytes, Record] = {}
+        self.renew = False
+
+    async def load(self, key: bytes) -> Record | None:
+        self.keys.append(key)
+        record = await super().load(key)
+        if record is None:
+            return None
+        return Record(record.data, record.version, renew=self.renew)
+
+    async def save(self, key: bytes, record: Record) -> None:
+        self.keys.append(key)
+        await super().save(key, record)
+        self.records[key] = record
+
+    async def delete(self, key: bytes) -> None:
+        self.keys.append(key)
+        await super().delete(key)
+
+
+class SwappingBackend(RecordingBackend):
+    """A backend that answers what is stored under another key."""
+
+    async def load(self, key: bytes) -> Record | None:
+        return next(iter(self.records.values()), None)
+
+
+class TakenBackend(RecordingBackend):
+    """A backend that has every one of the first few keys already."""
+
+    def __init__(self, taken: int) -> None:
+        super().__init__()
+        self.taken = taken
+
+    async def save(self, key: bytes, record: Record) -> None:
+        if len(self.keys) < self.taken:
+            await MemoryBackend.save(self, key, Record(b"somebody else's"))
+        await super().save(key, record)
+
+
+class TokenTest(unittest.IsolatedAsyncioTestCase):
+    def setUp(self) -> None:
+        self.backend = RecordingBackend()
+        self.vault = Vault(self.backend)
+
+    async def test_a_token_is_32_bytes_in_base64url(self) -> None:
+        """Behaviour 5: 43 characters, canonical, no structure."""
+        tokens = [await self.vault.save(None, Record(b"data")) for _ in range(200)]
+
+        for token in tokens:
+            assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
+            raw = base64.urlsafe_b64decode(token + "=")
+            assert len(raw) == 32
+            assert base64.urlsafe_b64encode(raw).decode() == token + "="
+        assert len(set(tokens)) == 200
+        # Of 42 places each of 64 characters is missing with next to no chance.
+        assert set("".join(token[:42] for token in tokens)) == set(ALPHABET)
+
+    async def test_every_character_may_be_the_last_that_can(self) -> None:
+        """Behaviour 3: sixteen of the sixty-four, and no other."""
+        taken = ""
+        for last in ALPHABET:
+            self.backend.keys.clear()
+            await self.vault.load("A" * 42 + last)
+            taken += last if self.backend.keys else ""
+
+        assert sorted(taken) == sorted("AEIMQUYcgkosw048")
+
+    async def test_a_malformed_token_never_reaches_the_backend(self) -> None:
+        """Behaviour 3: neither to be loaded nor to be deleted, and nothing raises."""
+        for case, token in MALFORMED.items():
+            with self.subTest(case):
+                assert await self.vault.load(token) is None
+                await self.vault.delete(token)
+                assert self.backend.keys == []
+
+    async def test_an_unknown_token_is_none(self) -> None:
+        """Behaviours 1, 4: and nothing is created."""
+        assert await self.vault.load(TOKEN) is None
+        assert len(self.backend.keys) == 1
+        assert self.backend.records == {}
+
+    async def test_a_broken_generator_fails_the_request(self) -> None:
+        """Behaviour 5: there is no fallback."""
+
+        def broken(size: int | None = None) -> str:
+            raise NotImplementedError("no source of randomness")
+
+        with (
+            mock.patch.object(secrets, "token_urlsafe", broken),
+            pytest.raises(NotImplementedError),
+        ):
+            await self.vault.save(None, Record(b"data"))
+
+        assert self.backend.keys == []
+
+    async def test_a_token_is_kept_when_its_record_is_replaced(self) -> None:
+        """A client learns of a new token only when there is one."""
+        token = await self.vault.save(None, Record(b"first"))
+        record = await self.vault.load(token)
+        assert record is not None
+
+        assert await self.vault.save(token, Record(b"second", record.version)) == token
+        record = await self.vault.load(token)
+        assert record is not None
+        assert record.data == b"second"
+
+    async def test_a_conflict_of_a_known_token_is_passed_on(self) -> None:
+        """No other token is drawn for it."""
+        token = await self.vault.save(None, Record(b"data"))
+        record = await self.vault.load(token)
+        assert record is not None
+        await self.vault.save(token, Record(b"data", record.version))
+        self.backend.keys.clear()
+
+        with pytest.raises(ConflictError):
+            await self.vault.save(token, Record(b"data", record.version))
+
+        assert len(self.backend.keys) == 1
+
+    async def test_a_deleted_token_is_unknown(self) -> None:
+        """Behaviour 44: and deleting it twice is allowed."""
+        token = await self.vault.save(None, Record(b"data"))
+        await self.vault.delete(token)
+        await self.vault.delete(token)
+
+        assert await self.vault.load(token) is None
+
+
+class CollisionTest(unittest.IsolatedAsyncioTestCase):
+    async def test_a_taken_token_is_drawn_again(self) -> None:
+        """Behaviour 6: three tries, and whoever was there keeps their record."""
+        backend = TakenBackend(taken=2)
+        token = await Vault(backend).save(None, Record(b"data"))
+
+        assert len(set(backend.keys)) == 3
+        record = await Vault(backend).load(token)
+        assert record is not None
+        assert record.data == b"data"
+        for key in backend.keys[:2]:
+            stored = await MemoryBackend.load(backend, key)
+            assert stored is not None
+            assert stored.data == b"somebody else's"
+
+    async def test_three_taken_tokens_are_an_error(self) -> None:
+        """Behaviour 6: that is no coincidence."""
+        backend = TakenBackend(taken=99)
+        with pytest.raises(BackendError) as caught:
+            await Vault(backend).save(None, Record(b"data"))
+
+        assert str(caught.value) == (
+            "Three fresh session ids in a row were taken already. The store answers"
+            " for keys that it cannot know, or the operating system's random"
+            " generator is broken."
+        )
+        assert isinstance(caught.value.__cause__, ConflictError)
+        assert len(set(backend.keys)) == 3
+
+
+class DigestTest(unittest.IsolatedAsyncioTestCase):
+    def setUp(self) -> None:
+        self.backend = RecordingBackend()
+        self.vault = Vault(self.backend)
+
+    async def test_the_backend_sees_a_digest_alone(self) -> None:
+        """Behaviour 7: the token is in neither key nor record, in no form."""
+        tokens = [await self.vault.save(None, Record(b"data")) for _ in range(20)]
+        dump = b"\n".join(k + r.data for k, r in self.backend.records.items())
+
+        for token in tokens:
+            raw = base64.urlsafe_b64decode(token + "=")
+            for form in (
+                token.encode(),
+                raw,
+                raw.hex().encode(),
+                base64.b64encode(raw),
+                base64.b64encode(token.encode()).rstrip(b"="),
+                token.encode().hex().encode(),
+            ):
+                assert form not in dump
+
+    async def test_a_key_is_the_digest_of_domain_and_token(self) -> None:
+        """Behaviour 7: records outlive a release, so this never changes."""
+        await self.vault.load(TOKEN)
+        await Vault(self.backend, "shop").load(TOKEN)
+
+        assert self.backend.keys == [
+            hashlib.sha256(b"tornado_sessions\0\0" + TOKEN.encode()).digest(),
+            hashlib.sha256(b"tornado_sessions\0shop\0" + TOKEN.encode()).digest(),
+        ]
+
+    async def test_a_digest_is_no_token(self) -> None:
+        """Behaviour 7: whoever reads the store gets into no session."""
+        await self.vault.save(None, Record(b"data"))
+        (key,) = self.backend.records
+
+        for token in (
+            key.hex(),
+            base64.urlsafe_b64encode(key).decode(),
+            base64.urlsafe_b64encode(key).decode().rstrip("="),
+            key.decode("latin-1"),
+        ):
+            assert await self.vault.load(token) is None
+
+    async def test_two_namespaces_never_see_each_other(self) -> None:
+        """Neither reads, replaces nor deletes what is the other's."""
+        shop, blog = Vault(self.backend, "shop"), Vault(self.backend, "blog")
+        token = await shop.save(None, Record(b"data"))
+        await blog.delete(token)
+
+        assert await blog.load(token) is None
+        assert await self.vault.load(token) is None
+        assert await shop.load(token) is not None
+
+    async def test_a_namespace_may_be_any_text(self) -> None:
+        """It is no part of a path or a query."""
+        vault = Vault(self.backend, "ü' OR 1=1/../\n")
+        token = await vault.save(None, Record(b"data"))
+
+        assert await vault.load(token) is not None
+
+
+class BindingTest(unittest.IsolatedAsyncioTestCase):
+    async def test_a_record_comes_back_to_the_byte(self) -> None:
+        """Behaviour 63: empty, and all 256 values."""
+        vault = Vault(MemoryBackend())
+        for data in (b"", bytes(range(256)), b"\0" * 1000):
+            record = await vault.load(await vault.save(None, Record(data)))
+
+            assert record is not None
+            assert record.data == data
+
+    async def test_an_answer_for_another_key_is_refused(self) -> None:
+        """Behaviour 33: as if there were none."""
+        backend = SwappingBackend()
+        vault = Vault(backend)
+        token = await vault.save(None, Record(b"somebody else's"))
+
+        assert await vault.load(token) is not None
+        assert await vault.load(TOKEN) is None
+
+    async def test_a_record_copied_under_another_key_is_refused(self) -> None:
+        """Behaviour 33: whoever can write to the store takes no session over."""
+        backend = RecordingBackend()
+        vault = Vault(backend)
+        await vault.save(None, Record(b"somebody else's"))
+        (stolen,) = backend.records.values()
+        await vault.load(OTHER)
+        await backend.save(backend.keys[-1], Record(stolen.data))
+
+        assert await vault.load(OTHER) is None
+
+    async def test_a_cut_record_is_refused(self) -> None:
+        """Behaviour 33: a store that answers half of it answers nothing."""
+        backend = RecordingBackend()
+        vault = Vault(backend)
+        await vault.load(TOKEN)
+        (key,) = backend.keys
+        for data in (b"", key[:15]):
+            await backend.save(key, Record(data))
+            assert await vault.load(TOKEN) is None
+            await backend.delete(key)
+
+    async def test_expiry_and_user_reach_the_backend(self) -> None:
+        """What the store needs for its own clean-up and for `find`."""
+        backend = RecordingBackend()
+        await Vault(backend).save(None, Record(b"data", None, 5.0, "ada"))
+        (record,) = backend.records.values()
+
+        assert (record.expires, record.user, record.version) == (5.0, "ada", None)
+
+    async def test_a_wish_to_be_saved_again_is_passed_on(self) -> None:
+        """From a store that is being left."""
+        backend = RecordingBackend()
+        vault = Vault(backend)
+        token = await vault.save(None, Record(b"data"))
+        for renew in (False, True):
+            backend.renew = renew
+            record = await vault.load(token)
+
+            assert record is not None
+            assert record.renew is renew
+
+
+class PassingOnTest(unittest.IsolatedAsyncioTestCase):
+    async def test_purging_is_the_backends_work(self) -> None:
+        """One batch, of what expired before the given time."""
+        vault = Vault(MemoryBackend())
+        for expires in (1.0, 2.0, 30.0):
+            await vault.save(None, Record(b"data", None, expires))
+
+        assert await vault.purge(10.0) == 2
+        assert await vault.purge(10.0) == 0
+
+    async def test_closing_closes_the_backend(self) -> None:
+        """Memory forgets everything then."""
+        vault = Vault(MemoryBackend())
+        token = await vault.save(None, Record(b"data"))
+        await vault.close()
+
+        assert await vault.load(token) is None
+
+    def test_it_is_as_immediate_as_its_backend(self) -> None:
+        """Behaviour 27: only what never suspends is run in place."""
+        backend = MemoryBackend()
+        assert Vault(backend).immediate is True
+
+        backend.immediate = False  # type: ignore[misc]
+        assert Vault(backend).immediate is False
+
+    def test_it_can_revoke(self) -> None:
+        """A deleted record is dead wherever its token went."""
+        assert Vault.revocable is True
+
+
+class FingerprintTest:
+    def test_it_tells_tokens_apart(self) -> None:
+        """Eight hexadecimal digits, the same ones every time."""
+        assert re.fullmatch(r"[0-9a-f]{8}", fingerprint(TOKEN))
+        assert fingerprint(TOKEN) == fingerprint(TOKEN)
+        assert fingerprint(TOKEN) != fingerprint(OTHER)
+
+    def test_it_leads_to_no_key(self) -> None:
+        """Behaviour 8: it is of another domain than the keys are."""
+        assert (
+            not Vault(MemoryBackend())._key(TOKEN).hex().startswith(fingerprint(TOKEN))
+        )
+
+    @settings(deadline=None)
+    @given(st.text())
+    def test_anything_has_one(self, token: str) -> None:
+        """Behaviour 3: a log must not fail over what a client has sent."""
+        assert len(fingerprint(token)) == 8
+
+    @pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
+    def test_a_malformed_token_has_one(self, token: str) -> None:
+        """Behaviour 3: lone surrogates as well."""
+        assert len(fingerprint(token)) == 8

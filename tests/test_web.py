@@ -1,0 +1,1214 @@
+"""Tests of `SessionMixin` over HTTP: what finishes a response saves it first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gzip
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import tornado.template
+import tornado.web
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders
+from tornado.web import Application, HTTPError, RequestHandler
+from tornado_sessions_memory import MemoryBackend
+
+from tornado_sessions import Session, SessionError, SessionMixin, Sessions
+from tornado_sessions.testing.faults import FaultyVault
+
+pytestmark = pytest.mark.gen_test
+
+
+class Site:
+    """An application and one visitor of it, who keeps the session cookie."""
+
+    def __init__(self, app: Application, client: AsyncHTTPClient, url: str) -> None:
+        self.app = app
+        self.sessions = Sessions.of(app)
+        self.vault = cast(FaultyVault, self.sessions.vault)
+        self.client = client
+        self.base_url = url
+        self.token: str | None = None
+        self._paths: dict[type[RequestHandler], str] = {}
+
+    def path(self, handler: type[RequestHandler]) -> str:
+        """Answers where ``handler`` is found, and puts it there at first."""
+        if handler not in self._paths:
+            self._paths[handler] = f"/{len(self._paths)}"
+            self.app.add_handlers(".*", [(self._paths[handler], handler)])
+        return self._paths[handler]
+
+    async def fetch(
+        self,
+        handler: type[RequestHandler],
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        **kwargs: Any,
+    ) -> HTTPResponse:
+        sent = HTTPHeaders(headers or {})
+        if self.token is not None:
+            sent.add("Cookie", f"session={self.token}")
+        response = await self.client.fetch(
+            self.base_url + self.path(handler),
+            method=method,
+            headers=sent,
+            body=body if method in ("POST", "PUT", "PATCH") else None,
+            follow_redirects=False,
+            raise_error=False,
+            request_timeout=3,
+            **kwargs,
+        )
+        for value in cookies(response):
+            self.token = value or None
+        return response
+
+    async def begin(self, **values: Any) -> str:
+        """Stores a session of ``values`` for the visitor."""
+        session = await Sessions(self.vault.inner).load(None)
+        session.update(values)
+        await session.save()
+        assert session.token is not None
+        self.token = session.token
+        return session.token
+
+    async def stored(self, token: str | None = None) -> dict[str, Any] | None:
+        """Answers what the store has for the visitor; None for no session."""
+        session = await Sessions(self.vault.inner).load(token or self.token)
+        return None if session.is_new else dict(session)
+
+    def saves(self) -> int:
+        return self.vault.calls.count("save")
+
+
+def cookies(response: HTTPResponse) -> list[str]:
+    """Answers the session cookies that a response sets, empty if expired."""
+    lines = response.headers.get_list("Set-Cookie")
+    pairs = [line.partition(";")[0].partition("=") for line in lines]
+    return [value for name, _, value in pairs if name.endswith("session")]
+
+
+@pytest.fixture(params=["immediate", "suspending"])
+def app(request: pytest.FixtureRequest) -> Application:
+    app = Application(session_backend=MemoryBackend(), login_url="/login")
+    sessions = Sessions.of(app)
+    sessions.vault = FaultyVault(sessions.vault, suspends=request.param == "suspending")
+    return app
+
+
+@pytest.fixture
+def site(app: Application, http_server: HTTPServer, base_url: str) -> Iterator[Site]:
+    client = AsyncHTTPClient(force_instance=True)
+    yield Site(app, client, base_url)
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Takes parts of the messages that a test expects at ERROR; no others come."""
+    expected: list[str] = []
+    yield expected
+    logged = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.ERROR and record.name != "tornado.access"
+    ]
+    assert len(logged) == len(expected), logged
+    for part, message in zip(expected, logged, strict=True):
+        assert part in message
+
+
+# What ends a response.
+
+
+async def test_what_a_handler_writes_is_there_in_the_next_request(site: Site) -> None:
+    """Behaviours 15, 27: one save, one cookie, and the values come back."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.write(dict(self.session))
+
+        def post(self) -> None:
+            self.session["color"] = "green"
+            self.write("ok")
+
+    posted = await site.fetch(Handler, "POST")
+    got = await site.fetch(Handler)
+
+    assert len(cookies(posted)) == 1
+    assert json.loads(got.body) == {"color": "green"}
+    assert cookies(got) == []
+    assert site.vault.calls == ["save", "load"]
+
+
+@pytest.mark.parametrize("way", ["redirect", "render", "finish", "await", "Finish"])
+async def test_every_way_to_finish_saves_first(site: Site, way: str) -> None:
+    """Behaviour 27: the headers leave after the record is stored."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["way"] = way
+            if way == "redirect":
+                self.redirect("/elsewhere")
+            elif way == "render":
+                self.finish(self.render_string("page.html"))
+            elif way == "finish":
+                self.finish({"done": True})
+            elif way == "await":
+                await self.finish("done")
+                assert self._headers_written
+            else:
+                raise tornado.web.Finish("done")
+
+    site.app.settings["template_loader"] = tornado.template.DictLoader(
+        {"page.html": "a page"}
+    )
+    response = await site.fetch(Handler)
+
+    assert response.code == (302 if way == "redirect" else 200)
+    assert len(cookies(response)) == 1
+    assert await site.stored() == {"way": way}
+    assert site.saves() == 1
+
+
+async def test_a_dict_chunk_is_written_as_json(site: Site) -> None:
+    """A chunk given to finish() is treated as write() treats it."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.finish({"a": [1]})
+
+    response = await site.fetch(Handler)
+
+    assert response.headers["Content-Type"] == "application/json; charset=UTF-8"
+    assert json.loads(response.body) == {"a": [1]}
+
+
+async def test_raise_finish_without_a_chunk_saves(site: Site) -> None:
+    """Behaviour 27: Finish is no error."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.write("as it was")
+            raise tornado.web.Finish
+
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body) == (200, b"as it was")
+    assert await site.stored() == {"a": 1}
+
+
+async def test_a_redirect_in_prepare_keeps_the_verb_from_running(site: Site) -> None:
+    """Behaviour 27: the handler is over, though the save is still under way."""
+    ran = []
+
+    class Handler(SessionMixin):
+        async def prepare(self) -> None:
+            await super().prepare()
+            self.session["seen"] = True
+            self.redirect("/login")
+
+        def get(self) -> None:
+            ran.append(True)
+
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.headers["Location"]) == (302, "/login")
+    assert ran == []
+    assert await site.stored() == {"seen": True}
+
+
+async def test_an_http_error_in_prepare_saves(site: Site) -> None:
+    """Behaviour 29: an HTTPError below 500 saves, wherever it is raised."""
+
+    class Handler(SessionMixin):
+        async def prepare(self) -> None:
+            await super().prepare()
+            self.session["tries"] = 1
+            raise HTTPError(403)
+
+    response = await site.fetch(Handler)
+
+    assert response.code == 403
+    assert await site.stored() == {"tries": 1}
+
+
+async def test_a_prepare_that_does_not_wait_is_good_enough(site: Site) -> None:
+    """A plain method may answer what super().prepare() answered."""
+
+    class Handler(SessionMixin):
+        def prepare(self) -> Any:  # noqa: ANN401
+            return super().prepare()
+
+        def get(self) -> None:
+            self.write(dict(self.session))
+
+    await site.begin(a=1)
+
+    assert json.loads((await site.fetch(Handler)).body) == {"a": 1}
+
+
+async def test_the_prepare_of_another_mixin_is_called(site: Site) -> None:
+    """SessionMixin can stand before a handler with a prepare of its own."""
+    order = []
+
+    class Base(RequestHandler):
+        async def prepare(self) -> None:
+            order.append("base")
+
+    class Handler(SessionMixin, Base):
+        def get(self) -> None:
+            order.append("get")
+
+    await site.fetch(Handler)
+
+    assert order == ["base", "get"]
+
+
+async def test_finish_twice_raises_as_tornado_does(site: Site) -> None:
+    """Behaviour 28: the second finish() raises, the first one counts."""
+    raised = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.finish("first")
+            with pytest.raises(RuntimeError, match="finish\\(\\) called twice"):
+                self.finish("second")
+            raised.append(True)
+
+    response = await site.fetch(Handler)
+
+    assert response.body == b"first"
+    assert raised == [True]
+    assert site.saves() == 1
+
+
+async def test_write_after_finish_raises_as_tornado_does(site: Site) -> None:
+    """What follows finish() finds the response finished, saved or not yet."""
+    raised = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.finish("all")
+            with pytest.raises(RuntimeError, match="Cannot write"):
+                self.write("more")
+            raised.append(True)
+
+    response = await site.fetch(Handler)
+
+    assert response.body == b"all"
+    assert raised == [True]
+
+
+async def test_flush_after_finish_does_not_keep_the_response(site: Site) -> None:
+    """A flush() must not take the place of the finish() that waits."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.finish("all")
+            self.flush()
+
+    response = await site.fetch(Handler)
+
+    assert response.body == b"all"
+    assert await site.stored() == {"a": 1}
+
+
+async def test_a_change_after_finish_is_not_part_of_the_response(site: Site) -> None:
+    """What is written after finish() is not saved, however long the save takes."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            self.finish()
+            self.session["a"] = 2
+
+    await site.begin(a=0)
+    await site.fetch(Handler)
+
+    assert await site.stored() == {"a": 1}
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["awaited", "not awaited"])
+async def test_a_stream_is_saved_before_its_first_byte(site: Site, waits: bool) -> None:
+    """Behaviours 27, 28: one save, however often flush() is called."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            for chunk in "abc":
+                self.write(chunk)
+                flushed = self.flush()
+                if waits:
+                    await flushed
+            self.write("d")
+
+    response = await site.fetch(Handler)
+
+    assert response.body == b"abcd"
+    assert len(cookies(response)) == 1
+    assert await site.stored() == {"a": 1}
+    assert site.saves() == 1
+
+
+async def test_flush_answers_when_the_headers_are_out(site: Site) -> None:
+    """Behaviour 27: to await flush() is to wait for the save."""
+    saves = []
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            await self.flush()
+            saves.append((site.saves(), self._headers_written))
+
+    await site.fetch(Handler)
+
+    assert saves == [(1, True)]
+
+
+async def test_a_change_after_the_first_flush_is_saved_at_the_end(site: Site) -> None:
+    """Behaviour 28: of a session that has its cookie."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.write("a")
+            await self.flush()
+            self.session["late"] = 1
+
+    await site.begin(a=0)
+    await site.fetch(Handler)
+
+    assert await site.stored() == {"a": 0, "late": 1}
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+async def test_a_first_write_after_flush_raises(site: Site, looked_at: bool) -> None:
+    """Behaviour 28: a new session needs a cookie, and the headers are out."""
+    raised = []
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            if looked_at:
+                assert len(self.session) == 0
+            self.write("a")
+            await self.flush()
+            try:
+                self.session["late"] = 1
+            except SessionError as error:
+                raised.append(str(error))
+
+    await site.fetch(Handler)
+
+    assert len(raised) == 1
+    assert "A first write to a new session needs a new cookie" in raised[0]
+    assert site.saves() == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"), [("regenerate", []), ("login", ["ada"])]
+)
+async def test_a_new_token_after_flush_raises(
+    site: Site, verb: str, arguments: list[str]
+) -> None:
+    """Behaviour 28: its cookie could not be sent."""
+    raised = []
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            await self.flush()
+            try:
+                getattr(self.session, verb)(*arguments)
+            except SessionError:
+                raised.append(verb)
+
+    token = await site.begin(a=0)
+    await site.fetch(Handler)
+
+    assert raised == [verb]
+    assert site.token == token
+    assert await site.stored() == {"a": 1}
+
+
+async def test_destroy_after_flush_ends_the_record(site: Site) -> None:
+    """Behaviour 28: the cookie stays, and is worth nothing."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.write("a")
+            await self.flush()
+            self.session.destroy()
+
+    token = await site.begin(a=0)
+    response = await site.fetch(Handler)
+
+    assert cookies(response) == []
+    assert await site.stored(token) is None
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["changed", "unchanged"])
+async def test_finish_takes_the_place_of_a_waiting_flush(
+    site: Site, more: bool
+) -> None:
+    """Behaviour 28: both changes are saved; without a second, once is enough."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["first"] = 1
+            self.write("a")
+            self.flush()
+            if more:
+                self.session["second"] = 2
+            self.finish("b")
+
+    await site.begin(n=0)
+    response = await site.fetch(Handler)
+
+    assert response.body == b"ab"
+    expected = {"n": 0, "first": 1} | ({"second": 2} if more else {})
+    assert await site.stored() == expected
+    assert site.saves() <= 1 + more
+
+
+# Statuses, methods and headers: as without us.
+
+
+class Cases:
+    """Bodies of handlers, to be run with a session and without one."""
+
+    def plain(self) -> None:
+        self.write("text")
+
+    def redirected(self) -> None:
+        self.redirect("/elsewhere")
+
+    def no_content(self) -> None:
+        self.set_status(204)
+
+    def a_dict(self) -> None:
+        self.finish({"a": 1})
+
+    async def streamed(self) -> None:
+        self.write("a")
+        await self.flush()
+        self.finish("b")
+
+    def own_length(self) -> None:
+        self.set_header("Content-Length", "3")
+        self.write("abc")
+
+    def not_found(self) -> None:
+        raise HTTPError(404)
+
+    write: Any
+    set_status: Any
+    set_header: Any
+    redirect: Any
+    finish: Any
+    flush: Any
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    "case", [name for name in vars(Cases) if callable(vars(Cases)[name])]
+)
+async def test_a_response_is_as_without_us(site: Site, case: str, method: str) -> None:
+    """Behaviour 34: status, headers and body, but for what a cookie needs."""
+
+    class Bare(Cases, RequestHandler):
+        def get(self) -> Any:  # noqa: ANN401
+            return getattr(self, case)()
+
+        head = post = get
+
+    class Ours(Cases, SessionMixin):
+        def get(self) -> Any:  # noqa: ANN401
+            self.session["a"] = 1
+            return getattr(self, case)()
+
+        head = post = get
+
+    bare, ours = await site.fetch(Bare, method), await site.fetch(Ours, method)
+
+    assert len(cookies(ours)) == 1
+    for name in ("Set-Cookie", "Vary", "Cache-Control"):
+        ours.headers.pop(name)
+    for response in (bare, ours):
+        response.headers.pop("Date", None)
+    assert (ours.code, ours.reason) == (bare.code, bare.reason)
+    assert dict(ours.headers) == dict(bare.headers)
+    assert ours.body == bare.body
+
+
+async def test_a_body_with_204_is_answered_500(site: Site, errors: list[str]) -> None:
+    """Behaviour 34: Tornado's own RuntimeError, after the save."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.set_status(204)
+            self.write("a body")
+
+    response = await site.fetch(Handler)
+
+    assert response.code == 500
+    errors.append("Uncaught exception GET")
+
+
+async def test_an_unchanged_page_is_answered_304(site: Site) -> None:
+    """Behaviours 27, 34: the ETag counts as ever, and the change is saved."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["n"] += 1
+            self.write("the same page")
+
+    await site.begin(n=0)
+    first = await site.fetch(Handler)
+    second = await site.fetch(Handler, headers={"If-None-Match": first.headers["Etag"]})
+
+    assert (second.code, second.body) == (304, b"")
+    assert "Content-Length" not in second.headers
+    assert await site.stored() == {"n": 2}
+
+
+async def test_gzip_and_the_session_share_the_vary_header(
+    app: Application, site: Site
+) -> None:
+    """Behaviour 56: compress_response adds to our Vary, and the app's own stays."""
+    app.transforms.append(tornado.web.GZipContentEncoding)
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.set_header("Vary", "Accept-Language")
+            self.write("x" * 5000)
+
+    response = await site.fetch(
+        Handler, headers={"Accept-Encoding": "gzip"}, decompress_response=False
+    )
+
+    assert gzip.decompress(response.body) == b"x" * 5000
+    vary = ",".join(response.headers.get_list("Vary")).replace(" ", "").split(",")
+    assert sorted(vary) == ["Accept-Encoding", "Accept-Language", "Cookie"]
+
+
+async def test_the_connection_is_kept_for_the_next_request(
+    site: Site, http_port: int
+) -> None:
+    """Behaviour 34: two pipelined requests are answered in turn, on one line."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.write("ok")
+
+    request = f"GET {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("localhost", http_port)
+    writer.write(2 * request)
+    for _ in range(2):
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"Set-Cookie: session=" in head
+        assert await reader.readexactly(2) == b"ok"
+    writer.close()
+    await writer.wait_closed()
+
+
+# Verbs.
+
+
+async def test_destroy_removes_the_record_and_expires_the_cookie(site: Site) -> None:
+    """Behaviour 42: both, in the same response."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session.destroy()
+            self.write(dict(self.session))
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert json.loads(response.body) == {}
+    assert response.headers["Set-Cookie"] == (
+        "session=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT;"
+        " Path=/; HttpOnly; SameSite=Lax"
+    )
+    assert await site.stored(token) is None
+
+
+async def test_a_write_after_destroy_starts_a_new_session(site: Site) -> None:
+    """Behaviour 43: with a new token, and nothing of the old one."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session.destroy()
+            self.session["b"] = 2
+
+    token = await site.begin(a=1)
+    await site.fetch(Handler)
+
+    assert site.token not in (None, token)
+    assert await site.stored() == {"b": 2}
+    assert await site.stored(token) is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_regenerate_moves_the_session(site: Site, times: int) -> None:
+    """Behaviour 9: one new token, however often it is called; the old one is dead."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            for _ in range(times):
+                self.session.regenerate()
+            self.session["b"] = 2
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert len(cookies(response)) == 1
+    assert site.token != token
+    assert await site.stored() == {"a": 1, "b": 2}
+    assert await site.stored(token) is None
+    assert site.saves() == 1
+
+
+async def test_destroy_after_regenerate_leaves_nothing(site: Site) -> None:
+    """Behaviour 9: the client learns of the end, and of no other token."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session.regenerate()
+            self.session.destroy()
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert cookies(response) == [""]
+    assert await site.stored(token) is None
+    assert site.vault.calls == ["load", "delete"]
+
+
+async def test_login_binds_the_user_and_moves_the_session(site: Site) -> None:
+    """Behaviour 9: and `current_user` knows it from the next request on."""
+
+    class Handler(SessionMixin):
+        def post(self) -> None:
+            self.session.login("ada")
+
+        @tornado.web.authenticated
+        def get(self) -> None:
+            self.write(self.current_user)
+
+    token = await site.begin(cart=[1])
+    before = await site.fetch(Handler)
+    await site.fetch(Handler, "POST")
+    after = await site.fetch(Handler)
+
+    assert before.code == 302
+    assert before.headers["Location"].startswith("/login?next=")
+    assert (after.code, after.body) == (200, b"ada")
+    assert await site.stored(token) is None
+    assert await site.stored() == {"cart": [1]}
+
+
+# save(), reload() and transact() in a handler.
+
+
+async def test_a_save_in_the_middle_is_the_only_one(site: Site) -> None:
+    """Behaviour 26: nothing changed after it, so nothing is saved at the end."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            await self.session.save()
+
+    response = await site.fetch(Handler)
+
+    assert len(cookies(response)) == 1
+    assert await site.stored() == {"a": 1}
+    assert site.saves() == 1
+
+
+async def test_a_change_after_save_is_saved_as_well(site: Site) -> None:
+    """Behaviour 26: on top of what others have written in the meantime."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            assert self.session["read"] == "old"
+            self.session["a"] = 1
+            await self.session.save()
+            other = await Sessions(site.vault.inner).load(site.token)
+            other["read"] = "new"
+            await other.save()
+            self.session["b"] = 2
+
+    await site.begin(read="old")
+    await site.fetch(Handler)
+
+    assert await site.stored() == {"read": "new", "a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
+async def test_saves_at_the_same_time_agree(site: Site, known: bool) -> None:
+    """Behaviour 26: several tasks of one handler save one session."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            async def put(n: int) -> None:
+                self.session[f"k{n}"] = n
+                await self.session.save()
+
+            await asyncio.gather(*(put(n) for n in range(10)))
+
+    if known:
+        await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert len(cookies(response)) == (0 if known else 1)
+    expected = {f"k{n}": n for n in range(10)} | ({"a": 1} if known else {})
+    assert await site.stored() == expected
+
+
+async def test_a_save_does_not_undo_a_transaction_it_waited_for(site: Site) -> None:
+    """Behaviours 26, 37: what save() stores is what the session holds by then."""
+    between = []
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            async def add(session: Session) -> None:
+                await asyncio.sleep(0)
+                session["n"] += 1
+
+            await asyncio.gather(self.session.transact(add), self.session.save())
+            between.append(await site.stored())
+
+    await site.begin(n=0)
+    await site.fetch(Handler)
+
+    assert between == [{"n": 1}]
+    assert site.saves() == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_transact_saves_what_its_function_changes(
+    site: Site, kind: str, known: bool
+) -> None:
+    """Behaviour 37: it answers what the function answered."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            def add(session: Session) -> int:
+                session["n"] = session.get("n", 0) + 1
+                return cast(int, session["n"])
+
+            async def add_later(session: Session) -> int:
+                await asyncio.sleep(0)
+                return add(session)
+
+            function: Any = add if kind == "plain" else add_later
+            self.write(str(await self.session.transact(function)))
+
+    if known:
+        await site.begin(n=1)
+    response = await site.fetch(Handler)
+
+    assert response.body == (b"2" if known else b"1")
+    assert await site.stored() == {"n": 2 if known else 1}
+    assert site.saves() == 1
+
+
+async def test_a_transaction_that_raises_leaves_everything_as_it_was(
+    site: Site,
+) -> None:
+    """Behaviour 37: nothing is stored, and the values are those before it."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            def fail(session: Session) -> None:
+                session["cart"]["pear"] = 1
+                session["other"] = 1
+                raise ValueError("changed my mind")
+
+            with pytest.raises(ValueError, match="changed my mind"):
+                await self.session.transact(fail)
+            self.write(dict(self.session))
+
+    await site.begin(cart={"apple": 1})
+    response = await site.fetch(Handler)
+
+    assert json.loads(response.body) == {"cart": {"apple": 1}}
+    assert await site.stored() == {"cart": {"apple": 1}}
+    assert site.saves() == 0
+
+
+@pytest.mark.parametrize("verb", ["save", "reload", "nested"])
+@pytest.mark.parametrize("task", ["same task", "own task"])
+async def test_saving_inside_a_transaction_is_refused(
+    site: Site, verb: str, task: str
+) -> None:
+    """It would wait for itself; the error says what to do."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            async def function(session: Session) -> None:
+                work: Any = {
+                    "save": session.save,
+                    "reload": session.reload,
+                    "nested": lambda: session.transact(lambda session: None),
+                }[verb]
+                if task == "same task":
+                    await work()
+                else:
+                    await asyncio.wait_for(asyncio.ensure_future(work()), 0.5)
+
+            with pytest.raises(SessionError, match="transact\\(\\) saves them"):
+                await self.session.transact(function)
+
+    await site.begin(n=0)
+
+    assert (await site.fetch(Handler)).code == 200
+
+
+async def test_destroy_inside_a_transaction_ends_the_session(site: Site) -> None:
+    """Behaviour 42: the verbs count inside a transaction as well."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            await self.session.transact(lambda session: session.destroy())
+
+    token = await site.begin(n=0)
+    response = await site.fetch(Handler)
+
+    assert cookies(response) == [""]
+    assert await site.stored(token) is None
+
+
+async def test_50_parallel_transactions_count_to_50(site: Site) -> None:
+    """Behaviour 37: also where the function waits in the middle."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            async def add(session: Session) -> None:
+                n = session["n"]
+                await asyncio.sleep(0)
+                session["n"] = n + 1
+
+            await self.session.transact(add)
+
+    await site.begin(n=0)
+    await asyncio.gather(*(site.fetch(Handler) for _ in range(50)))
+
+    assert await site.stored() == {"n": 50}
+
+
+async def test_50_parallel_requests_each_keep_their_product(site: Site) -> None:
+    """Behaviour 36: nested changes are merged."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            product = self.request.headers["X-Product"]
+            await asyncio.sleep(0)
+            self.session.setdefault("cart", {})[product] = 1
+
+    await site.begin(n=0)
+    await asyncio.gather(
+        *(site.fetch(Handler, headers={"X-Product": str(n)}) for n in range(50))
+    )
+
+    assert await site.stored() == {"n": 0, "cart": {str(n): 1 for n in range(50)}}
+
+
+async def test_reload_drops_what_the_request_changed(site: Site) -> None:
+    """The newest values take the place of this request's own."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["mine"] = 1
+            other = await Sessions(site.vault.inner).load(site.token)
+            other["theirs"] = 2
+            await other.save()
+            await self.session.reload()
+            self.write(dict(self.session))
+
+    await site.begin(n=0)
+    response = await site.fetch(Handler)
+
+    assert json.loads(response.body) == {"n": 0, "theirs": 2}
+    assert site.saves() == 0
+
+
+# What a request costs, and what it leaves behind.
+
+
+async def test_a_request_without_a_cookie_makes_no_session(site: Site) -> None:
+    """Behaviour 12: no store call, no header, no object."""
+    made = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            made.append(self._session)
+
+    response = await site.fetch(Handler)
+
+    assert made == [None]
+    assert site.vault.calls == []
+    for name in ("Set-Cookie", "Vary", "Cache-Control"):
+        assert name not in response.headers
+
+
+async def test_the_session_is_one_object(site: Site) -> None:
+    """Behaviour 16: from prepare to the end."""
+
+    class Handler(SessionMixin):
+        async def prepare(self) -> None:
+            await super().prepare()
+            self.first = self.session
+
+        async def get(self) -> None:
+            await self.session.save()
+            self.session.regenerate()
+            self.session.destroy()
+            assert self.session is self.first
+
+    await site.begin(a=1)
+
+    assert (await site.fetch(Handler)).code == 200
+
+
+async def test_a_context_variable_is_the_handlers_own(site: Site) -> None:
+    """What a handler sets is there after a save, and in the commit."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    seen = []
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            variable.set("mine")
+            self.session["a"] = 1
+            await self.flush()
+            seen.append(variable.get())
+
+        def on_finish(self) -> None:
+            seen.append(variable.get())
+
+    await site.fetch(Handler)
+
+    assert seen == ["mine", "mine"]
+
+
+async def test_the_names_of_tornado_that_we_need_are_there(site: Site) -> None:
+    """`_finished` and `_headers_written` say what they have always said."""
+    seen = []
+
+    class Handler(RequestHandler):
+        async def get(self) -> None:
+            seen.append((self._finished, self._headers_written))
+            await self.flush()
+            seen.append((self._finished, self._headers_written))
+            await self.finish()
+            seen.append((self._finished, self._headers_written))
+
+    await site.fetch(Handler)
+
+    assert seen == [(False, False), (False, True), (True, True)]
+
+
+@tornado.web.stream_request_body
+class Upload(SessionMixin):
+    received: list[bytes]
+
+    def initialize(self) -> None:
+        self.received = []
+
+    def data_received(self, chunk: bytes) -> None:
+        self.received.append(chunk)
+
+    def post(self) -> None:
+        self.session["size"] = sum(map(len, self.received))
+        self.write("thanks")
+
+
+async def test_a_streamed_upload_saves(site: Site) -> None:
+    """Behaviour 27: stream_request_body is as any other."""
+    response = await site.fetch(Upload, "POST", body=b"x" * 200_000)
+
+    assert response.body == b"thanks"
+    assert await site.stored() == {"size": 200_000}
+
+
+async def test_a_refused_upload_receives_no_data(site: Site, http_port: int) -> None:
+    """Behaviour 27: a body still on its way is not for a handler that finished."""
+    seen: list[Upload] = []
+
+    class Handler(Upload):
+        async def prepare(self) -> None:
+            await super().prepare()
+            seen.append(self)
+            self.session["refused"] = True
+            self.redirect("/login")
+
+    head = (
+        f"POST {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Length: 100000\r\n\r\n"
+    ).encode()
+    reader, writer = await asyncio.open_connection("localhost", http_port)
+    writer.write(head + b"x" * 100_000)
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 302")
+    assert seen[0].received == []
+
+
+# The cookie's surroundings.
+
+
+async def test_the_applications_own_headers_survive(site: Site) -> None:
+    """Behaviour 56: its cookies stay; its Cache-Control gives way to no-store."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.set_cookie("theme", "dark")
+            self.set_header("Cache-Control", "public, max-age=3600")
+            self.set_header("Vary", "Accept")
+            self.session["a"] = 1
+
+    response = await site.fetch(Handler)
+
+    lines = response.headers.get_list("Set-Cookie")
+    assert sorted(line.partition("=")[0] for line in lines) == ["session", "theme"]
+    assert response.headers.get_list("Cache-Control") == ["no-store"]
+    assert response.headers.get_list("Vary") == ["Accept", "Cookie"]
+
+
+async def test_a_look_at_the_session_varies_by_cookie_and_may_be_cached(
+    site: Site,
+) -> None:
+    """Behaviours 18, 56: no cookie is set, so Cache-Control is the application's."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.set_header("Cache-Control", "private, max-age=60")
+            self.write(str(len(self.session)))
+
+    response = await site.fetch(Handler)
+
+    assert response.headers["Vary"] == "Cookie"
+    assert response.headers["Cache-Control"] == "private, max-age=60"
+    assert cookies(response) == []
+
+
+class Write(SessionMixin):
+    def get(self) -> None:
+        self.session["a"] = 1
+
+
+async def test_on_loopback_the_cookie_goes_out_without_its_prefix(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 58: developers see it work, and one line says what is missing."""
+    caplog.set_level(logging.INFO)
+    response = await site.fetch(Write)
+    site.token = None
+    await site.fetch(Write)
+
+    suffix = response.headers["Set-Cookie"].partition(";")[2]
+    assert suffix == " Path=/; HttpOnly; SameSite=Lax"
+    told = [r for r in caplog.records if "Over plain http on loopback" in r.message]
+    assert [record.levelno for record in told] == [logging.INFO]
+    assert "xheaders=True" in told[0].message
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"x-forwarded-proto": "https"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "shop.example"},
+        {"Host": "127.0.0.1.example"},
+        {"Host": "localhost.example:8888"},
+    ],
+    ids=lambda header: ": ".join(*header.items()),
+)
+async def test_over_plain_http_the_cookie_is_withheld(
+    site: Site, caplog: pytest.LogCaptureFixture, header: dict[str, str]
+) -> None:
+    """Behaviour 58: with one warning, which says what to set."""
+    for _ in range(2):
+        response = await site.fetch(Write, headers=header)
+
+        assert "Set-Cookie" not in response.headers
+    told = [r for r in caplog.records if r.name == "tornado_sessions"]
+    assert [record.levelno for record in told] == [logging.WARNING]
+    assert "plain http" in told[0].message
+    assert "xheaders=True" in told[0].message
+
+
+async def test_over_https_the_cookie_has_all_it_needs(
+    app: Application, site: Site
+) -> None:
+    """Behaviours 54, 58: behind a proxy that ends https, told through xheaders."""
+    server = HTTPServer(app, xheaders=True)
+    server.listen(0, "127.0.0.1")
+    (listening,) = server._sockets.values()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}{site.path(Write)}"
+    response = await site.client.fetch(url, headers={"X-Forwarded-Proto": "https"})
+    server.stop()
+
+    name, _, rest = response.headers["Set-Cookie"].partition("=")
+    assert name == "__Host-Http-session"
+    assert rest.partition(";")[2] == " Path=/; Secure; HttpOnly; SameSite=Lax"
+    assert len(rest.partition(";")[0]) == 43
+
+
+async def test_a_cookie_of_the_other_transport_is_not_read(site: Site) -> None:
+    """Behaviour 55: each request reads the one name that it would write."""
+
+    class Read(SessionMixin):
+        def get(self) -> None:
+            self.write(dict(self.session))
+
+    token, site.token = await site.begin(a=1), None
+    response = await site.fetch(
+        Read, headers={"Cookie": f"__Host-Http-session={token}; __Host-session={token}"}
+    )
+
+    assert json.loads(response.body) == {}
+    assert site.vault.calls == []
+
+
+async def test_a_persistent_cookie_is_renewed_with_its_record(site: Site) -> None:
+    """Behaviour 51: Max-Age goes out again when the expiry is pushed forward."""
+    site.sessions.persistent = True
+
+    class Read(SessionMixin):
+        def get(self) -> None:
+            self.write(dict(self.session))
+
+    token = await site.begin(a=1)
+    early = await site.fetch(Read)
+    site.sessions.now = lambda: time.time() + 3 * 3600
+    late = await site.fetch(Read)
+
+    assert cookies(early) == []
+    assert cookies(late) == [token]
+    assert "Max-Age=86400;" in late.headers["Set-Cookie"]
