@@ -98,7 +98,7 @@ def too_deep() -> list[Any]:
     return value
 
 
-too_nested = "it is nested too deeply, or in itself"
+too_nested = "it is nested deeper than 100 levels, or in itself"
 
 
 class EncodeValueTest:
@@ -370,6 +370,24 @@ def look_at(data: bytes) -> None:
     """Decodes a record and all its values, and takes no other error for granted."""
     with contextlib.suppress(SessionDataError, BackendError):
         values_of(decode(data))
+
+
+class DepthTest:
+    def test_a_hundred_levels_come_back(self) -> None:
+        """Lists and dicts count alike, and brackets in texts do not."""
+        value: Any = "[" * 200
+        for _ in range(50):
+            value = {"a": [value]}
+
+        assert decode_value(encode_value("a", value)) == value
+
+    def test_one_more_is_refused(self) -> None:
+        """It could not be read from everywhere."""
+        value: Any = []
+        for _ in range(50):
+            value = {"a": [value]}
+        with pytest.raises(SessionDataError, match="deeper than 100 levels"):
+            encode_value("a", value)
 
 
 class RebaseTest:

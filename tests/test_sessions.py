@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import unittest
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -695,25 +695,34 @@ class ContestTest(SessionsCase):
 
 
 class MovingVault(FaultyVault):
-    """A vault that notes which tokens are alive at each delete, and may fail there."""
+    """A vault that notes which tokens are alive when one is replaced, or fails then."""
 
-    def __init__(self, inner: Vault, fails: int = 0) -> None:
+    def __init__(self, inner: Vault, old: str, fails: str = "nothing") -> None:
         super().__init__(inner)
-        self.tokens: list[str] = []
+        self.tokens = [old]
         self.alive: list[list[bool]] = []
-        self.fails = fails
+        self.failing = {fails}
 
     async def save(self, token: str | None, record: Record) -> str:
+        if token is not None:
+            self.alive.append(
+                [await self.inner.load(t) is not None for t in self.tokens]
+            )
         token = await super().save(token, record)
         self.tokens.append(token)
         return token
 
-    async def delete(self, token: str) -> None:
-        self.alive.append([await self.inner.load(t) is not None for t in self.tokens])
-        if self.fails:
-            self.fails -= 1
-            raise BackendError("Cannot delete the session.")
-        await super().delete(token)
+
+class MeanwhileVault(FaultyVault):
+    """A vault where something happens between the two saves of a regenerate."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def save(self, token: str | None, record: Record) -> str:
+        if token is not None and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return await super().save(token, record)
 
 
 class RegenerateTest(SessionsCase):
@@ -748,35 +757,35 @@ class RegenerateTest(SessionsCase):
 
     async def test_the_new_record_exists_before_the_old_one_goes(self) -> None:
         """Behaviour 10: a crash in between loses nothing."""
-        vault = MovingVault(Vault(self.backend))
-        sessions = self.make(vault)
-        session = await sessions.load(None)
-        session["a"] = 1
-        await session.save()
+        token = await self.stored({"a": 1})
+        vault = MovingVault(Vault(self.backend), token)
+        session = await self.make(vault).load(token)
         session.regenerate()
         session["a"] = 2
         await session.save()
 
         assert vault.alive == [[True, True]]
-        assert vault.calls == ["save", "load", "save", "delete"]
+        assert vault.calls == ["load", "save", "save", "delete"]
+        assert not await self.is_alive(token)
         assert await self.values(session.token) == {"a": 2}
 
     async def test_where_the_old_stays_the_new_one_goes(self) -> None:
         """Behaviour 10: the client will never learn of it."""
         token = await self.stored({"a": 1})
-        vault = MovingVault(Vault(self.backend), fails=1)
+        vault = MovingVault(Vault(self.backend), token, fails="replace")
         session = await self.make(vault).load(token)
         session.regenerate()
         session["a"] = 2
-        with pytest.raises(BackendError, match="Cannot delete"):
+        with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
         assert session.token == token
         assert await self.values(token) == {"a": 1}
-        (fresh,) = vault.tokens
-        assert not await self.is_alive(fresh)
+        assert vault.calls == ["load", "save", "save", "delete"]
+        assert repr(self.backend).startswith("<MemoryBackend 1 of")
 
         # What failed is still to be done.
+        vault.failing.clear()
         await session.save()
         assert not await self.is_alive(token)
         assert await self.values(session.token) == {"a": 2}
@@ -784,14 +793,44 @@ class RegenerateTest(SessionsCase):
     async def test_where_neither_can_be_removed_the_first_error_is_raised(self) -> None:
         """Behaviour 10: the old one goes on."""
         token = await self.stored({"a": 1})
-        vault = MovingVault(Vault(self.backend), fails=2)
+        vault = MovingVault(Vault(self.backend), token, fails="replace")
+        vault.failing.add("delete")
         session = await self.make(vault).load(token)
         session.regenerate()
-        with pytest.raises(BackendError, match="Cannot delete"):
+        with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
         assert session.token == token
         assert await self.is_alive(token)
+
+    async def test_what_is_left_of_the_old_record_does_no_harm(self) -> None:
+        """Behaviour 9: it has ended already when it cannot be removed."""
+        token = await self.stored({"a": 1})
+        vault = MovingVault(Vault(self.backend), token, fails="delete")
+        session = await self.make(vault).load(token)
+        session.regenerate()
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            await session.save()
+
+        assert not await self.is_alive(token)
+        assert await self.values(session.token) == {"a": 1}
+
+    async def test_it_loses_nothing_that_is_saved_meanwhile(self) -> None:
+        """Behaviour 38: whoever saves between its steps is noticed."""
+        token = await self.stored({"a": 1})
+        vault = MeanwhileVault(Vault(self.backend))
+        session = await self.make(vault).load(token)
+
+        async def save_elsewhere() -> None:
+            await self.change_elsewhere(token, c=1)
+
+        vault.meanwhile = save_elsewhere
+        session.regenerate()
+        session["b"] = 1
+        await session.save()
+
+        assert await self.values(session.token) == {"a": 1, "b": 1, "c": 1}
+        assert repr(self.backend).startswith("<MemoryBackend 1 of")
 
     async def test_it_takes_what_others_have_saved(self) -> None:
         """Behaviour 38: nothing is lost on the way."""

@@ -34,13 +34,15 @@ class SteppedVault(FaultyVault):
 
     stopping: str | None = None
 
-    def stop_before(self, operation: str) -> None:
-        self.stopping = operation
+    def stop_before(self, operation: str, nth: int = 1) -> None:
+        self.stopping, self.left = operation, nth
         self.arrived, self.resumed = asyncio.Event(), asyncio.Event()
 
     async def _enter(self, operation: str) -> None:
         await super()._enter(operation)
         if operation == self.stopping:
+            self.left -= 1
+        if operation == self.stopping and not self.left:
             self.stopping = None
             self.arrived.set()
             await self.resumed.wait()
@@ -407,12 +409,12 @@ async def test_what_was_nested_deeply_can_be_read_again(site: Site) -> None:
             def dig(levels: int) -> object:
                 return dig(levels - 1) if levels else self.session["a"]
 
-            dig(50)
+            dig(500)
 
-    for depth in (100, 500, 900):
-        await site.begin(b=1)
-        if (await site.fetch(Handler, "POST", body=b"%d" % depth)).code == 200:
-            assert (await site.fetch(Handler)).code == 200
+    await site.begin(b=1)
+
+    assert (await site.fetch(Handler, "POST", body=b"99")).code == 200
+    assert (await site.fetch(Handler)).code == 200
 
 
 async def test_the_session_can_be_changed_while_it_is_looked_through(
@@ -635,7 +637,7 @@ async def test_a_failed_regenerate_leaves_the_old_token(
             self.session.regenerate()
 
     await site.begin(a=1)
-    site.vault.failing = {"delete"}
+    site.vault.failing = {"replace"}
     response = await site.fetch(Handler)
 
     assert (response.code, cookies(response)) == (503, [])
@@ -809,12 +811,11 @@ async def test_a_late_login_sends_no_cookie(site: Site) -> None:
 
     assert cookies(response) == []
     assert await site.stored(token) is None
-    assert site.saves() == 0
 
 
 @only_suspending
-@pytest.mark.parametrize("stop", ["save", "delete"])
-async def test_a_destroy_overtakes_a_regenerate(site: Site, stop: str) -> None:
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_destroy_overtakes_a_regenerate(site: Site, nth: int) -> None:
     """Behaviours 39, 44: who has signed out stays signed out."""
 
     class Regenerate(SessionMixin):
@@ -822,7 +823,7 @@ async def test_a_destroy_overtakes_a_regenerate(site: Site, stop: str) -> None:
             self.session.regenerate()
 
     token = await site.begin(a=1)
-    site.vault.stop_before(stop)
+    site.vault.stop_before("save", nth)
     regenerated = asyncio.ensure_future(site.fetch(Regenerate))
     await asyncio.wait_for(site.vault.arrived.wait(), 2)
     await site.end(token)

@@ -52,6 +52,10 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_format = msgspec.json.Decoder(_Format).decode
 _decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
 
+# How deep a value may be nested. The decoder counts its own calls together with
+# Python's, so what could be stored could not be read from further down.
+_DEEPEST = 100
+
 _plain = frozenset({str, int, bool, type(None)})
 
 #: The fields of an envelope that one request may change and another keep.
@@ -98,7 +102,7 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     of anything that would not come back equal. The round trip is the check.
     """
     data = _comes_back(value)
-    if data is None or _comes_back(key) is None:
+    if data is None or _comes_back(key) is None or _is_too_deep(data, value):
         raise SessionDataError(
             f"The session value {key!r} cannot be stored as JSON:"
             f" {_culprit({key: value})}."
@@ -126,7 +130,11 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
     ]
     merged = merge(
         *(
-            {key: _decode(side.values[key]) for key in changed if key in side.values}
+            {
+                key: decode_value(side.values[key])
+                for key in changed
+                if key in side.values
+            }
             for side in (base, mine, theirs)
         )
     )
@@ -191,4 +199,19 @@ def _culprit(value: Any) -> str:  # noqa: ANN401
             return f"float {value}"
         elif _comes_back(value) is None:
             return type(value).__name__
-    return "it is nested too deeply, or in itself"
+    return f"it is nested deeper than {_DEEPEST} levels, or in itself"
+
+
+def _is_too_deep(data: bytes, value: Any) -> bool:  # noqa: ANN401
+    # Nearly always there are too few brackets for that.
+    if data.count(b"[") + data.count(b"{") <= _DEEPEST:
+        return False
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, (dict, list))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+    return any(isinstance(value, (dict, list)) for value in level)

@@ -23,12 +23,13 @@ def merge(
         for key in dict.fromkeys([*base, *mine]):
             if key not in mine:
                 into.pop(key, None)
-            elif key not in base or mine[key] != base[key]:
-                old, new = base.get(key, {}), mine[key]
-                other = into.get(key, {})
-                if type(old) is type(new) is type(other) is dict:
+                continue
+            old, new, other = base.get(key, {}), mine[key], into.get(key, {})
+            if type(old) is type(new) is type(other) is dict:
+                # Equal dicts come out equal, and are not compared at each level.
+                if key in into or key not in base or new != old:
                     into[key] = dict(other)
                     pending.append((old, new, into[key]))
-                else:
-                    into[key] = new
+            elif key not in base or new != old:
+                into[key] = new
     return merged

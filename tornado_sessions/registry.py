@@ -28,7 +28,7 @@ def open_backend(url: str, settings: Mapping[str, Any]) -> Backend | Vault:
     does cannot be imported, and what its ``from_url`` raises.
     """
     # All but the scheme stays out of messages: there may be a password in it.
-    name = url.partition(":")[0]
+    name = url.partition(":")[0].lower()
     return _find(name).from_url(url, settings)  # type: ignore[no-any-return]
 
 

@@ -118,6 +118,11 @@ class Session(MutableMapping[str, Any]):
             )
         if self.sent:
             self._require_cookie("A first write to a new session")
+        if type(value) is Raw:
+            # It would be taken for one that was loaded, and not be checked.
+            raise SessionDataError(
+                f"The session value {key!r} cannot be stored as JSON: Raw."
+            )
         self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
@@ -280,7 +285,7 @@ class Session(MutableMapping[str, Any]):
         self._move()
         if self.user not in (None, user):
             self._values.clear()
-            self._field(id="", flashes={})
+            self._field(id="", flashes={}, idle=None, lifetime=None, persistent=None)
         now = self._keeper.now()
         self._field(user=user, auth_time=now, seen=now)
         self._field(expires=self._keeper.ends(self._mine))

@@ -47,6 +47,11 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     for name in ("session_cookie_name", "session_namespace"):
         if not isinstance(values[name], str):
             raise ValueError(f"{name}={values[name]!r} is to be a str.")
+    if not values["session_namespace"].isascii():
+        raise ValueError(
+            f"session_namespace={values['session_namespace']!r} is to be of ASCII"
+            " characters."
+        )
     if not isinstance(values["session_cookie_kwargs"], Mapping):
         raise ValueError("session_cookie_kwargs is to be a dict of attributes.")
     if not isinstance(values["session_persistent"], bool):

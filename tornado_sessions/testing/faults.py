@@ -24,7 +24,8 @@ class FaultyVault(Vault):
         self.revocable = inner.revocable  # type: ignore[misc]
         self.immediate = inner.immediate and not suspends
         self._suspends = suspends
-        #: Which of "load", "save" and "delete" fail before they reach the store.
+        #: Which of "load", "save" and "delete" fail before they reach the store;
+        #: "replace" is a save to a token that there is.
         self.failing: set[str] = set()
         #: What the store is said to have answered when it failed.
         self.reason = "the disk of the store is on fire"
@@ -40,6 +41,8 @@ class FaultyVault(Vault):
 
     async def save(self, token: str | None, record: Record) -> str:
         await self._enter("save")
+        if token is not None:
+            self._fail_if_told("replace")
         return await self.inner.save(token, record)
 
     async def delete(self, token: str) -> None:
@@ -58,6 +61,9 @@ class FaultyVault(Vault):
             await self.gate.wait()
         elif self._suspends:
             await asyncio.sleep(0)
+        self._fail_if_told(operation)
+
+    def _fail_if_told(self, operation: str) -> None:
         if operation in self.failing:
             raise BackendError(f"Cannot {operation} the session.") from OSError(
                 self.reason

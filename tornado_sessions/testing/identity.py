@@ -220,7 +220,7 @@ class IdentityContract(VisitorTests):
         ada = self.visitor()
         ada.does(put(a=1))
         vault = self.watch()
-        vault.failing = {"delete"}
+        vault.failing = {"replace"}
         response = ada.does(regenerate, put(a=2))
         self.assertEqual(response.code, 503)
         self.assert_cookie_lines(response, 0)

@@ -325,7 +325,7 @@ class SavingContract(VisitorTests):
             ("save", (put(a=2), save)),
             ("save", (put(a=2), _not_found)),
             ("delete", (destroy,)),
-            ("delete", (regenerate,)),
+            ("save", (regenerate,)),
             ("nothing", (raise_it,)),
         ):
             ada = self.visitor(site)
