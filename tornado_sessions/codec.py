@@ -102,7 +102,11 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     of anything that would not come back equal. The round trip is the check.
     """
     data = _comes_back(value)
-    if data is None or _comes_back(key) is None or _is_too_deep(data, value):
+    if (
+        data is None
+        or not (key.isascii() or _comes_back(key))
+        or (type(value) not in _plain and _is_too_deep(data, value))
+    ):
         raise SessionDataError(
             f"The session value {key!r} cannot be stored as JSON:"
             f" {_culprit({key: value})}."

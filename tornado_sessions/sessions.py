@@ -224,12 +224,17 @@ class Sessions:
         seconds since the epoch. The lifetime counts from the sign-in, or
         from the beginning where nobody has signed in.
         """
-        began = envelope.created if envelope.auth_time is None else envelope.auth_time
-        return min(envelope.seen + self._idle(envelope), began + self._life(envelope))
+        began, idle, life = envelope.auth_time, envelope.idle, envelope.lifetime
+        return min(
+            envelope.seen + (self.idle_timeout if idle is None else idle),
+            (envelope.created if began is None else began)
+            + (self.lifetime if life is None else life),
+        )
 
     def timeout(self, envelope: Envelope) -> float:
         """Answers for how many seconds a session can be left alone at the most."""
-        return min(self._idle(envelope), self._life(envelope))
+        life = self.lifetime if envelope.lifetime is None else envelope.lifetime
+        return min(self._idle(envelope), life)
 
     def is_persistent(self, envelope: Envelope) -> bool:
         """Tells whether the cookie of a session outlives the browser."""
@@ -275,15 +280,14 @@ class Sessions:
         # Where the record and the settings of today disagree, the earlier end
         # counts. The settings may have changed since the record was stored.
         now = self.now()
-        if max(envelope.created, envelope.seen) > now + CLOCK_SKEW:
-            return False
-        return now < min(envelope.expires, self.ends(envelope))
+        return (
+            now < envelope.expires
+            and now < self.ends(envelope)
+            and envelope.created <= now + CLOCK_SKEW >= envelope.seen
+        )
 
     def _idle(self, envelope: Envelope) -> float:
         return self.idle_timeout if envelope.idle is None else envelope.idle
-
-    def _life(self, envelope: Envelope) -> float:
-        return self.lifetime if envelope.lifetime is None else envelope.lifetime
 
     # Writing.
 

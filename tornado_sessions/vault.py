@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
+from collections.abc import Awaitable
+from hashlib import sha256
 from typing import ClassVar
 
 from tornado_sessions.backend import Backend, Record
@@ -65,12 +66,12 @@ class Vault:
         `.Backend.save` raises.
         """
         if token is not None:
-            await self._save(token, record)
+            await self._bind_and_save(token, record)
             return token
         for _ in range(3):
             token = secrets.token_urlsafe(32)
             try:
-                await self._save(token, record)
+                await self._bind_and_save(token, record)
             except ConflictError as error:
                 conflict = error
             else:
@@ -94,17 +95,14 @@ class Vault:
         """Closes the backend."""
         await self.backend.close()
 
-    async def _save(self, token: str, record: Record) -> None:
+    def _bind_and_save(self, token: str, record: Record) -> Awaitable[None]:
         key = self._key(token)
-        await self.backend.save(
-            key,
-            Record(
-                key[:_BOUND] + record.data, record.version, record.expires, record.user
-            ),
-        )
+        data = key[:_BOUND] + record.data
+        bound = Record(data, record.version, record.expires, record.user)
+        return self.backend.save(key, bound)
 
     def _key(self, token: str) -> bytes:
-        return hashlib.sha256(self._domain + token.encode()).digest()
+        return sha256(self._domain + token.encode()).digest()
 
 
 def fingerprint(token: str) -> str:
@@ -112,7 +110,5 @@ def fingerprint(token: str) -> str:
 
     They tell two tokens apart, and lead neither to a token nor to a key.
     """
-    digest = hashlib.sha256(
-        b"tornado_sessions log\0" + token.encode("utf-8", "replace")
-    )
+    digest = sha256(b"tornado_sessions log\0" + token.encode("utf-8", "replace"))
     return digest.hexdigest()[:8]

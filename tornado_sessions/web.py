@@ -28,7 +28,6 @@ private names of Tornado, ``_finished`` and ``_headers_written``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
 import logging
@@ -52,6 +51,9 @@ from tornado_sessions.sessions import Sessions, logger
 
 T = TypeVar("T")
 
+# What a proxy adds, besides X-Forwarded-…; names as Tornado writes them.
+_proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip"})
+
 #: After how many seconds a client may ask again while the store is down.
 RETRY_AFTER = 2
 
@@ -65,6 +67,7 @@ class SessionMixin(tornado.web.RequestHandler):
     """
 
     # Of the class, so that a request that needs no session sets nothing up.
+    _sessions: Sessions | None = None
     _session: Session | None = None
     _session_loaded = False
     _session_used = False
@@ -79,7 +82,9 @@ class SessionMixin(tornado.web.RequestHandler):
     @property
     def sessions(self) -> Sessions:
         """All sessions of this application."""
-        return Sessions.of(self.application)
+        if self._sessions is None:
+            self._sessions = Sessions.of(self.application)
+        return self._sessions
 
     @property
     def session(self) -> Session:
@@ -204,9 +209,10 @@ class SessionMixin(tornado.web.RequestHandler):
             session.drop()
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
-        self._packed = None
-        with contextlib.suppress(SessionDataError):
+        try:
             self._packed = session.pack()
+        except SessionDataError:
+            self._packed = None
         return (
             waiting
             or self._packed is not session.base
@@ -222,12 +228,22 @@ class SessionMixin(tornado.web.RequestHandler):
         self._send = send
         if self._committing is None:
             if self.sessions.vault.immediate:
-                return run_now(self._commit()) or _done()
+                return self._commit_now()
             # A body still on its way is not for a handler that has finished.
             if self._finished:
                 self.data_received = _ignore  # type: ignore[method-assign]
             self._committing = self.sessions.start(self._commit_and_wait())
         return _shielded(self._committing)
+
+    def _commit_now(self) -> asyncio.Future[None]:
+        try:
+            sent = run_now(self._commit())
+        except SuspendedError:
+            error_info = sys.exc_info()
+            self.log_exception(*error_info)
+            self.send_error(500, exc_info=error_info)
+            sent = None
+        return sent or _done()
 
     async def _commit_and_wait(self) -> None:
         try:
@@ -245,11 +261,7 @@ class SessionMixin(tornado.web.RequestHandler):
         assert session is not None
         try:
             try:
-                commit = self._commit_packed(session)
-                if self.sessions.vault.immediate:
-                    run_now(commit)
-                else:
-                    await commit
+                await self._commit_packed(session)
             except SessionGoneError as error:
                 logger.info("%s", error)
                 session.drop()
@@ -351,10 +363,14 @@ class SessionMixin(tornado.web.RequestHandler):
         return cookie
 
 
+class SuspendedError(RuntimeError):
+    """Raised when a coroutine has suspended that was to run to its end."""
+
+
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs to its end a coroutine that never suspends.
 
-    That costs no task. Raises `RuntimeError` if it does suspend. To drive it
+    That costs no task. Raises `SuspendedError` if it does suspend. To drive it
     once and resume it in a task would not do: a time limit binds to the task
     that runs the first step, and would cancel the handler.
     """
@@ -363,7 +379,7 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     coroutine.close()
-    raise RuntimeError("A backend that declares itself immediate has suspended.")
+    raise SuspendedError("A backend that declares itself immediate has suspended.")
 
 
 def _ignore(chunk: bytes) -> None:
@@ -394,10 +410,10 @@ def _is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
         and _is_loopback(request.host_name.strip("[]"))
     ):
         return False
-    return not any(
-        name in ("Forwarded", "Via", "X-Real-Ip") or name.startswith("X-Forwarded-")
-        for name in request.headers
-    )
+    for name in request.headers:
+        if name in _proxy_headers or name.startswith("X-Forwarded-"):
+            return False
+    return True
 
 
 @functools.lru_cache(maxsize=64)
