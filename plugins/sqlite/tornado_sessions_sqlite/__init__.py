@@ -1,0 +1,533 @@
+"""Keeps sessions in an SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import sqlite3
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import aiosqlite
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import BackendError, ConflictError
+
+__all__ = ["SQLiteBackend"]
+
+logger = logging.getLogger("tornado_sessions")
+
+T = TypeVar("T")
+
+# Which schema this release reads and writes; in the file it is user_version.
+_SCHEMA_VERSION = 1
+
+# A table with a rowid: a random key then falls into a small index, and the rows
+# themselves, which are ten times its size, are written in the order they come.
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS sessions (
+    key            BLOB PRIMARY KEY,  -- a digest: no client holds it
+    version        INTEGER NOT NULL,  -- drawn anew whenever the row is written
+    data           BLOB NOT NULL,
+    expires        REAL NOT NULL,     -- seconds since the epoch; 0 for never
+    expires_minute INTEGER,           -- the same in whole minutes, for the index
+    user           TEXT
+);
+CREATE INDEX IF NOT EXISTS sessions_expires ON sessions (expires_minute);
+CREATE INDEX IF NOT EXISTS sessions_user ON sessions (user) WHERE user IS NOT NULL;
+PRAGMA user_version = {_SCHEMA_VERSION};
+COMMIT;
+"""
+
+_LOAD = "SELECT data, version, expires_minute, user FROM sessions WHERE key = ?"
+
+_FIND = """
+SELECT rowid, key, data, version, expires_minute, user FROM sessions
+WHERE user = ? AND rowid > ? ORDER BY rowid LIMIT ?
+"""
+
+# A version is a random number of 64 bits, not a counter: a counter would begin
+# again when a record is deleted and inserted under the same key, and a save that
+# saw the first record could then replace the second.
+_INSERT = """
+INSERT INTO sessions (key, version, data, expires, expires_minute, user)
+VALUES (?, random(), ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING
+"""
+
+_REPLACE = """
+UPDATE sessions SET version = random(), data = ?, expires = ?
+WHERE key = ? AND version = ?
+"""
+
+_REPLACE_INDEXED = """
+UPDATE sessions SET version = random(), data = ?, expires = ?,
+    expires_minute = ?, user = ?
+WHERE key = ? AND version = ?
+"""
+
+_DELETE = "DELETE FROM sessions WHERE key = ?"
+
+_PURGE = """
+DELETE FROM sessions WHERE rowid IN (
+    SELECT rowid FROM sessions WHERE expires_minute <= ? AND expires <= ? LIMIT ?
+)
+"""
+
+# How many records one purge removes: milliseconds of the writing thread.
+_BATCH = 500
+
+# How many records `find` reads at a time.
+_PAGE = 100
+
+# How many seconds SQLite itself waits for a lock. Beyond that the statement
+# waits outside of the thread, so that one that finds the file locked does not
+# hold up those behind it for the whole of their time limit.
+_BUSY_TIMEOUT = 0.02
+
+# What to do about an error, by a word of SQLite's own text. There is no error
+# code on Python 3.10.
+_ADVICE = {
+    "locked": "Another connection holds it, perhaps an open sqlite3 shell; end that,"
+    " or raise the option 'timeout'.",
+    "readonly": "Let this process write the file and its directory.",
+    "Permission": "Let this process write its directory.",
+    "full": "Make room on its disk; what is stored can still be read.",
+    "No space": "Make room on its disk.",
+    "not a database": "Check the path, or move the file away.",
+    "malformed": "Move the file away and restore it from a backup.",
+    "unable to open": "Check that it is a file, and that this process may read"
+    " and write it and its directory.",
+    "disk I/O": "Check the disk and the file system that it is on.",
+    "No such file": "Create its directory.",
+}
+
+# How often in its time limit an operation is looked at.
+_TICKS = 20
+
+
+class SQLiteBackend(Backend):
+    """Keeps sessions in the SQLite file at ``path``.
+
+    Several processes of one machine can use the same file. Operations run in
+    two threads, one that reads and one that writes, so a read never waits for
+    a write. Each ends within ``timeout`` seconds.
+
+    With ``synchronous="normal"`` a stored session survives the death of the
+    process; with ``"full"`` it survives the loss of power as well, at the cost
+    of a flush of the disk with every write.
+
+    The file is created when it is first used, readable by its owner alone. Its
+    directory has to be there.
+    """
+
+    durable = True
+    shared = True
+    lists_users = True
+    immediate = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = 2.0,
+        synchronous: str = "normal",
+        max_bytes: int = 1_048_576,
+    ) -> None:
+        path = os.fspath(path)
+        if path in ("", ":memory:") or "\0" in path:
+            raise ValueError(
+                f"The session backend 'sqlite' cannot use the path {path!r}. Name a"
+                " file, as in 'sqlite:///sessions.db'; to keep sessions in memory,"
+                " use the backend 'memory'."
+            )
+        if not 0 < timeout < float("inf"):
+            raise ValueError(
+                f"The option 'timeout' must be a number of seconds above 0, not"
+                f" {timeout!r}."
+            )
+        if synchronous not in ("normal", "full"):
+            raise ValueError(
+                "The option 'synchronous' must be 'normal' or 'full', not"
+                f" {synchronous!r}."
+            )
+        if max_bytes < 1:
+            raise ValueError(
+                f"The option 'max_bytes' must be a number above 0, not {max_bytes!r}."
+            )
+        # Now, as the process may change its directory before the first use.
+        self.path = os.path.abspath(path)
+        self.timeout = timeout
+        self.synchronous = synchronous
+        self.max_bytes: int = max_bytes
+        self._warned = False
+        self._start()
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> SQLiteBackend:
+        """Makes the backend of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+
+        Options follow a question mark: ``timeout``, ``synchronous`` and
+        ``max_bytes``, as the constructor takes them. Raises `ValueError` for
+        anything else.
+        """
+        parts = urlsplit(url)
+        if parts.netloc or parts.fragment or parts.path[:1] != "/":
+            raise ValueError(
+                "The session backend 'sqlite' needs the path of a file and no host:"
+                " 'sqlite:///relative.db' with three slashes, or"
+                " 'sqlite:////absolute.db' with four. A '#' in it is written '%23'."
+            )
+        options: dict[str, Any] = {}
+        for name, text in parse_qsl(parts.query, keep_blank_values=True):
+            if name not in _OPTIONS:
+                raise ValueError(
+                    f"The session backend 'sqlite' has no option {name!r}. Its"
+                    f" options are {', '.join(map(repr, _OPTIONS))}."
+                )
+            try:
+                options[name] = _OPTIONS[name](text)
+            except ValueError as error:
+                raise ValueError(
+                    f"The option {name!r} must be a number, not {text!r}."
+                ) from error
+        return cls(unquote(parts.path[1:], errors="surrogateescape"), **options)
+
+    async def load(self, key: bytes) -> Record | None:
+        self._check_process()
+        rows = await self._reader.run(_ROWS, _LOAD, key)
+        # The version carries what the indexes hold as well, see save().
+        return Record(rows[0][0], rows[0][1:]) if rows else None
+
+    async def save(self, key: bytes, record: Record) -> None:
+        self.check_size(record)
+        data, expires, user = record.data, record.expires, record.user
+        minute = expires // 60 if expires else None
+        if record.version is None:
+            stored = await self._write(_INSERT, key, data, expires, minute, user)
+        else:
+            version, *indexed = record.version
+            if indexed == [minute, user]:
+                # Most saves of a busy session: they leave the indexes alone,
+                # which halves what is written.
+                stored = await self._write(_REPLACE, data, expires, key, version)
+            else:
+                stored = await self._write(
+                    _REPLACE_INDEXED, data, expires, minute, user, key, version
+                )
+        if not stored:
+            raise ConflictError("Another version of the record is stored, or none.")
+
+    async def delete(self, key: bytes) -> None:
+        await self._write(_DELETE, key)
+
+    async def purge(self, now: float) -> int:
+        return await self._write(_PURGE, now // 60, now, _BATCH)
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        self._check_process()
+        last = 0
+        # In pages: a read that stays open would keep the write-ahead log growing.
+        while rows := await self._reader.run(_ROWS, _FIND, user, last, _PAGE):
+            for row in rows:
+                yield row[1], Record(row[2], row[3:])
+            last = rows[-1][0]
+
+    async def close(self) -> None:
+        """Waits for what is under way and closes the file; another use opens it."""
+        # The writer last, as the last one moves the write-ahead log into the file.
+        if self._process == os.getpid():
+            await self._reader.close()
+            await self._writer.close()
+
+    async def _write(self, sql: str, *parameters: object) -> int:
+        """Executes a statement and answers how many records it wrote."""
+        self._check_process()
+        cursor = await self._writer.run(_CURSOR, sql, *parameters)
+        written: int = cursor.rowcount
+        return written
+
+    def _check_process(self) -> None:
+        if self._process == os.getpid():
+            return
+        # SQLite takes its locks to be held, though they stay with the parent. A
+        # file opened here now would lose writes as soon as the parent closes it.
+        if self._reader.is_open or self._writer.is_open:
+            raise BackendError(
+                f"The session database {self.path!r} was in use when process"
+                f" {self._process} forked, so it cannot be used in the child. Use"
+                " the sessions after the fork only, or close them before it."
+            )
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        connect, path, timeout = self._connect, self.path, self.timeout
+        self._reader = _Lane(functools.partial(connect, True), path, timeout)
+        self._writer = _Lane(functools.partial(connect, False), path, timeout)
+
+    # What follows runs in the thread of a lane.
+
+    def _connect(self, reading: bool) -> sqlite3.Connection:
+        # Only where there is none: to open and close a file that SQLite has open
+        # drops its locks, as POSIX has it. The log and the shared memory beside
+        # it get the mode of the file.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+        database = sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT, isolation_level=None
+        )
+        try:
+            self._prepare(database)
+            if reading:
+                database.execute("PRAGMA query_only = ON")
+        except BaseException:
+            database.close()
+            raise
+        self._check_mode()
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        # First, as everything else may write to a file that is not ours.
+        [(version,)] = database.execute("PRAGMA user_version").fetchall()
+        if version > _SCHEMA_VERSION:
+            raise BackendError(
+                f"The session database {self.path!r} has the schema {version}, and"
+                f" this release knows {_SCHEMA_VERSION}. Upgrade"
+                " tornado-sessions-sqlite, or give the sessions a file of their own."
+            )
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA synchronous = {self.synchronous}")
+        if version < _SCHEMA_VERSION:
+            database.executescript(_SCHEMA)
+
+    def _check_mode(self) -> None:
+        mode = os.stat(self.path).st_mode & 0o777
+        if mode & 0o077 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "The session database %r is open to other users (mode %03o). Unless"
+                " that is meant, run: chmod 600 on it and on its -wal and -shm files.",
+                self.path,
+                mode,
+            )
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "timeout": float,
+    "synchronous": str,
+    "max_bytes": int,
+}
+
+
+class _Parameters(tuple[object, ...]):
+    """What a statement is given, out of sight of the driver's log.
+
+    aiosqlite logs the repr of whatever it executes at DEBUG.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} parameters>"
+
+
+_Call = Callable[[aiosqlite.Connection, str, _Parameters], Any]
+
+# One hop to the thread each.
+_ROWS: _Call = aiosqlite.Connection.execute_fetchall
+_CURSOR: _Call = aiosqlite.Connection.execute
+
+
+class _Lane:
+    """One connection with its thread: opened when it is first used.
+
+    One that fails or hangs is dropped and the next operation opens another.
+
+    A cancelled operation leaves its connection as good as it was: aiosqlite
+    gives each answer to a future of its own, so none can reach another
+    request, and every operation is one statement that commits itself, so
+    nothing stays half done. The statement itself may still run.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], path: str, timeout: float
+    ) -> None:
+        self._connect = connect
+        self._path = path
+        self._timeout = timeout
+        self._connection: aiosqlite.Connection | None = None
+        self._opening: asyncio.Task[None] | None = None
+        # What the thread has yet to answer, with the time at which it is given up.
+        self._awaited: dict[asyncio.Future[Any], float] = {}
+        self._watching: asyncio.AbstractEventLoop | None = None
+        self._under_way = 0
+        self._idle: asyncio.Event | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open, or about to be."""
+        return self._connection is not None or self._opening is not None
+
+    async def run(self, call: _Call, sql: str, *parameters: object) -> Any:  # noqa: ANN401
+        """Executes one statement, at one hop to the thread, and answers its outcome.
+
+        ``call`` is the method of aiosqlite: `_ROWS` or `_CURSOR`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        if self._watching is not loop:
+            self._watch(loop)
+        connection = locked = None
+        self._under_way += 1
+        try:
+            while True:
+                while (connection := self._connection) is None:
+                    await self._open(deadline)
+                try:
+                    statement = call(connection, sql, _Parameters(parameters))
+                    return await self._answer(statement, deadline)
+                except sqlite3.OperationalError as error:
+                    await _pause_if_locked(error, deadline)
+                    locked = error
+        except (sqlite3.Error, OSError, asyncio.TimeoutError) as failure:
+            # Whoever has found it locked once waits for that and nothing else.
+            cause = locked or failure
+            await self._drop(connection, cause)
+            raise BackendError(self._explain(cause)) from cause
+        finally:
+            self._under_way -= 1
+            if self._idle is not None and not self._under_way:
+                self._idle.set()
+                self._idle = None
+
+    async def close(self) -> None:
+        """Closes the connection when everything that uses it has ended."""
+        if self._under_way:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
+        if (opening := self._opening_here()) is not None:
+            # Whoever wanted it open was cancelled.
+            await asyncio.wait([opening], timeout=self._timeout)
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        closing = asyncio.ensure_future(connection.close())
+        await asyncio.wait([closing], timeout=self._timeout)
+        if not closing.done():
+            # What still runs there is nobody's any more. Not before, as SQLite
+            # would then not move the write-ahead log into the file.
+            await connection.interrupt()
+            await asyncio.wait([closing], timeout=self._timeout)
+
+    # asyncio.wait_for starts a task for each call before Python 3.12, and even a
+    # timer for each takes a quarter of the time of a read. So all that wait share
+    # one timer, which ends the futures that are due. aiosqlite awaits one future
+    # for each statement, and a cancellation from outside stays a cancellation.
+
+    @types.coroutine
+    def _answer(
+        self, statement: Coroutine[Any, Any, T], deadline: float
+    ) -> Generator[Any, None, T]:
+        future: asyncio.Future[T] = statement.send(None)
+        self._awaited[future] = deadline
+        try:
+            yield future
+            return future.result()
+        finally:
+            self._awaited.pop(future, None)
+            statement.close()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        # What waited in another loop has gone with it.
+        self._awaited.clear()
+        self._watching = loop
+        loop.call_later(self._timeout / _TICKS, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._watching is not loop:
+            return
+        if not self._under_way:
+            self._watching = None
+            return
+        # The next tick would be too late.
+        due = loop.time() + self._timeout / _TICKS
+        for future, deadline in self._awaited.items():
+            if deadline <= due and not future.done():
+                future.set_exception(asyncio.TimeoutError())
+        loop.call_later(self._timeout / _TICKS, self._tick, loop)
+
+    async def _open(self, deadline: float) -> None:
+        """Opens the connection, once for all who wait for it."""
+        loop = asyncio.get_running_loop()
+        opening = self._opening_here()
+        if opening is None:
+            opening = self._opening = loop.create_task(self._connect_in_thread())
+        await asyncio.wait_for(asyncio.shield(opening), deadline - loop.time())
+
+    def _opening_here(self) -> asyncio.Task[None] | None:
+        """Answers the opening that is under way, unless its loop has gone."""
+        task = self._opening
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            return None
+        return task
+
+    async def _connect_in_thread(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            while self._connection is None:
+                connection = aiosqlite.Connection(self._connect, 64)
+                # Else a process that ends without close() waits for the thread,
+                # for ever. There is no public name for it.
+                connection._thread.daemon = True
+                try:
+                    self._connection = await connection
+                except sqlite3.OperationalError as error:
+                    # Several processes that create one file at once.
+                    await _pause_if_locked(error, deadline)
+        finally:
+            self._opening = None
+
+    async def _drop(
+        self, connection: aiosqlite.Connection | None, error: Exception
+    ) -> None:
+        """Lets the next operation open another connection, if this one is broken."""
+        if connection is None or connection is not self._connection:
+            return
+        if _is_locked(error):
+            return
+        self._connection = None
+        if isinstance(error, asyncio.TimeoutError):
+            await connection.interrupt()
+        # It closes in its thread, after the operations that it has been given.
+        connection.stop()
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, asyncio.TimeoutError):
+            return (
+                f"The session database {self._path!r} did not answer within"
+                f" {self._timeout:g} seconds. Check the disk that it is on, or raise"
+                " the option 'timeout'."
+            )
+        text = str(error.strerror if isinstance(error, OSError) else error)
+        advice = (advice for word, advice in _ADVICE.items() if word in text)
+        return " ".join(
+            [f"The session database {self._path!r} failed: {text}.", *advice]
+        )
+
+
+async def _pause_if_locked(error: sqlite3.OperationalError, deadline: float) -> None:
+    """Waits a moment for the lock of another; raises ``error`` if that is no use."""
+    if not _is_locked(error) or asyncio.get_running_loop().time() >= deadline:
+        raise error
+    await asyncio.sleep(random.uniform(0.001, 0.02))
+
+
+def _is_locked(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
