@@ -1,13 +1,12 @@
 """The server that is measured: for each backend a port, with a bare handler beside.
 
-Prints one line of JSON when it is ready: the ports and the cookies of sessions
+Prints one line of JSON when it is ready: the ports, and the cookies of sessions
 that hold some 300 bytes each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import sys
@@ -18,12 +17,13 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
+from benchmarks import floors
 from tornado_sessions import SessionMixin, Sessions
 
 SESSIONS = 64
-VALUES = {f"key{n}": "v" * 15 for n in range(10)}
 
-_counter = itertools.count()
+#: The stores that a round trip leads to are measured against their drivers.
+FLOORS = {"memcached": floors.memcached, "mongodb": floors.mongodb}
 
 
 class BareHandler(tornado.web.RequestHandler):
@@ -43,24 +43,26 @@ class ReadHandler(SessionMixin):
 
 class WriteHandler(SessionMixin):
     def get(self) -> None:
-        # Of one length always, and never the value of before.
-        self.session["count"] = 1_000_000 + next(_counter)
+        floors.change(self.session)
         self.write("hello")
 
 
 class FillHandler(SessionMixin):
     def get(self) -> None:
-        self.session.update(VALUES)
+        self.session.update(floors.VALUES)
 
 
 def make_app(backend: str) -> tornado.web.Application:
-    handlers = [
+    handlers: list[tuple[str, type[tornado.web.RequestHandler]]] = [
         ("/bare", BareHandler),
         ("/untouched", UntouchedHandler),
         ("/read", ReadHandler),
         ("/write", WriteHandler),
         ("/fill", FillHandler),
     ]
+    floor = FLOORS.get(backend.partition(":")[0])
+    if floor is not None:
+        handlers += floor(backend)
     return tornado.web.Application(
         handlers,  # type: ignore[arg-type]
         cookie_secret="a secret of at least thirty-two bytes",
@@ -69,13 +71,10 @@ def make_app(backend: str) -> tornado.web.Application:
     )
 
 
-async def _cookies(port: int) -> list[str]:
+async def _cookies(url: str) -> list[str]:
     client = tornado.httpclient.AsyncHTTPClient()
-    cookies = []
-    for _ in range(SESSIONS):
-        response = await client.fetch(f"http://127.0.0.1:{port}/fill")
-        cookies.append(response.headers["Set-Cookie"].partition(";")[0])
-    return cookies
+    responses = [await client.fetch(url) for _ in range(SESSIONS)]
+    return [response.headers["Set-Cookie"].partition(";")[0] for response in responses]
 
 
 async def _main(backends: list[str]) -> None:
@@ -85,8 +84,10 @@ async def _main(backends: list[str]) -> None:
         Sessions.of(app)
         sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
         tornado.httpserver.HTTPServer(app).add_sockets(sockets)
-        port = sockets[0].getsockname()[1]
-        ready[backend] = {"port": port, "cookies": await _cookies(port)}
+        url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        ready[backend] = {"url": url, "cookies": await _cookies(f"{url}/fill")}
+        if backend.partition(":")[0] in FLOORS:
+            ready[backend]["floor_cookies"] = await _cookies(f"{url}/floor/fill")
     print(json.dumps(ready), flush=True)
     await asyncio.Event().wait()
 

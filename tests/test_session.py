@@ -806,6 +806,16 @@ class FlashTest:
         assert not session.modified
 
 
+class AttributeTest:
+    def test_an_unknown_one_is_refused(self, loaded: Loaded) -> None:
+        """As others name it: it would be kept by no store."""
+        session = loaded()
+        with pytest.raises(AttributeError, match="permanent"):
+            session.permanent = True  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError, match="modified"):
+            session.modified = True  # type: ignore[misc]
+
+
 class SentTest:
     """Once the headers are out, what needs a new cookie raises `SessionError`."""
 
@@ -847,8 +857,9 @@ class SentTest:
             write(new)
 
         assert str(caught.value) == (
-            "A first write to a new session needs a new cookie, and the headers of"
-            " the response are out already. Call it before flush() and finish()."
+            "This visitor has no session yet, and the headers of the response are"
+            " out, so none can be begun. Write to the session before flush() and"
+            " finish(), and before a WebSocket is opened."
         )
         assert not new.modified
 

@@ -344,8 +344,9 @@ class CommitTest(SessionsCase):
             await session.save()
 
         assert str(caught.value) == (
-            "The session needs a new cookie, and the headers of the response are out"
-            " already. Change it before flush() and finish()."
+            "This visitor has no session yet, and the headers of the response are"
+            " out, so none can be begun. Write to the session before flush() and"
+            " finish(), and before a WebSocket is opened."
         )
         assert self.vault.calls == []
 

@@ -97,7 +97,14 @@ class BackendSettingTest:
         assert type(backend) is MemoryBackend
         assert backend.max_records == 7
 
-    @pytest.mark.parametrize("value", [7, b"memory", ["memory"], MemoryBackend])
+    def test_it_is_not_a_class(self) -> None:
+        """A slip that is easily made."""
+        assert error_of(session_backend=MemoryBackend) == (
+            "The session_backend setting is to be a URL, a name or a Backend, and is"
+            " the class MemoryBackend; make an instance of it."
+        )
+
+    @pytest.mark.parametrize("value", [7, b"memory", ["memory"]])
     def test_it_is_nothing_else(self, value: object) -> None:
         """With its type, and without its value."""
         assert error_of(session_backend=value) == (
@@ -236,6 +243,18 @@ class TimeoutSettingsTest:
         """As a number of zero is."""
         assert error_of(**{name: datetime.timedelta(0)}) == (
             f"{name}=0.0 is to be more than zero seconds."
+        )
+
+    def test_an_idle_timeout_beyond_the_lifetime_is_told(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Behaviour 47: the earlier end counts, and that may be a surprise."""
+        read(session_idle_timeout=30 * 24 * 3600)
+
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            "session_idle_timeout (2592000 s) is longer than session_lifetime"
+            " (1209600 s), which ends each session first. Raise session_lifetime."
         )
 
     @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])

@@ -415,7 +415,7 @@ async def test_a_first_write_after_flush_raises(site: Site, looked_at: bool) -> 
     await site.fetch(Handler)
 
     assert len(raised) == 1
-    assert "A first write to a new session needs a new cookie" in raised[0]
+    assert "This visitor has no session yet" in raised[0]
     assert site.saves() == 0
 
 

@@ -190,7 +190,7 @@ async def test_a_save_before_the_handshake_sends_the_cookie(site: Site) -> None:
 
 @pytest.mark.parametrize("when", ["prepare", "open", "on_message"])
 async def test_a_session_that_begins_on_a_socket_is_refused(
-    site: Site, when: str
+    site: Site, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Behaviour 72: no cookie can be sent any more."""
 
@@ -206,7 +206,7 @@ async def test_a_session_that_begins_on_a_socket_is_refused(
 
         async def open(self, *args: str, **kwargs: str) -> None:
             if when == "open":
-                with pytest.raises(SessionError, match="needs a new cookie"):
+                with pytest.raises(SessionError, match="has no session yet"):
                     await self.write_and_save()
 
         async def on_message(self, message: str | bytes) -> None:
@@ -221,8 +221,10 @@ async def test_a_session_that_begins_on_a_socket_is_refused(
     answer = await ask(socket)
 
     assert answer is not None
-    assert "needs a new cookie" in answer
+    assert "has no session yet" in answer
     assert site.vault.calls == []
+    warnings = [r for r in caplog.records if "WebSocket handshake" in r.message]
+    assert len(warnings) == (when == "prepare")
 
 
 async def test_transact_works_on_a_socket(site: Site) -> None:

@@ -52,8 +52,8 @@ class Record(msgspec.Struct, frozen=True):
     #: None for a record that is to be created; else what ``load`` answered,
     #: handed back untouched. Good for one save.
     version: Any = None
-    #: When the store may forget the record, in seconds since the epoch. For
-    #: the store's own clean-up; ``load`` need not answer it.
+    #: When the store may forget the record, in seconds since the epoch; zero
+    #: for never. For the store's own clean-up; ``load`` need not answer it.
     expires: float = 0.0
     #: Whose session it is, for ``find``; ``load`` need not answer it.
     user: str | None = None
@@ -79,7 +79,8 @@ class Backend(abc.ABC):
     Every operation raises `.BackendError`, with the driver's error as its
     cause, where the store fails or does not answer within a time limit that
     the URL can set (``timeout``, 2 seconds where it does not). A connection
-    whose operation was cancelled is closed and not used again.
+    whose operation was cancelled is closed and not used again, unless its
+    answers cannot be mixed up.
     """
 
     #: Whether records survive a restart of the store.

@@ -60,25 +60,25 @@ class Session(MutableMapping[str, Any]):
     `.SessionError`: a first write to a new session, `regenerate`, `login`.
     """
 
-    # The attributes without an underscore that have no docstring are for the
-    # core. Those that stay as they are in most requests are of the class.
-
-    #: The store has been written to since ``version`` was loaded.
-    stale = False
-    #: What the commit has to do besides storing what changed: move the session
-    #: to a fresh token, and remove the records of tokens that were destroyed.
-    fresh = False
-    ended: tuple[str, ...] = ()
-    #: What the response has to say about the cookie.
-    destroyed = False
-    cookie_due = False
-    #: The headers of the response have left.
-    sent = False
-    #: The request came with two different cookies of our name.
-    ambiguous = False
-    #: A `transact` is under way.
-    transacting = False
-    _turn: asyncio.Lock | None = None
+    # A name that is none of these is refused, as in ``session.permanent = True``.
+    __slots__ = (
+        "_keeper",
+        "_mine",
+        "_turn",
+        "_values",
+        "ambiguous",
+        "base",
+        "cookie_due",
+        "destroyed",
+        "ended",
+        "fresh",
+        "renew",
+        "sent",
+        "stale",
+        "token",
+        "transacting",
+        "version",
+    )
 
     def __init__(
         self,
@@ -96,11 +96,29 @@ class Session(MutableMapping[str, Any]):
         # What this request wants the fields to be: ``base`` itself until a
         # verb changes one.
         self._mine = base
-        #: What the store has, as this request saw it.
+        self._turn: asyncio.Lock | None = None
+        # The others are for the core. What the store has, as this request saw
+        # it, and under which token and version; stale after a save, which
+        # answers no version.
         self.base = base
         self.token = token
         self.version = version
+        self.stale = False
+        # What the commit has to do besides storing what changed: note that the
+        # session is in use, move it to a fresh token, and remove the records of
+        # tokens that were destroyed.
         self.renew = renew
+        self.fresh = False
+        self.ended: tuple[str, ...] = ()
+        # What the response has to say about the cookie.
+        self.destroyed = False
+        self.cookie_due = False
+        # The headers of the response have left.
+        self.sent = False
+        # The request came with two different cookies of our name.
+        self.ambiguous = False
+        # A `transact` is under way.
+        self.transacting = False
 
     # The mapping.
 
@@ -117,7 +135,7 @@ class Session(MutableMapping[str, Any]):
                 f" and this is of type {type(key).__name__}."
             )
         if self.sent:
-            self._require_cookie("A first write to a new session")
+            self.require_cookie()
         if type(value) is Raw:
             # It would be taken for one that was loaded, and not be checked.
             raise SessionDataError(
@@ -143,6 +161,23 @@ class Session(MutableMapping[str, Any]):
     def __ior__(self, other: Mapping[str, Any]) -> Session:
         self.update(other)
         return self
+
+    # These two are spelled out as an error of a value would else be told as one
+    # that came up while a KeyError was handled.
+
+    @overload
+    def get(self, key: str, /) -> Any: ...  # noqa: ANN401
+    @overload
+    def get(self, key: str, /, default: T) -> Any | T: ...  # noqa: ANN401
+    def get(self, key: str, default: Any = None) -> Any:
+        """Answers the value of ``key``, or ``default`` if there is none."""
+        return self[key] if key in self._values else default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
+        """Answers the value of ``key``, and sets it to ``default`` first if needed."""
+        if key not in self._values:
+            self[key] = default
+        return self[key]
 
     def popitem(self) -> tuple[str, Any]:
         """Removes and answers the last item, as a dict does."""
@@ -332,7 +367,7 @@ class Session(MutableMapping[str, Any]):
                 )
             encode_value("flash", part)
         if self.sent:
-            self._require_cookie("A first write to a new session")
+            self.require_cookie()
         flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
         self._field(flashes=flashes)
 
@@ -476,6 +511,18 @@ class Session(MutableMapping[str, Any]):
                 " out already. Call it before flush() and finish()."
             )
 
-    def _require_cookie(self, what: str) -> None:
-        if self.token is None or not self._keeper.revocable:
-            self._require_headers(what)
+    def require_cookie(self) -> None:
+        """Raises `.SessionError` if a change could not reach the client."""
+        if not self._keeper.revocable:
+            raise SessionError(
+                "This backend keeps the session in the cookie, and the headers of the"
+                " response are out: it can no longer be changed. Change it before"
+                " flush() and finish(); for WebSockets, and for what outlives the"
+                " response, use a backend that keeps sessions on the server."
+            )
+        if self.token is None:
+            raise SessionError(
+                "This visitor has no session yet, and the headers of the response are"
+                " out, so none can be begun. Write to the session before flush() and"
+                " finish(), and before a WebSocket is opened."
+            )

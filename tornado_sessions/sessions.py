@@ -335,10 +335,7 @@ class Sessions:
                 " no telling whose session this is; nothing is stored."
             )
         if session.sent and (token is None or not self.revocable):
-            raise SessionError(
-                "The session needs a new cookie, and the headers of the response are"
-                " out already. Change it before flush() and finish()."
-            )
+            session.require_cookie()
         if self._purge_timer is None and not self._closed:
             self._schedule_purge()
         # To the millisecond: more digits would only take room in every record.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from tornado_sessions.backend import Backend
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.registry import open_backend
 from tornado_sessions.vault import Vault
+
+logger = logging.getLogger("tornado_sessions")
 
 _defaults: dict[str, Any] = {
     "session_backend": None,
@@ -59,11 +62,20 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             f"session_persistent={values['session_persistent']!r} is to be True or"
             " False."
         )
+    idle_timeout = _seconds("session_idle_timeout", values)
+    lifetime = _seconds("session_lifetime", values)
+    if idle_timeout > lifetime:
+        logger.warning(
+            "session_idle_timeout (%d s) is longer than session_lifetime (%d s), which"
+            " ends each session first. Raise session_lifetime.",
+            idle_timeout,
+            lifetime,
+        )
     return Settings(
         # The cookie first: a contradiction there needs no backend to be told.
         cookie=Cookie(values["session_cookie_name"], values["session_cookie_kwargs"]),
-        idle_timeout=_seconds("session_idle_timeout", values),
-        lifetime=_seconds("session_lifetime", values),
+        idle_timeout=idle_timeout,
+        lifetime=lifetime,
         persistent=values["session_persistent"],
         vault=_vault(values["session_backend"], values["session_namespace"], settings),
     )
@@ -80,9 +92,13 @@ def _vault(backend: Any, namespace: str, settings: Mapping[str, Any]) -> Vault: 
         return opened
     if isinstance(opened, Backend):
         return Vault(opened, namespace)
+    what = (
+        f"the class {opened.__name__}; make an instance of it"
+        if isinstance(opened, type)
+        else f"of type {type(opened).__name__}"
+    )
     raise ValueError(
-        "The session_backend setting is to be a URL, a name or a Backend, and is of"
-        f" type {type(opened).__name__}."
+        f"The session_backend setting is to be a URL, a name or a Backend, and is {what}."
     )
 
 

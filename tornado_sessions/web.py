@@ -36,6 +36,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import tornado.httputil
+import tornado.iostream
 import tornado.web
 
 from tornado_sessions.codec import Envelope
@@ -74,7 +75,8 @@ class SessionMixin(tornado.web.RequestHandler):
     _session_cookie: Cookie | None = None
     _client_token: str | None = None
     _store_failed = False
-    _committing: asyncio.Future[None] | None = None
+    _committing = False
+    _waiters: tuple[asyncio.Future[None], ...] = ()
     _commit_failed = False
     _packed: Envelope | None = None
     _send: Callable[[], asyncio.Future[None]] | None = None
@@ -98,7 +100,8 @@ class SessionMixin(tornado.web.RequestHandler):
                 raise RuntimeError(
                     "self.session is not loaded. If"
                     f" {type(self).__name__} overrides prepare(), it must call"
-                    " 'await super().prepare()'."
+                    " 'await super().prepare()'. Before prepare(), as in"
+                    " initialize(), there is no session yet."
                 )
             session = self._session = Session(self.sessions)
             session.sent = self._headers_written
@@ -161,8 +164,8 @@ class SessionMixin(tornado.web.RequestHandler):
         """Commits the session before the headers leave, then flushes."""
         if self._headers_written or include_footers or not self._must_commit():
             return self._flush_session(include_footers)
-        if self._committing is not None:
-            return _shielded(self._committing)
+        if self._committing:
+            return self._wait_for_commit()
         return self._commit_then(self._flush_session)
 
     def finish(
@@ -202,8 +205,7 @@ class SessionMixin(tornado.web.RequestHandler):
         # After a 101 Tornado takes the socket away at once: it cannot wait.
         if session is None or self._commit_failed or self.get_status() == 101:
             return False
-        waiting = self._committing is not None
-        if not (self._session_used or session.renew or waiting):
+        if not (self._session_used or session.renew or self._committing):
             return False
         if self.get_status() >= 500:
             session.drop()
@@ -214,7 +216,7 @@ class SessionMixin(tornado.web.RequestHandler):
         except SessionDataError:
             self._packed = None
         return (
-            waiting
+            self._committing
             or self._packed is not session.base
             or session.fresh
             or session.renew
@@ -226,14 +228,24 @@ class SessionMixin(tornado.web.RequestHandler):
     ) -> asyncio.Future[None]:
         # A finish() while a flush() waits: finish is what follows.
         self._send = send
-        if self._committing is None:
+        if not self._committing:
             if self.sessions.vault.immediate:
                 return self._commit_now()
             # A body still on its way is not for a handler that has finished.
             if self._finished:
                 self.data_received = _ignore  # type: ignore[method-assign]
-            self._committing = self.sessions.start(self._commit_and_wait())
-        return _shielded(self._committing)
+            self._committing = True
+            self.sessions.start(self._commit_and_tell())
+        return self._wait_for_commit()
+
+    def _wait_for_commit(self) -> asyncio.Future[None]:
+        """Answers what is done when the commit is, and sent.
+
+        Whoever stops waiting for it does not stop the commit.
+        """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters += (waiter,)
+        return waiter
 
     def _commit_now(self) -> asyncio.Future[None]:
         try:
@@ -245,15 +257,29 @@ class SessionMixin(tornado.web.RequestHandler):
             sent = None
         return sent or _done()
 
-    async def _commit_and_wait(self) -> None:
+    async def _commit_and_tell(self) -> None:
+        failure: Exception | None = None
         try:
             sent = await self._commit()
-        except Exception:
-            # Whoever waits may have gone, and nobody else would hear of it.
+        except Exception as error:  # noqa: BLE001 - as Tornado does for a handler
+            # Nobody may be waiting, and then nobody else would hear of it.
             logger.exception("A response could not be finished.")
-            raise
-        if sent is not None:
-            await sent
+            failure = error
+        else:
+            if sent is not None:
+                try:
+                    await sent
+                except tornado.iostream.StreamClosedError as error:
+                    failure = error
+        for waiter in self._waiters:
+            if waiter.done():
+                continue
+            if failure is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(failure)
+                # That a client hung up is no news where nobody waits.
+                waiter.exception()
 
     async def _commit(self) -> asyncio.Future[None] | None:
         """Commits and sends; every error is answered here."""
@@ -273,7 +299,7 @@ class SessionMixin(tornado.web.RequestHandler):
                 session.ended = ()
                 raise
             finally:
-                self._committing, self._finished = None, False
+                self._committing = self._finished = False
             # A bound method kept on its own object would be a cycle, and the
             # handler would wait for the garbage collection.
             send, self._send = self._send, None
@@ -308,6 +334,12 @@ class SessionMixin(tornado.web.RequestHandler):
         if session is None:
             return
         session.sent = True
+        if self.get_status() == 101 and session.is_new and session.modified:
+            logger.warning(
+                "A change to a new session cannot be kept: a WebSocket handshake gives"
+                " no cookie to a visitor without one. Write to the session in an"
+                " ordinary request first."
+            )
         if self._session_used:
             self.add_header("Vary", "Cookie")
         line = self._set_cookie_line(session)
@@ -356,7 +388,8 @@ class SessionMixin(tornado.web.RequestHandler):
                     "The session cookie is withheld: the request came over plain http,"
                     " where anyone can read it. Serve https; behind a proxy that ends"
                     " https, start the server with xheaders=True and let the proxy set"
-                    " X-Forwarded-Proto.",
+                    " X-Forwarded-Proto. For development on a network that you trust:"
+                    " session_cookie_kwargs={'secure': False}.",
                 )
                 cookie = None
         self._session_cookie = cookie
@@ -384,14 +417,6 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def _ignore(chunk: bytes) -> None:
     pass
-
-
-def _shielded(task: asyncio.Future[None]) -> asyncio.Future[None]:
-    """Answers what may be waited for, or given up, without cancelling ``task``."""
-    waiter = asyncio.shield(task)
-    # A client that hung up is no news where nobody waits.
-    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return waiter
 
 
 def _done() -> asyncio.Future[None]:

@@ -1,0 +1,110 @@
+"""The same work done by hand: the raw driver, JSON, and nothing of what we promise.
+
+A handler takes the key of its record from a cookie of its own, so that nothing
+but the store and the coding of the values is measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import tornado.web
+
+VALUES = {f"key{n}": "v" * 15 for n in range(10)}
+
+_counter = itertools.count()
+
+
+def change(values: dict[str, Any]) -> None:
+    # Of one length always, and never the value of before.
+    values["count"] = 1_000_000 + next(_counter)
+
+
+class FloorHandler(tornado.web.RequestHandler):
+    """What the floors of all stores have in common."""
+
+    store: ClassVar[Any]
+
+    @property
+    def key(self) -> bytes:
+        return (self.get_cookie("floor") or "").encode()
+
+    def begin(self) -> bytes:
+        key = secrets.token_hex(16)
+        self.set_cookie("floor", key)
+        return key.encode()
+
+
+def memcached(url: str) -> list[tuple[str, type[FloorHandler]]]:
+    import aiomcache
+
+    address = urlsplit(url)
+    client = aiomcache.Client(address.hostname or "", address.port or 0, pool_size=16)
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            await client.set(self.begin(), json.dumps(VALUES).encode())
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            data, _ = await client.gets(self.key)
+            self.write(json.loads(data or b"")["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            data, token = await client.gets(self.key)
+            values = json.loads(data or b"")
+            change(values)
+            await client.cas(self.key, json.dumps(values).encode(), token or 0)
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
+def mongodb(url: str) -> list[tuple[str, type[FloorHandler]]]:
+    import motor.motor_asyncio
+    import pymongo
+
+    of_pymongo = "driver=pymongo" in url
+    client: Any = (
+        pymongo.AsyncMongoClient
+        if of_pymongo
+        else motor.motor_asyncio.AsyncIOMotorClient
+    )
+    records = client(url.partition("?")[0])["floor"]["records"]
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            data = json.dumps(VALUES).encode()
+            await records.insert_one({"_id": self.begin(), "version": 0, "data": data})
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            record = await records.find_one({"_id": self.key})
+            self.write(json.loads(record["data"])["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            record = await records.find_one({"_id": key})
+            values = json.loads(record["data"])
+            change(values)
+            version = record["version"]
+            data = json.dumps(values).encode()
+            await records.replace_one(
+                {"_id": key, "version": version},
+                {"version": version + 1, "data": data},
+            )
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
+def _routes(
+    fill: type[FloorHandler], read: type[FloorHandler], write: type[FloorHandler]
+) -> list[tuple[str, type[FloorHandler]]]:
+    return [("/floor/fill", fill), ("/floor/read", read), ("/floor/write", write)]
