@@ -19,6 +19,7 @@ setup(
     install_requires=["tornado>=6.5", "msgspec>=0.18"],
     extras_require={
         "cookie": ["tornado-sessions-cookie>=0.1,<1"],
+        "memcached": ["tornado-sessions-memcached>=0.1,<1"],
         "memory": ["tornado-sessions-memory>=0.1,<1"],
         "sqlite": ["tornado-sessions-sqlite>=0.1,<1"],
     },

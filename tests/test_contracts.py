@@ -18,7 +18,7 @@ URLS = {
     "memory": "memory",
     "sqlite": "sqlite:///{directory}/sessions.db",
 }
-NEED_A_SERVER = {"memcached", "mongodb"}
+NEED_A_SERVER = {"memcached", "mongodb", "mongodb+srv"}
 INSTALLED = {point.name for point in entry_points(group=GROUP)}
 
 

@@ -165,11 +165,7 @@ class Session(MutableMapping[str, Any]):
     # These two are spelled out as an error of a value would else be told as one
     # that came up while a KeyError was handled.
 
-    @overload
-    def get(self, key: str, /) -> Any: ...  # noqa: ANN401
-    @overload
-    def get(self, key: str, /, default: T) -> Any | T: ...  # noqa: ANN401
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
         """Answers the value of ``key``, or ``default`` if there is none."""
         return self[key] if key in self._values else default
 

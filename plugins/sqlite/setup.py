@@ -12,7 +12,7 @@ setup(
     python_requires=">=3.10",
     packages=["tornado_sessions_sqlite"],
     package_data={"tornado_sessions_sqlite": ["py.typed"]},
-    install_requires=["tornado-sessions>=0.1,<1", "aiosqlite>=0.22"],
+    install_requires=["tornado-sessions>=0.1,<1", "aiosqlite>=0.22.1"],
     entry_points={
         "tornado_sessions.backends": ["sqlite = tornado_sessions_sqlite:SQLiteBackend"],
     },

@@ -1,0 +1,895 @@
+"""What the memcached backend does beyond the contracts, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import unittest
+from collections.abc import Awaitable, Callable
+
+import tornado.web
+from tornado.httpclient import HTTPResponse
+from tornado.testing import AsyncHTTPTestCase, gen_test
+from tornado_sessions_memcached import MemcachedBackend
+
+from servers import Memcached
+from tornado_sessions import (
+    Backend,
+    BackendError,
+    ConflictError,
+    Record,
+    SessionDataError,
+    SessionMixin,
+    Sessions,
+)
+from tornado_sessions.testing import BackendContract, HandlerContract
+
+URL = os.environ.get("SESSIONS_TEST_MEMCACHED_URL", "")
+
+needs_memcached = unittest.skipUnless(URL, "SESSIONS_TEST_MEMCACHED_URL is not set.")
+
+DAY = 86_400
+
+
+@needs_memcached
+class MemcachedBackendTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends."""
+
+    def make_backend(self) -> Backend:
+        return MemcachedBackend.from_url(URL, {})
+
+
+@needs_memcached
+class MemcachedHandlerTest(HandlerContract, AsyncHTTPTestCase):
+    """The contract of all applications."""
+
+    def make_session_backend(self) -> str:
+        return URL
+
+
+class UrlTest(unittest.TestCase):
+    def test_a_url_names_a_server(self) -> None:
+        """The port is memcached's own where there is none."""
+        for url, server in {
+            "memcached://10.0.0.1:11212": ("10.0.0.1", 11212),
+            "memcached://Cache-1.example.com": ("cache-1.example.com", 11211),
+            "memcached://localhost/": ("localhost", 11211),
+            "memcached://[::1]:11212": ("::1", 11212),
+            "memcached://[fe80::1%eth0]": ("fe80::1%eth0", 11211),
+        }.items():
+            with self.subTest(url):
+                backend = MemcachedBackend.from_url(url, {})
+                self.assertEqual(backend.servers, [server])
+
+    def test_commas_separate_the_servers_of_a_pool(self) -> None:
+        """Names and addresses of all kinds may stand together."""
+        backend = MemcachedBackend.from_url("memcached://a:1,10.0.0.1,[::1]:2", {})
+
+        self.assertEqual(backend.servers, [("a", 1), ("10.0.0.1", 11211), ("::1", 2)])
+
+    def test_options_have_defaults(self) -> None:
+        """Two seconds, four connections, what fits into memcached's mebibyte."""
+        backend = MemcachedBackend.from_url("memcached://a", {})
+
+        self.assertEqual(backend.timeout, 2.0)
+        self.assertEqual(backend.prefix, "session:")
+        self.assertEqual(backend.pool_size, 4)
+        self.assertEqual(backend.max_bytes, 1_047_552)
+
+    def test_options_follow_a_question_mark(self) -> None:
+        """They are those of the constructor."""
+        backend = MemcachedBackend.from_url(
+            "memcached://a?timeout=0.5&prefix=shop/&pool_size=2&max_bytes=1000", {}
+        )
+
+        self.assertEqual(backend.timeout, 0.5)
+        self.assertEqual(backend.prefix, "shop/")
+        self.assertEqual(backend.pool_size, 2)
+        self.assertEqual(backend.max_bytes, 1000)
+
+    def test_an_unknown_option_is_refused(self) -> None:
+        """The error names it and lists what there is."""
+        self._assert_refused(
+            "memcached://a?tiemout=1",
+            "has no option 'tiemout'. Its options are 'timeout', 'prefix',"
+            " 'pool_size', 'max_bytes'.",
+        )
+
+    def test_values_that_make_no_sense_are_refused(self) -> None:
+        """The error names the option and shows the value."""
+        for option, told in {
+            "timeout=soon": "'timeout' must be a number, not 'soon'",
+            "timeout=0": "'timeout' must be a number of seconds above 0, not 0.0",
+            "timeout=nan": "not nan",
+            "timeout=inf": "not inf",
+            "prefix=a%20b": "'prefix' must be at most 186 visible ASCII characters",
+            "prefix=a%0d%0a": "not 'a\\r\\n'",
+            "prefix=%c3%a9": "not 'é'",
+            "prefix=" + 187 * "x": "'prefix' must be at most 186",
+            "pool_size=many": "'pool_size' must be a number, not 'many'",
+            "pool_size=0": "'pool_size' must be a number above 0, not 0",
+            "max_bytes=0": "'max_bytes' must be a number above 0, not 0",
+        }.items():
+            with self.subTest(option):
+                self._assert_refused(f"memcached://a?{option}", told)
+
+    def test_what_is_no_server_is_refused(self) -> None:
+        """The error shows it, and how a server is written."""
+        for servers in ("", ":1", "a:0", "a:65536", "a:x", "::1", "[::1", "a b", "a/1"):
+            with self.subTest(servers):
+                self._assert_refused(
+                    f"memcached://{servers}", f"cannot use the server {servers!r}. Name"
+                )
+        self._assert_refused("memcached://a,,b", "cannot use the server ''")
+        self._assert_refused("memcached", "as in 'memcached://10.0.0.1:11211'")
+
+    def test_a_server_that_is_named_twice_is_refused(self) -> None:
+        """However it is written: half of its connections would be in vain."""
+        self._assert_refused("memcached://a,A:11211", "each only once")
+
+    def test_a_password_is_refused_and_not_repeated(self) -> None:
+        """Behaviour 8: memcached is protected otherwise."""
+        message = self._assert_refused("memcached://me:hunter2@a", "no password")
+
+        self.assertNotIn("hunter2", message)
+
+    def _assert_refused(self, url: str, told: str) -> str:
+        with self.assertRaises(ValueError) as caught:
+            MemcachedBackend.from_url(url, {})
+        self.assertIn(told, str(caught.exception))
+        return str(caught.exception)
+
+
+@needs_memcached
+class StoredTest(unittest.IsolatedAsyncioTestCase):
+    """What is in the server is what the README says."""
+
+    def setUp(self) -> None:
+        self.server = _start(self)
+        self.backend = MemcachedBackend.from_url(self.server.url, {})
+        self.addAsyncCleanup(self.backend.close)
+
+    async def test_a_key_is_the_prefix_and_hexadecimal_digits(self) -> None:
+        """The value is the record's data and nothing else."""
+        key = _new_key()
+        await self.backend.save(key, _record(b"data"))
+
+        self.assertEqual(
+            _ask(self.server, f"get session:{key.hex()}"),
+            [f"VALUE session:{key.hex()} 0 4", "data", "END"],
+        )
+
+    async def test_different_prefixes_never_meet(self) -> None:
+        """Two applications on one server each have their own."""
+        other = MemcachedBackend.from_url(f"{self.server.url}?prefix=other:", {})
+        self.addAsyncCleanup(other.close)
+        key = _new_key()
+        await self.backend.save(key, _record(b"ours"))
+
+        self.assertIsNone(await other.load(key))
+        await other.delete(key)
+        await other.save(key, _record(b"other"))
+
+        self.assertEqual(await _data(self.backend, key), b"ours")
+
+    async def test_the_longest_prefix_and_the_largest_record_fit(self) -> None:
+        """Behaviour 63: what the options allow is what memcached takes."""
+        prefix = 186 * "x"
+        backend = MemcachedBackend.from_url(f"{self.server.url}?prefix={prefix}", {})
+        self.addAsyncCleanup(backend.close)
+        key, data = _new_key(), bytes(backend.max_bytes)
+        await backend.save(key, _record(b"small"))
+
+        await _replace(backend, key, data)
+
+        self.assertEqual(await _data(backend, key), data)
+
+    async def test_max_bytes_can_be_raised_with_the_server(self) -> None:
+        """Behaviour 63: a server with a larger ``-I`` takes larger records."""
+        server = _start(self, "-I", "3m")
+        backend = MemcachedBackend.from_url(f"{server.url}?max_bytes=3000000", {})
+        self.addAsyncCleanup(backend.close)
+        key, data = _new_key(), bytes(3_000_000)
+
+        await backend.save(key, _record(data))
+
+        self.assertEqual(await _data(backend, key), data)
+
+    async def test_no_lifetime_ends_a_record_too_early(self) -> None:
+        """Behaviour 52: below and above thirty days, and after 2038."""
+        for days in (0.001, 1, 29.999, 30, 30.001, 31, 400):
+            with self.subTest(days=days):
+                key, expires = _new_key(), time.time() + days * DAY
+                await self.backend.save(key, Record(b"data", None, expires))
+
+                remaining = self._seconds_left(key)
+                self.assertGreaterEqual(time.time() + remaining, expires)
+                self.assertLess(time.time() + remaining, expires + 310)
+
+    async def test_what_memcached_cannot_say_is_kept_for_ever(self) -> None:
+        """Behaviour 52: its dates end in 2038, and 0 means that nothing expires."""
+        for expires in (0.0, 2.0**31 + 1, time.time() + 40 * 365 * DAY):
+            with self.subTest(expires=expires):
+                key = _new_key()
+                await self.backend.save(key, Record(b"data", None, expires))
+
+                self.assertEqual(self._seconds_left(key), -1)
+
+    async def test_a_replacement_moves_the_expiry(self) -> None:
+        """Behaviour 52: that of the newest record counts, either way."""
+        key = _new_key()
+        await self.backend.save(key, _record(b"data", expires_in=60))
+        for seconds in (40 * DAY, 600):
+            await _replace(self.backend, key, b"data", expires_in=seconds)
+            self.assertAlmostEqual(self._seconds_left(key), seconds, delta=310)
+
+    async def test_what_has_expired_is_forgotten_soon(self) -> None:
+        """An expiry in the past is no error, and no record for ever."""
+        key = _new_key()
+
+        await self.backend.save(key, _record(b"data", expires_in=-DAY))
+
+        self.assertLessEqual(self._seconds_left(key), 2)
+
+    def _seconds_left(self, key: bytes) -> int:
+        """Answers for how long memcached keeps a record; -1 for ever."""
+        [answer] = _ask(self.server, f"mg session:{key.hex()} t", lines=1)
+        return int(answer.removeprefix("HD t"))
+
+
+@needs_memcached
+class RefusedTest(unittest.IsolatedAsyncioTestCase):
+    """What a server refuses, or would lose."""
+
+    async def test_a_record_that_is_too_large_is_never_sent(self) -> None:
+        """Behaviour 63: it is refused where there is not even a server."""
+        with Memcached() as server:
+            backend = self._backend(server)
+        key = _new_key()
+        for version in (None, 1):
+            too_large = Record(bytes(backend.max_bytes + 1), version)
+            with self.assertRaisesRegex(SessionDataError, "1047553 bytes"):
+                await backend.save(key, too_large)
+
+    async def test_the_old_record_stays_where_the_server_takes_less(self) -> None:
+        """Behaviour 63: memcached drops it at a ``set`` only, which is never sent."""
+        backend = self._backend(_start(self, "-I", "512k"))
+        key = _new_key()
+        await backend.save(key, _record(b"old"))
+
+        with self.assertRaisesRegex(BackendError, "object too large for cache"):
+            await _replace(backend, key, bytes(600_000))
+
+        self.assertEqual(await _data(backend, key), b"old")
+
+    async def test_a_full_server_that_may_not_evict_is_an_error(self) -> None:
+        """With ``-M`` nothing is lost for what is new, and what is stored is read."""
+        backend = self._backend(_start(self, "-M", "-m", "8"))
+        kept = _new_key()
+        await backend.save(kept, _record(b"kept"))
+
+        with self.assertRaisesRegex(BackendError, "out of memory"):
+            for _ in range(1000):
+                await backend.save(_new_key(), _record(bytes(100_000)))
+
+        self.assertEqual(await _data(backend, kept), b"kept")
+
+    async def test_a_server_without_versions_is_refused(self) -> None:
+        """It would take the data of a session for commands."""
+        backend = self._backend(_start(self, "-C"))
+        key = _new_key()
+        await backend.save(key, _record(b"flush_all\r\n"))
+
+        with self.assertRaisesRegex(BackendError, "keeps no versions.*without -C"):
+            await backend.load(key)
+
+    async def test_what_is_no_memcached_is_an_error(self) -> None:
+        """Whatever answers there, it is said what and where."""
+
+        async def answer(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            await reader.readline()
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        self.addCleanup(server.close)
+        port = server.sockets[0].getsockname()[1]
+        backend = MemcachedBackend(f"127.0.0.1:{port}")
+        self.addAsyncCleanup(backend.close)
+
+        for operation in _operations(backend):
+            with self.assertRaisesRegex(BackendError, f"127.0.0.1:{port} failed:.*400"):
+                await operation()
+
+    def _backend(self, server: Memcached) -> MemcachedBackend:
+        backend = MemcachedBackend.from_url(server.url, {})
+        self.addAsyncCleanup(backend.close)
+        return backend
+
+
+@needs_memcached
+class FaultTest(unittest.IsolatedAsyncioTestCase):
+    """Behaviour 66: a server that is down, dies, hangs, cuts connections."""
+
+    def setUp(self) -> None:
+        self.server = _start(self)
+        self.backend = MemcachedBackend.from_url(f"{self.server.url}?timeout=0.5", {})
+        self.addAsyncCleanup(self.backend.close)
+        self.address = f"127.0.0.1:{self.server.port}"
+
+    async def test_a_server_that_is_down_at_start_is_used_when_it_is_up(self) -> None:
+        """Behaviour 66: the error says which server, and the driver's error why."""
+        self.server.kill()
+        for operation in _operations(self.backend):
+            with self.assertRaisesRegex(
+                BackendError, f"{self.address} cannot be reached"
+            ) as caught:
+                await operation()
+            self.assertIsInstance(caught.exception.__cause__, ConnectionRefusedError)
+
+        self.server.start()
+
+        await self._assert_good()
+
+    async def test_a_server_killed_in_the_middle_of_requests_fails_them(self) -> None:
+        """Behaviour 66: what waits for it is told, and the next finds the new one."""
+        await self._assert_good()
+        self.server.pause()
+        waiting = [
+            asyncio.ensure_future(operation())
+            for operation in 5 * _operations(self.backend)
+        ]
+        await asyncio.sleep(0)
+
+        self.server.kill()
+
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            self.assertIsInstance(error, BackendError)
+            self.assertIn(self.address, str(error))
+        self.server.start()
+        await self._assert_good()
+
+    async def test_a_server_that_hangs_fails_requests_in_time(self) -> None:
+        """Behaviour 66: those too that wait for a connection; then it goes on."""
+        await self._assert_good()
+        self.server.pause()
+        waiting = [
+            asyncio.ensure_future(operation())
+            for operation in 5 * _operations(self.backend)
+        ]
+
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, BackendError)
+            self.assertIn(
+                f"{self.address} did not answer within 0.5 seconds", str(error)
+            )
+            self.assertIsInstance(error.__cause__, asyncio.TimeoutError)
+        self.server.resume()
+
+        await self._assert_good()
+
+    async def test_a_server_that_hangs_after_a_rest_fails_requests_in_time(
+        self,
+    ) -> None:
+        """Behaviour 66: nobody looks at the time while there is nothing to do."""
+        await self._assert_good()
+        # Longer than the time is looked at when all is done.
+        await asyncio.sleep(0.1)
+        self.server.pause()
+
+        with self.assertRaisesRegex(BackendError, "did not answer within 0.5"):
+            await self.backend.load(_new_key())
+
+    async def test_a_server_that_takes_no_connection_fails_requests_in_time(
+        self,
+    ) -> None:
+        """Behaviour 66: to connect counts as well."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+            address = listener.getsockname()
+            # As many as wait to be accepted; who comes now is not even answered.
+            with socket.create_connection(address):
+                backend = MemcachedBackend(f"127.0.0.1:{address[1]}", timeout=0.5)
+                loads = (backend.load(_new_key()) for _ in range(10))
+                errors = await asyncio.gather(*loads, return_exceptions=True)
+
+        for error in errors:
+            assert isinstance(error, BackendError)
+            self.assertIn("did not answer within 0.5 seconds", str(error))
+
+    async def test_a_save_that_the_server_does_not_read_fails_in_time(self) -> None:
+        """Behaviour 66: also where the record is more than the network holds."""
+        backend = MemcachedBackend.from_url(
+            f"{self.server.url}?timeout=0.5&max_bytes=20000000", {}
+        )
+        self.addAsyncCleanup(backend.close)
+        self.server.pause()
+
+        with self.assertRaisesRegex(BackendError, "did not answer within 0.5"):
+            await backend.save(_new_key(), _record(bytes(20_000_000)))
+
+    async def test_idle_connections_to_a_server_that_restarted_are_not_used(
+        self,
+    ) -> None:
+        """Behaviour 66: no request fails after the restart."""
+        keys = [_new_key() for _ in range(20)]
+        await asyncio.gather(*(self.backend.load(key) for key in keys))
+
+        self.server.kill()
+        self.server.start()
+        # One turn of the loop to learn of it.
+        await asyncio.sleep(0)
+
+        await asyncio.gather(*(self.backend.load(key) for key in keys))
+
+    async def test_an_answer_that_is_cut_is_an_error(self) -> None:
+        """Behaviour 66: wherever it is cut, and however the connection ends."""
+        wire = await _Wire.before(self.server)
+        self.addAsyncCleanup(wire.close)
+        backend = MemcachedBackend(wire.address)
+        self.addAsyncCleanup(backend.close)
+        for length in (0, 1, 7, 80, 90):
+            for reset in (False, True):
+                with self.subTest(length=length, reset=reset):
+                    key = _new_key()
+                    await backend.save(key, _record(bytes(100)))
+                    version = (await _load(backend, key)).version
+                    wire.cut_after, wire.reset = length, reset
+                    if length > 7:
+                        with self.assertRaises(BackendError):
+                            await backend.load(key)
+                    else:
+                        for operation in (
+                            backend.load(key),
+                            backend.save(key, _record(b"new", version)),
+                            backend.save(_new_key(), _record(b"new")),
+                            backend.delete(key),
+                        ):
+                            with self.assertRaises(BackendError):
+                                await operation
+                    wire.cut_after = None
+                    await backend.load(key)
+
+    async def test_a_save_that_failed_may_have_been_stored(self) -> None:
+        """Nobody knows, so nothing is said but that it failed."""
+        wire = await _Wire.before(self.server)
+        self.addAsyncCleanup(wire.close)
+        backend = MemcachedBackend(wire.address)
+        self.addAsyncCleanup(backend.close)
+        key = _new_key()
+        wire.cut_after = 0
+
+        with self.assertRaises(BackendError):
+            await backend.save(key, _record(b"stored"))
+
+        self.assertEqual(await _data(self.backend, key), b"stored")
+
+    async def _assert_good(self) -> None:
+        key = _new_key()
+        await self.backend.save(key, _record(b"one"))
+        await _replace(self.backend, key, b"two")
+        self.assertEqual(await _data(self.backend, key), b"two")
+        await self.backend.delete(key)
+        self.assertIsNone(await self.backend.load(key))
+
+
+@needs_memcached
+class CancelledTest(unittest.IsolatedAsyncioTestCase):
+    """Behaviour 68: operations that nobody waits for any more."""
+
+    def setUp(self) -> None:
+        self.server = _start(self)
+        self.backend = MemcachedBackend.from_url(self.server.url, {})
+        self.addAsyncCleanup(self.backend.close)
+
+    async def test_a_thousand_cancellations_give_no_answer_to_another(self) -> None:
+        """Behaviour 68: each load answers its own record or is cancelled."""
+        # To trace each task would take most of the time.
+        asyncio.get_running_loop().set_debug(False)
+        keys = [_new_key() for _ in range(100)]
+        for key in keys:
+            await self.backend.save(key, _record(key))
+        chance = random.Random(68)
+        cancelled = answered = 0
+
+        async def load(key: bytes, turns: int) -> None:
+            nonlocal cancelled, answered
+            task = asyncio.ensure_future(self.backend.load(key))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                record = await task
+            except asyncio.CancelledError:
+                cancelled += 1
+            else:
+                answered += 1
+                assert record is not None
+                self.assertEqual(record.data, key)
+
+        while cancelled < 1000:
+            await asyncio.gather(
+                *(load(chance.choice(keys), chance.randrange(1, 20)) for _ in range(20))
+            )
+        self.assertGreater(answered, 0)
+
+        for key in keys:
+            self.assertEqual(await _data(self.backend, key), key)
+
+    async def test_the_connection_of_a_cancelled_operation_is_closed(self) -> None:
+        """Behaviour 68: its answer comes to nobody, and no connection is lost."""
+        one = MemcachedBackend.from_url(f"{self.server.url}?pool_size=1", {})
+        self.addAsyncCleanup(one.close)
+        await one.load(_new_key())
+        opened = self._statistic("total_connections")
+        for operation in _operations(one):
+            self.server.pause()
+            task = asyncio.ensure_future(operation())
+            # Until it waits for the answer.
+            await asyncio.sleep(0)
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+            self.server.resume()
+            self.assertIsNone(await one.load(_new_key()))
+
+        # Four were opened anew; two that ask for the statistic.
+        self.assertEqual(self._statistic("total_connections"), opened + 4 + 1)
+
+    async def test_waiting_for_a_connection_can_be_cancelled(self) -> None:
+        """Behaviour 68: whoever comes later still gets the only one there is."""
+        one = MemcachedBackend.from_url(f"{self.server.url}?pool_size=1", {})
+        self.addAsyncCleanup(one.close)
+        chance = random.Random(68)
+        for _ in range(100):
+            tasks = [asyncio.ensure_future(one.load(_new_key())) for _ in range(10)]
+            for _ in range(chance.randrange(20)):
+                await asyncio.sleep(0)
+            for task in chance.sample(tasks, 8):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+            self.assertIsNone(await one.load(_new_key()))
+
+    async def test_closing_leaves_no_connection_behind(self) -> None:
+        """Those in use are closed as soon as they are not."""
+        before = os.listdir("/proc/self/fd")
+        loads = [
+            asyncio.ensure_future(self.backend.load(_new_key())) for _ in range(20)
+        ]
+        await asyncio.wait(loads, return_when=asyncio.FIRST_COMPLETED)
+
+        await self.backend.close()
+        await asyncio.gather(*loads)
+        # The loop closes a socket in its next turn.
+        await asyncio.sleep(0)
+
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    def _statistic(self, name: str) -> int:
+        return _statistic(self.server, name)
+
+
+@needs_memcached
+class ProcessTest(unittest.TestCase):
+    def test_each_forked_process_opens_its_own_connections(self) -> None:
+        """Behaviour 67: parent and child use one backend, made before the fork."""
+        program = """
+            import asyncio, os, secrets, sys
+            from tornado_sessions import Record
+            from tornado_sessions_memcached import MemcachedBackend
+
+            async def use(backend):
+                for _ in range(200):
+                    key = secrets.token_bytes(32)
+                    await backend.save(key, Record(key))
+                    assert (await backend.load(key)).data == key
+
+            backend = MemcachedBackend.from_url(sys.argv[1], {})
+            asyncio.run(use(backend))
+            child = os.fork()
+            asyncio.run(use(backend))
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+        """
+        ran = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), URL],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        self.assertEqual((ran.returncode, ran.stderr), (0, ""))
+
+    def test_a_backend_outlives_its_loop(self) -> None:
+        """What is used in one loop after another connects in each."""
+        backend, key = MemcachedBackend.from_url(URL, {}), _new_key()
+
+        async def use(save: bool) -> None:
+            if save:
+                await backend.save(key, _record(b"data"))
+            self.assertEqual(await _data(backend, key), b"data")
+            await backend.close()
+
+        asyncio.run(use(save=True))
+        asyncio.run(use(save=False))
+
+    def test_nothing_secret_is_logged(self) -> None:
+        """Behaviour 8: neither keys nor data, with everything logged that can be."""
+        key = _new_key()
+
+        async def use() -> None:
+            backend = MemcachedBackend.from_url(URL, {})
+            await backend.save(key, _record(b"hunter2"))
+            await _replace(backend, key, b"hunter2")
+            with contextlib.suppress(ConflictError):
+                await backend.save(key, _record(b"hunter2"))
+            await backend.delete(key)
+            await backend.close()
+
+        with self.assertLogs(level=logging.DEBUG) as logs:
+            asyncio.run(use(), debug=True)
+
+        for secret in (key.hex(), "hunter2"):
+            self.assertNotIn(secret, "\n".join(logs.output))
+
+
+@needs_memcached
+class PoolTest(unittest.IsolatedAsyncioTestCase):
+    """How sessions are spread over several servers."""
+
+    def setUp(self) -> None:
+        self.servers = [_start(self) for _ in range(3)]
+
+    async def test_each_server_keeps_its_share(self) -> None:
+        """Of 900 sessions on three servers each has some 300."""
+        await self._fill(self._backend(*self.servers), 900)
+
+        shares = [_statistic(server, "curr_items") for server in self.servers]
+        self.assertEqual(sum(shares), 900)
+        # Seven standard deviations.
+        self.assertGreater(min(shares), 200)
+        self.assertLess(max(shares), 400)
+
+    async def test_the_order_of_the_servers_does_not_matter(self) -> None:
+        """Two processes whose settings differ in it find the same sessions."""
+        keys = await self._fill(self._backend(*self.servers), 50)
+        other = self._backend(*reversed(self.servers))
+
+        for key in keys:
+            self.assertEqual(await _data(other, key), key)
+
+    async def test_a_server_less_loses_its_share_and_no_other(self) -> None:
+        """No session moves between the servers that stay."""
+        keys = await self._fill(self._backend(*self.servers), 300)
+        lost = _statistic(self.servers[1], "curr_items")
+        fewer = self._backend(self.servers[0], self.servers[2])
+
+        found = [key for key in keys if await fewer.load(key) is not None]
+
+        self.assertEqual(len(found), 300 - lost)
+
+    async def test_a_server_that_is_down_fails_its_share_and_no_other(self) -> None:
+        """Behaviour 66: the error names it."""
+        backend = self._backend(*self.servers)
+        keys = await self._fill(backend, 100)
+        lost = _statistic(self.servers[1], "curr_items")
+        self.servers[1].kill()
+
+        loads = (backend.load(key) for key in keys)
+        answers = await asyncio.gather(*loads, return_exceptions=True)
+
+        failed = [answer for answer in answers if not isinstance(answer, Record)]
+        self.assertEqual(len(failed), lost)
+        for error in failed:
+            self.assertIsInstance(error, BackendError)
+            self.assertIn(f"127.0.0.1:{self.servers[1].port}", str(error))
+
+    def _backend(self, *servers: Memcached) -> MemcachedBackend:
+        backend = MemcachedBackend(*(f"127.0.0.1:{server.port}" for server in servers))
+        self.addAsyncCleanup(backend.close)
+        return backend
+
+    async def _fill(self, backend: MemcachedBackend, count: int) -> list[bytes]:
+        keys = [_new_key() for _ in range(count)]
+        await asyncio.gather(*(backend.save(key, _record(key)) for key in keys))
+        return keys
+
+
+class CountHandler(SessionMixin):
+    def get(self) -> None:
+        self.session["n"] = self.session.get("n", 0) + 1
+        self.write(str(self.session["n"]))
+
+
+@needs_memcached
+class PoolOverHTTPTest(AsyncHTTPTestCase):
+    """A pool of three under an application, and one of them is killed."""
+
+    def setUp(self) -> None:
+        self.servers = [_start(self) for _ in range(3)]
+        super().setUp()
+
+    def tearDown(self) -> None:
+        self.io_loop.run_sync(Sessions.of(self._app).close)
+        super().tearDown()
+
+    def get_app(self) -> tornado.web.Application:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return tornado.web.Application(
+            [("/", CountHandler)],
+            session_backend=f"memcached://{hosts}",
+            log_function=lambda handler: None,
+        )
+
+    @gen_test(timeout=60)
+    async def test_one_of_three_is_killed_and_comes_back(self) -> None:
+        """Behaviours 30, 66: 503 for its sessions, and the others never notice."""
+        cookies = [await self._new_visitor() for _ in range(40)]
+        theirs, others = await self._divide(cookies)
+        self.assertTrue(theirs)
+        self.assertTrue(others)
+
+        self.servers[0].kill()
+        with self.assertLogs("tornado.application"):
+            for cookie in theirs:
+                response = await self._visit(cookie)
+                self.assertEqual(response.code, 503)
+                self.assertIn("Retry-After", response.headers)
+                self.assertNotIn("Set-Cookie", response.headers)
+        for cookie in others:
+            response = await self._visit(cookie)
+            self.assertEqual((response.code, response.body), (200, b"3"))
+
+        self.servers[0].start()
+        for cookie in others:
+            response = await self._visit(cookie)
+            self.assertEqual((response.code, response.body), (200, b"4"))
+        for cookie in theirs:
+            # What it kept is lost; it begins anew, under another cookie.
+            response = await self._visit(cookie)
+            self.assertEqual((response.code, response.body), (200, b"1"))
+            self.assertIn("Set-Cookie", response.headers)
+        newcomers = [await self._new_visitor() for _ in range(40)]
+        self.assertTrue((await self._divide(newcomers))[0])
+
+    async def _new_visitor(self) -> str:
+        response = await self._visit("")
+        self.assertEqual((response.code, response.body), (200, b"1"))
+        return response.headers["Set-Cookie"].partition(";")[0]
+
+    async def _divide(self, cookies: list[str]) -> tuple[list[str], list[str]]:
+        """Has each visitor come once: those of the first server, and the others."""
+        theirs: list[str] = []
+        others: list[str] = []
+        for cookie in cookies:
+            before = _statistic(self.servers[0], "cas_hits")
+            response = await self._visit(cookie)
+            self.assertEqual((response.code, response.body), (200, b"2"))
+            used = _statistic(self.servers[0], "cas_hits") > before
+            (theirs if used else others).append(cookie)
+        return theirs, others
+
+    async def _visit(self, cookie: str) -> HTTPResponse:
+        return await self.http_client.fetch(
+            self.get_url("/"), headers={"Cookie": cookie}, raise_error=False
+        )
+
+
+class _Wire:
+    """Stands before a real server and cuts its answers on command."""
+
+    address: str
+    _listener: asyncio.Server
+
+    def __init__(self, server: Memcached) -> None:
+        self._port = server.port
+        #: After how many bytes an answer is cut; None for no cut.
+        self.cut_after: int | None = None
+        #: Whether the connection is then reset, or closed in good order.
+        self.reset = False
+
+    @classmethod
+    async def before(cls, server: Memcached) -> _Wire:
+        wire = cls(server)
+        wire._listener = await asyncio.start_server(wire._serve, "127.0.0.1", 0)
+        wire.address = f"127.0.0.1:{wire._listener.sockets[0].getsockname()[1]}"
+        return wire
+
+    async def close(self) -> None:
+        self._listener.close()
+        await self._listener.wait_closed()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        answers, commands = await asyncio.open_connection("127.0.0.1", self._port)
+        answering = asyncio.ensure_future(self._answer(answers, writer))
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                commands.write(data)
+        commands.close()
+        await answering
+
+    async def _answer(
+        self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while (data := await answers.read(65_536)) and self.cut_after is None:
+            writer.write(data)
+        writer.write(data[: self.cut_after])
+        if self.reset:
+            # Not to linger at all: a reset instead of an end.
+            linger = struct.pack("ii", 1, 0)
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
+
+
+def _start(case: unittest.TestCase, *options: str) -> Memcached:
+    """Starts a server that the test may kill."""
+    server = Memcached(*options)
+    case.addCleanup(server.stop)
+    server.start()
+    return server
+
+
+def _ask(server: Memcached, command: str, lines: int | None = None) -> list[str]:
+    """Answers so many lines, or all up to END, that a server says to a command."""
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(command.encode() + b"\r\n")
+        answer: list[str] = []
+        with connection.makefile(newline="\r\n") as file:
+            while len(answer) != lines and answer[-1:] != ["END"]:
+                answer.append(file.readline().removesuffix("\r\n"))
+        return answer
+
+
+def _statistic(server: Memcached, name: str) -> int:
+    values = dict(line.split(" ")[1:3] for line in _ask(server, "stats")[:-1])
+    return int(values[name])
+
+
+def _new_key() -> bytes:
+    return secrets.token_bytes(32)
+
+
+def _record(data: bytes, version: object = None, *, expires_in: float = 3600) -> Record:
+    return Record(data, version, time.time() + expires_in)
+
+
+async def _load(backend: Backend, key: bytes) -> Record:
+    record = await backend.load(key)
+    assert record is not None, "The record is not in the store."
+    return record
+
+
+async def _data(backend: Backend, key: bytes) -> bytes:
+    return (await _load(backend, key)).data
+
+
+async def _replace(
+    backend: Backend, key: bytes, data: bytes, *, expires_in: float = 3600
+) -> None:
+    version = (await _load(backend, key)).version
+    await backend.save(key, _record(data, version, expires_in=expires_in))
+
+
+def _operations(backend: Backend) -> list[Callable[[], Awaitable[object]]]:
+    """Answers everything that a backend can be asked, each with a key of its own."""
+    return [
+        lambda: backend.load(_new_key()),
+        lambda: backend.save(_new_key(), _record(b"new")),
+        lambda: backend.save(_new_key(), _record(b"replaced", 1)),
+        lambda: backend.delete(_new_key()),
+    ]

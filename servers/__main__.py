@@ -1,0 +1,50 @@
+"""Runs a command with servers for it: ``python -m servers COMMAND…``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+from servers.processes import Memcached, MongoDB, Server
+from servers.programs import ServerUnavailableError
+
+SERVERS: dict[str, type[Server]] = {
+    "SESSIONS_TEST_MEMCACHED_URL": Memcached,
+    "SESSIONS_TEST_MONGODB_URL": MongoDB,
+}
+
+
+def main(command: list[str]) -> int:
+    """Answers the exit code of ``command``, run while the servers are up.
+
+    A server whose variable is set already is not started. One that cannot be
+    had is named at the end and, where ``CI`` is set, is a failure.
+    """
+    missing = []
+    with contextlib.ExitStack() as running:
+        for variable, make in SERVERS.items():
+            if os.environ.get(variable):
+                continue
+            try:
+                server = running.enter_context(make())
+            except ServerUnavailableError as error:
+                missing.append(f"Nothing was tested on {variable}: {error}")
+            else:
+                os.environ[variable] = server.url
+        code = subprocess.call(command)
+    for line in missing:
+        print(line, file=sys.stderr)
+    return code or int(bool(missing) and bool(os.environ.get("CI")))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m servers COMMAND…")
+    # Whoever interrupts the command waits for it to end, and then the servers
+    # are stopped.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:]))
