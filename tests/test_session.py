@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+import msgspec
 import pytest
 from tornado_sessions_memory import MemoryBackend
 
@@ -807,6 +808,16 @@ class FlashTest:
 
 
 class AttributeTest:
+    def test_a_value_that_is_encoded_already_is_refused(self, loaded: Loaded) -> None:
+        """Behaviour 25: it would be taken for one that was loaded."""
+        session = loaded()
+        with pytest.raises(SessionDataError) as caught:
+            session["a"] = msgspec.Raw(b"{")
+
+        assert (
+            str(caught.value) == "The session value 'a' cannot be stored as JSON: Raw."
+        )
+
     def test_an_unknown_one_is_refused(self, loaded: Loaded) -> None:
         """As others name it: it would be kept by no store."""
         session = loaded()

@@ -245,6 +245,12 @@ class TimeoutSettingsTest:
             f"{name}=0.0 is to be more than zero seconds."
         )
 
+    def test_a_namespace_is_of_ascii(self) -> None:
+        """It is part of what a token's digest is made of."""
+        assert error_of(session_namespace="caf\xe9") == (
+            "session_namespace='caf\xe9' is to be of ASCII characters."
+        )
+
     def test_an_idle_timeout_beyond_the_lifetime_is_told(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

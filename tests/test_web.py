@@ -689,6 +689,28 @@ async def test_regenerate_moves_the_session(site: Site, times: int) -> None:
     assert site.saves() == 2
 
 
+async def test_the_session_cannot_be_replaced(site: Site) -> None:
+    """Behaviour 16: it is one object throughout a request."""
+    messages = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session |= {"b": 2}
+            try:
+                self.session = Session(self.sessions)
+            except AttributeError as error:
+                messages.append(str(error))
+
+    await site.begin(a=1)
+    await site.fetch(Handler)
+
+    assert await site.stored() == {"a": 1, "b": 2}
+    assert messages == [
+        "self.session cannot be replaced. Change its values with update() and clear(),"
+        " or end it with destroy()."
+    ]
+
+
 async def test_destroy_after_regenerate_leaves_nothing(site: Site) -> None:
     """Behaviour 9: the client learns of the end, and of no other token."""
 

@@ -106,7 +106,8 @@ class CookieBackend(Vault):
         if keys is None:
             raise ValueError(
                 "You must define the 'cookie_secret' setting in your application"
-                " to use the cookie session backend."
+                " to use the cookie session backend. Make one with:"
+                ' python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         key_version: Any = settings.get("key_version")
         if not isinstance(keys, Mapping):
