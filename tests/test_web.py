@@ -705,10 +705,11 @@ async def test_the_session_cannot_be_replaced(site: Site) -> None:
     await site.fetch(Handler)
 
     assert await site.stored() == {"a": 1, "b": 2}
-    assert messages == [
+    (message,) = messages
+    assert message == (
         "self.session cannot be replaced. Change its values with update() and clear(),"
         " or end it with destroy()."
-    ]
+    )
 
 
 async def test_destroy_after_regenerate_leaves_nothing(site: Site) -> None:

@@ -12,7 +12,7 @@ import unittest
 import tornado.web
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tornado_sessions_cookie import XAES256GCM, CookieBackend
 
@@ -289,6 +289,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 2: not even text that has a good token's length and start."""
         good = await self.backend.save(None, Record(b"x"))
 
+        @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(
             st.text(max_size=len(good))
             | st.text(URL_ALPHABET, min_size=len(good), max_size=len(good))
@@ -543,7 +544,8 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(
                 str(refused.exception),
                 "You must define the 'cookie_secret' setting in your application to"
-                " use the cookie session backend.",
+                " use the cookie session backend. Make one with:"
+                ' python -c "import secrets; print(secrets.token_urlsafe(32))"',
             )
 
     def test_an_empty_secret_is_an_error(self) -> None:
