@@ -537,9 +537,9 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
 
     def test_a_missing_secret_is_an_error(self) -> None:
         """Behaviour 60: in the words that Tornado has for it."""
-        for settings in ({}, {"cookie_secret": None}):
+        for missing in ({}, {"cookie_secret": None}):
             with self.assertRaises(ValueError) as refused:
-                CookieBackend.from_url("cookie:", settings)
+                CookieBackend.from_url("cookie:", missing)
 
             self.assertEqual(
                 str(refused.exception),
