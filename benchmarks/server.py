@@ -1,6 +1,6 @@
-"""The server that is measured: for each backend a port, with a bare handler beside.
+"""The server that is measured: one backend, with a bare handler beside.
 
-Prints one line of JSON when it is ready: the ports, and the cookies of sessions
+Prints one line of JSON when it is ready: its URL, and the cookies of sessions
 that hold some 300 bytes each.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from typing import Any
 
 import tornado.httpclient
 import tornado.httpserver
@@ -77,17 +78,15 @@ async def _cookies(url: str) -> list[str]:
     return [response.headers["Set-Cookie"].partition(";")[0] for response in responses]
 
 
-async def _main(backends: list[str]) -> None:
-    ready = {}
-    for backend in backends:
-        app = make_app(backend)
-        Sessions.of(app)
-        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        tornado.httpserver.HTTPServer(app).add_sockets(sockets)
-        url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-        ready[backend] = {"url": url, "cookies": await _cookies(f"{url}/fill")}
-        if backend.partition(":")[0] in FLOORS:
-            ready[backend]["floor_cookies"] = await _cookies(f"{url}/floor/fill")
+async def _main(backend: str) -> None:
+    app = make_app(backend)
+    Sessions.of(app)
+    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+    tornado.httpserver.HTTPServer(app).add_sockets(sockets)
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    ready: dict[str, Any] = {"url": url, "cookies": await _cookies(f"{url}/fill")}
+    if backend.partition(":")[0] in FLOORS:
+        ready["floor_cookies"] = await _cookies(f"{url}/floor/fill")
     print(json.dumps(ready), flush=True)
     await asyncio.Event().wait()
 
@@ -95,4 +94,4 @@ async def _main(backends: list[str]) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        asyncio.run(_main(sys.argv[1:]))
+        asyncio.run(_main(sys.argv[1]))
