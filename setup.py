@@ -21,6 +21,7 @@ setup(
         "cookie": ["tornado-sessions-cookie>=0.1,<1"],
         "memcached": ["tornado-sessions-memcached>=0.1,<1"],
         "memory": ["tornado-sessions-memory>=0.1,<1"],
+        "mongodb": ["tornado-sessions-mongodb>=0.1,<1"],
         "sqlite": ["tornado-sessions-sqlite>=0.1,<1"],
     },
     classifiers=[

@@ -1,0 +1,934 @@
+"""What the MongoDB backend does beyond the contract of all backends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gc
+import io
+import logging
+import os
+import random
+import secrets
+import subprocess
+import sys
+import textwrap
+import time
+import unittest
+import warnings
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pymongo
+from motor.motor_asyncio import AsyncIOMotorClient
+from tornado.testing import AsyncHTTPTestCase
+from tornado_sessions_mongodb import MongoDBBackend
+
+from servers import MongoDB, MongoReplicaSet
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.testing import BackendContract, HandlerContract
+
+SERVER = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
+# Test runs may share a server.
+DATABASE = f"tornado_sessions_test_{os.getpid()}"
+NAME = f"{DATABASE}.sessions"
+
+needs_server = unittest.skipUnless(SERVER, "SESSIONS_TEST_MONGODB_URL is not set")
+
+if TYPE_CHECKING:
+    _Case = unittest.IsolatedAsyncioTestCase
+else:
+    _Case = object
+
+
+def tearDownModule() -> None:
+    if SERVER:
+        with pymongo.MongoClient[dict[str, Any]](SERVER) as client:
+            client.drop_database(DATABASE)
+
+
+@needs_server
+class MotorContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends, on motor."""
+
+    def make_backend(self) -> Backend:
+        return _backend("motor")
+
+
+@needs_server
+class PyMongoContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends, on PyMongo's own asynchronous client."""
+
+    def make_backend(self) -> Backend:
+        return _backend("pymongo")
+
+
+@needs_server
+class MotorHandlerTest(HandlerContract, AsyncHTTPTestCase):
+    """The contract over HTTP, on motor."""
+
+    def make_session_backend(self) -> Backend:
+        return _backend("motor")
+
+
+@needs_server
+class PyMongoHandlerTest(HandlerContract, AsyncHTTPTestCase):
+    """The contract over HTTP, on PyMongo's own asynchronous client."""
+
+    def make_session_backend(self) -> Backend:
+        return _backend("pymongo")
+
+
+class DriverFacts(_Case):
+    """What goes for either driver."""
+
+    driver: str
+
+    def open(self, url: str = SERVER, **options: object) -> MongoDBBackend:
+        backend = _backend(self.driver, url, **options)
+        self.addAsyncCleanup(backend.close)
+        return backend
+
+    def make_client(self, url: str = SERVER) -> Any:  # noqa: ANN401
+        """Answers a client as an application would make it for itself."""
+        if self.driver == "motor":
+            client: Any = AsyncIOMotorClient(url)
+            self.addCleanup(client.close)
+        else:
+            client = pymongo.AsyncMongoClient(url)
+            self.addAsyncCleanup(client.close)
+        return client
+
+    # What is stored.
+
+    async def test_a_record_is_one_document(self) -> None:
+        """The README says how it looks, so that others can read it."""
+        backend, key = self.open(), secrets.token_bytes(32)
+
+        await backend.save(key, Record(b"data", None, 4e9, "ann"))
+
+        with _documents() as documents:
+            document = documents.find_one({"_id": key})
+            raw = documents.find_one({"_id": key, "data": {"$type": "binData"}})
+        self.assertIsNotNone(raw)
+        assert document is not None
+        self.assertEqual(document["_id"], key)
+        self.assertEqual(document["data"], b"data")
+        self.assertEqual(document["user"], "ann")
+        self.assertEqual(document["expires"].timestamp(), 4e9 + time.timezone)
+        self.assertLess(document["version"], 2**62)
+        self.assertEqual(len(document), 5)
+
+    async def test_a_record_without_expiry_and_user_has_no_such_fields(self) -> None:
+        """MongoDB keeps what has no date, and neither index holds it."""
+        backend, key = self.open(), secrets.token_bytes(32)
+        await backend.save(key, Record(b"data", None, 4e9, "ann"))
+        record = await backend.load(key)
+        assert record is not None
+
+        await backend.save(key, Record(b"data", record.version))
+
+        with _documents() as documents:
+            document = documents.find_one({"_id": key})
+        self.assertEqual(set(document or ()), {"_id", "data", "version"})
+
+    async def test_the_first_save_creates_the_indexes(self) -> None:
+        """One lets MongoDB forget what has expired, one finds a user's sessions."""
+        collection = f"indexed_{self.driver}"
+        backend = self.open(collection=collection)
+
+        await backend.save(secrets.token_bytes(32), Record(b"data"))
+        # It waits for the indexes, which the save did not.
+        await backend.close()
+
+        with _documents(collection) as documents:
+            indexes = documents.index_information()
+        self.assertEqual(indexes["expires_1"]["expireAfterSeconds"], 0)
+        self.assertEqual(indexes["user_1"]["key"], [("user", 1)])
+        self.assertIs(indexes["user_1"]["sparse"], True)
+
+    async def test_purging_is_left_to_mongodb(self) -> None:
+        """Behaviour 65: there is nothing to do, so nothing is asked of the server."""
+        backend = self.open("mongodb://127.0.0.1:1")
+
+        self.assertEqual(await backend.purge(time.time()), 0)
+
+    # Secrets.
+
+    async def test_the_drivers_log_shows_neither_keys_nor_data(self) -> None:
+        """Behaviour 8: nor the password, with everything logged at DEBUG."""
+        backend = self.open()
+        key, other = secrets.token_bytes(32), secrets.token_bytes(32)
+        user = secrets.token_hex(16)
+
+        with _debug_log() as log:
+            await _use_all_of(backend, key, b"hunter2", user)
+            for secret in (key, b"hunter2", user.encode()):
+                _assert_absent(self, secret, log.getvalue())
+            await self.make_client()[DATABASE]["others"].insert_one({"_id": other})
+
+        lines = log.getvalue().splitlines()
+        ours = [line for line in lines if '"commandName": "find"' in line]
+        self.assertIn('"command": "left out"', ours[0])
+        self.assertIn('"reply": "left out"', ours[1])
+        # What is not ours is logged as it was.
+        self.assertIn(base64.b64encode(other).decode(), log.getvalue())
+
+    async def test_a_logged_line_that_is_no_json_is_dropped(self) -> None:
+        """Behaviour 8: whatever a driver to come logs of our operations."""
+        backend = self.open()
+        await backend.load(bytes(32))
+
+        with (
+            _debug_log() as log,
+            mock.patch("pymongo.logger.LogMessage.__str__", return_value="hunter2"),
+        ):
+            await backend.load(bytes(32))
+
+        self.assertNotIn("pymongo.command", log.getvalue())
+        self.assertIn("pymongo.connection", log.getvalue())
+
+    async def test_no_error_shows_the_password(self) -> None:
+        """Behaviour 8: neither one of the server nor one of the network."""
+        self.addCleanup(_collect_sockets)
+        for server in (SERVER, "mongodb://127.0.0.1:1"):
+            url = server.replace("://", "://me:hunter2@")
+            backend = self.open(url, timeout=0.5)
+            shown = repr(backend) + str(vars(backend).get("name"))
+
+            with self.assertRaises(BackendError) as failed:
+                await backend.load(bytes(32))
+
+            self.assertNotIn("hunter2", shown + _traceback(failed.exception))
+
+    async def test_a_conflict_shows_no_key(self) -> None:
+        """Behaviour 8: what the server says of a duplicate has the key in it."""
+        backend, key = self.open(), secrets.token_bytes(32)
+        await backend.save(key, Record(b"data"))
+
+        with self.assertRaises(ConflictError) as conflict:
+            await backend.save(key, Record(b"data"))
+
+        _assert_absent(self, key, _traceback(conflict.exception))
+
+    # Clients, loops, processes.
+
+    async def test_a_client_that_was_handed_in_stays_open(self) -> None:
+        """It closes only what it opened."""
+        client = self.make_client()
+        backend = MongoDBBackend(client=client, database=DATABASE)
+        key = secrets.token_bytes(32)
+        await backend.save(key, Record(b"data"))
+
+        await backend.close()
+
+        found = await client[DATABASE]["sessions"].find_one({"_id": key})
+        self.assertEqual(found["data"], b"data")
+        self.assertIsNotNone(await backend.load(key))
+        await backend.close()
+
+    async def test_a_client_that_was_handed_in_is_used_safely(self) -> None:
+        """Whatever the rest of the application makes do with."""
+        options = "?w=1&journal=false&readPreference=secondaryPreferred"
+        client = self.make_client(f"{SERVER}/{options}")
+        backend = MongoDBBackend(client=client, database=DATABASE)
+        await backend.load(bytes(32))
+        assert backend._opened is not None
+        collection = backend._opened.collection
+
+        concern = {"w": "majority", "j": True}
+        self.assertEqual(collection.write_concern.document, concern)
+        self.assertEqual(collection.read_preference, pymongo.ReadPreference.PRIMARY)
+        await backend.close()
+
+    async def test_a_client_of_its_own_waits_for_a_majority(self) -> None:
+        """Unless the URL says otherwise, which goes for the driver's limits too."""
+        for options, concern in (
+            ("", {"w": "majority", "j": True}),
+            ("&w=1&journal=false", {"w": 1, "j": False}),
+        ):
+            url = f"{SERVER}/?serverSelectionTimeoutMS=345{options}"
+            backend = self.open(url)
+            await backend.load(bytes(32))
+            assert backend._opened is not None
+            collection = backend._opened.collection
+            limit = backend._opened.client.options.server_selection_timeout
+
+            self.assertEqual(collection.write_concern.document, concern)
+            self.assertEqual(collection.read_preference, pymongo.ReadPreference.PRIMARY)
+            self.assertEqual(limit, 0.345)
+
+    def test_it_works_in_one_loop_after_another(self) -> None:
+        """Behaviour 67: it connects in the loop that runs, closed or not."""
+        backend, key = _backend(self.driver), secrets.token_bytes(32)
+
+        async def save_and_close() -> None:
+            await backend.save(key, Record(b"one"))
+            await backend.close()
+
+        async def load_and_close() -> None:
+            record = await backend.load(key)
+            assert record is not None
+            self.assertEqual(record.data, b"one")
+            await backend.close()
+
+        asyncio.run(save_and_close())
+        asyncio.run(load_and_close())
+        asyncio.run(load_and_close())
+
+    def test_it_works_in_a_forked_process(self) -> None:
+        """Behaviour 67: parent and child each have connections of their own."""
+        script = f"""
+            import asyncio, os
+            from tornado_sessions.backend import Record
+            from tornado_sessions_mongodb import MongoDBBackend
+
+            backend = MongoDBBackend.from_url({_url(self.driver)!r}, {{}})
+            keys = [os.urandom(32) for _ in range(100)]
+
+            async def save():
+                for key in keys:
+                    await backend.save(key, Record(key))
+
+            async def check():
+                for key in keys:
+                    assert (await backend.load(key)).data == key
+
+            async def save_and_check():
+                await save()
+                await check()
+                await backend.close()
+
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(save())
+            child = os.fork()
+            if not child:
+                keys = [os.urandom(32) for _ in range(100)]
+                try:
+                    asyncio.run(save_and_check())
+                    print("the child is done", flush=True)
+                finally:
+                    os._exit(0)
+            loop.run_until_complete(check())
+            os.waitpid(child, 0)
+            loop.run_until_complete(check())
+            loop.run_until_complete(backend.close())
+            print("the parent is done")
+        """
+        self.assertEqual(_run(script), "the child is done\nthe parent is done\n")
+
+    # Cancellation.
+
+    async def test_a_thousand_cancellations_mix_up_no_answers(self) -> None:
+        """Behaviour 68: each key is answered with its own record, then and later."""
+        # Few connections: most of those who are cancelled wait for one. Whoever
+        # comes last waits for all of them.
+        backend = self.open(maxPoolSize=5, timeout=20)
+        keys = [secrets.token_bytes(32) for _ in range(60)]
+        await asyncio.gather(*(backend.save(key, Record(key)) for key in keys))
+        chance = random.Random(68)
+
+        cancelled = 0
+        while cancelled < 1000:
+            tasks = [asyncio.ensure_future(backend.load(key)) for key in keys]
+            await asyncio.wait(tasks, timeout=chance.uniform(0, 0.03))
+            cancelled += sum(task.cancel() for task in tasks)
+            records = await asyncio.gather(*tasks, return_exceptions=True)
+            for key, record in zip(keys, records, strict=True):
+                if isinstance(record, Record):
+                    self.assertEqual(record.data, key)
+        for key in keys:
+            record = await backend.load(key)
+            assert record is not None
+            self.assertEqual(record.data, key)
+
+
+@needs_server
+class MotorTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "motor"
+
+
+@needs_server
+class PyMongoTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "pymongo"
+
+
+class URLTest(unittest.TestCase):
+    def test_a_bare_name_is_the_server_of_this_machine(self) -> None:
+        """All else is at its default, as the README says."""
+        for url in ("mongodb", "mongodb:", "mongodb://", "mongodb://localhost"):
+            backend = MongoDBBackend.from_url(url, {})
+            self.assertEqual(backend._url, "mongodb://localhost")
+            self.assertEqual(backend.name, "sessions.sessions")
+            self.assertEqual(backend.driver, "motor")
+            self.assertEqual(backend.timeout, 2.0)
+            self.assertEqual(backend.max_bytes, 1_048_576)
+
+    def test_our_options_are_taken_out_of_the_url(self) -> None:
+        """What is left is the driver's, as it was written."""
+        for scheme in ("mongodb", "mongodb+srv"):
+            backend = MongoDBBackend.from_url(
+                f"{scheme}://me:p%40ss@a.example/shop?collection=visits&retryWrites=true"
+                "&driver=pymongo&appName=a%20b&timeout=3&max_bytes=99",
+                {},
+            )
+            self.assertEqual(
+                backend._url,
+                f"{scheme}://me:p%40ss@a.example/shop?retryWrites=true&appName=a%20b",
+            )
+            self.assertEqual(backend.name, "shop.visits")
+            self.assertEqual(repr(backend), "<MongoDBBackend 'shop.visits'>")
+            self.assertEqual(backend.driver, "pymongo")
+            self.assertEqual(backend.timeout, 3.0)
+            self.assertEqual(backend.max_bytes, 99)
+
+    def test_the_drivers_options_need_no_database(self) -> None:
+        """The driver wants a slash in front of them; it gets one."""
+        backend = MongoDBBackend.from_url(
+            "mongodb://a,b:1?replicaSet=rs&driver=motor", {}
+        )
+
+        self.assertEqual(backend._url, "mongodb://a,b:1/?replicaSet=rs")
+        self.assertEqual(backend.name, "sessions.sessions")
+
+    def test_the_drivers_own_time_limit_is_ours(self) -> None:
+        """``timeoutMS`` counts where there is no ``timeout``."""
+        for options, timeout in (
+            ("timeoutMS=1500", 1.5),
+            ("timeoutMS=1500&timeout=3", 3.0),
+        ):
+            backend = MongoDBBackend.from_url(f"mongodb://a/?{options}", {})
+            self.assertEqual(backend.timeout, timeout)
+
+    def test_options_of_the_srv_scheme_are_the_drivers(self) -> None:
+        """They are good for nothing else, and no name server is asked yet."""
+        backend = MongoDBBackend.from_url(
+            "mongodb+srv://cluster.example/?srvServiceName=other", {}
+        )
+
+        self.assertEqual(
+            backend._url, "mongodb+srv://cluster.example/?srvServiceName=other"
+        )
+
+    def test_what_cannot_be_used_is_refused(self) -> None:
+        """The message says what is wrong and what to do."""
+        # Where the driver has more to say, that comes behind it.
+        for options, message in _REFUSED.items():
+            with self.subTest(options=options):
+                self._assert_refused(
+                    f"mongodb://me:hunter2@host/shop?{options}", message
+                )
+
+    def test_a_url_that_is_malformed_keeps_its_password(self) -> None:
+        """Behaviour 8: wherever the driver takes the password to be."""
+        for url in (
+            "mongodb://me:hunter2/x@host/shop",
+            "mongodb://me:hunter2:x@host/shop",
+            "mongodb://me:hunter2@host:port/shop",
+            "mongodb://me:hunter2@host/shop.visits",
+            "mongodb://me:hunter2@/shop",
+            "mongodb://me:hunter2@host/sh op",
+        ):
+            with self.subTest(url=url):
+                self._assert_refused(
+                    url,
+                    "The session backend 'mongodb' cannot use its URL. It is to be of"
+                    " the form mongodb://user:password@host1,host2/database?option="
+                    "value, with what is special in the password escaped by"
+                    " urllib.parse.quote_plus().",
+                )
+        self._assert_refused(
+            "mongodb://me:w=x?hunter2=1@host/shop",
+            "The URL of the session backend 'mongodb' has an '@' after its '?'. Escape"
+            " the user name and the password with urllib.parse.quote_plus().",
+        )
+        self._assert_refused(
+            "postgresql://me:hunter2@host/shop",
+            "The session backend 'mongodb' needs a URL that begins with 'mongodb://' or"
+            " 'mongodb+srv://'.",
+        )
+
+    def test_either_a_url_or_a_client_is_taken(self) -> None:
+        """And a client that does not block the loop."""
+        client = pymongo.MongoClient[dict[str, Any]](connect=False)
+        self.addCleanup(client.close)
+        blocking: Any = client
+        for arguments, message in (
+            ({}, "MongoDBBackend takes either a url or a client."),
+            (
+                {"url": "mongodb://a", "client": blocking},
+                "MongoDBBackend takes either a url or a client.",
+            ),
+            (
+                {"url": "mongodb://a", "database": "shop"},
+                "The URL names the database: mongodb://host/database.",
+            ),
+            (
+                {"client": blocking},
+                "A MongoClient would block the loop. Give MongoDBBackend a motor"
+                + " client or an AsyncMongoClient.",
+            ),
+            (
+                {"client": object(), "database": "a.b"},
+                "MongoDB has no database of a name such as 'a.b'.",
+            ),
+        ):
+            with self.assertRaises(ValueError) as refused:
+                MongoDBBackend(**arguments)
+            self.assertEqual(str(refused.exception), message)
+
+    def _assert_refused(self, url: str, message: str) -> None:
+        with self.assertRaises(ValueError) as refused:
+            MongoDBBackend.from_url(url, {})
+        self.assertEqual(str(refused.exception)[: len(message)], message)
+        self.assertNotIn("hunter2", _traceback(refused.exception))
+
+
+_REFUSED = {
+    "timeout=soon": "The option 'timeout' must be a number, not 'soon'.",
+    "max_bytes=1.5": "The option 'max_bytes' must be a number, not '1.5'.",
+    "timeout=0": "The option 'timeout' must be a number of seconds above 0, not 0.0.",
+    "timeout=inf": "The option 'timeout' must be a number of seconds above 0, not inf.",
+    "max_bytes=16000001": "The option 'max_bytes' must be a number from 1 to 16000000,"
+    " not 16000001.",
+    "driver=mongo": "The option 'driver' must be 'motor' or 'pymongo', not 'mongo'.",
+    "collection=": "The option 'collection' must be a name that MongoDB takes for a"
+    " collection, not ''.",
+    "collection=system.users": "The option 'collection' must be a name that MongoDB"
+    " takes for a collection, not 'system.users'.",
+    "readPreference=secondary": "Sessions are read from the primary: elsewhere one that"
+    " has ended may still be there. Remove the option readPreference from the URL.",
+    "w=0": "With w=0 nobody would know whether a session was stored. Remove the option"
+    " from the URL.",
+    "maxPoolSize=many": "MongoDB's driver does not take the options of the URL: The"
+    " value of maxpoolsize must be an integer",
+    "no_such_option=1": "MongoDB's driver does not take the options of the URL: Unknown"
+    " option: no_such_option.",
+}
+
+
+class FaultFacts(_Case):
+    """Behaviour 66, with a server that is killed, hangs, and comes back."""
+
+    driver: str
+
+    async def asyncSetUp(self) -> None:
+        self.server = MongoDB()
+        self.addCleanup(self.server.stop)
+        self.addCleanup(_collect_sockets)
+        url = _url(self.driver, self.server.url, timeout=1)
+        self.backend = MongoDBBackend.from_url(url, {})
+        self.addAsyncCleanup(self.backend.close)
+        self.key = secrets.token_bytes(32)
+
+    async def test_a_server_that_is_down_at_the_start(self) -> None:
+        """Behaviour 66: every operation fails in time, until there is one."""
+        await self._assert_down()
+
+        await asyncio.to_thread(self.server.start)
+
+        await self._assert_good_again()
+
+    async def test_a_server_that_is_killed_and_comes_back(self) -> None:
+        """Behaviour 66: the same backend goes on, with what was stored."""
+        await asyncio.to_thread(self.server.start)
+        await self.backend.save(self.key, Record(b"before"))
+
+        self.server.kill()
+        await self._assert_down()
+        await asyncio.to_thread(self.server.start)
+
+        await self._assert_good_again()
+        record = await self.backend.load(self.key)
+        assert record is not None
+        self.assertEqual(record.data, b"before")
+
+    async def test_a_server_that_hangs_and_goes_on(self) -> None:
+        """Behaviour 66: more requests than motor has threads fail in time, too."""
+        await asyncio.to_thread(self.server.start)
+        await self.backend.save(self.key, Record(b"before"))
+
+        self.server.pause()
+        try:
+            await self._assert_down(at_once=60)
+            # Nor does anything go on behind them.
+            if left := [*self.backend._left]:
+                _, pending = await asyncio.wait(left, timeout=2)
+                self.assertEqual(pending, set())
+        finally:
+            self.server.resume()
+
+        await self._assert_good_again()
+
+    async def test_closing_does_not_wait_for_a_server_that_hangs(self) -> None:
+        """Behaviour 66: not the loop either."""
+        await asyncio.to_thread(self.server.start)
+        await self.backend.save(self.key, Record(b"before"))
+
+        self.server.pause()
+        try:
+            ticking = asyncio.ensure_future(_longest_pause())
+            await asyncio.wait_for(self.backend.close(), 2.5)
+            ticking.cancel()
+            self.assertLess(await ticking, 0.4)
+        finally:
+            self.server.resume()
+
+    async def _assert_down(self, at_once: int = 1) -> None:
+        operations = [self.backend.load(self.key) for _ in range(at_once)]
+        work = asyncio.gather(
+            *operations,
+            self.backend.save(secrets.token_bytes(32), Record(b"data")),
+            self.backend.delete(secrets.token_bytes(32)),
+            anext(self.backend.find("ann"), None),
+            return_exceptions=True,
+        )
+        # Each of them has a second, and they run at once.
+        for outcome in await asyncio.wait_for(work, 2.5):
+            self.assertIsInstance(outcome, BackendError)
+            self.assertRegex(
+                str(outcome),
+                f"\\ANo MongoDB server answered for '{NAME}' within 1 seconds. Check"
+                f"|\\AThe connection to MongoDB for '{NAME}' failed: [A-Za-z]+. The next",
+            )
+            assert isinstance(outcome, BackendError)
+            self.assertIsNotNone(outcome.__cause__)
+
+    async def _assert_good_again(self) -> None:
+        async def until_it_is() -> None:
+            while True:
+                with contextlib.suppress(BackendError):
+                    await self.backend.save(secrets.token_bytes(32), Record(b"data"))
+                    return
+
+        await asyncio.wait_for(until_it_is(), 2)
+
+
+@needs_server
+class MotorFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "motor"
+
+    async def test_it_fails_in_time_while_others_take_all_threads(self) -> None:
+        """Behaviour 66: every motor client of a process shares one set of threads."""
+        await asyncio.to_thread(self.server.start)
+        hanging: Any = AsyncIOMotorClient(self.server.url)
+        self.addCleanup(hanging.close)
+        await hanging.admin.command("ping")
+
+        self.server.pause()
+        try:
+            pings = [hanging.admin.command("ping") for _ in range(200)]
+            backend = _backend("motor", timeout=0.5)
+            with self.assertRaisesRegex(BackendError, "No MongoDB server answered"):
+                await asyncio.wait_for(backend.load(self.key), 2)
+        finally:
+            self.server.resume()
+        await asyncio.gather(*pings)
+        self.assertIsNone(await backend.load(self.key))
+        await backend.close()
+
+
+@needs_server
+class PyMongoFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "pymongo"
+
+
+@needs_server
+class RightsTest(unittest.IsolatedAsyncioTestCase):
+    """What becomes of a user that may not do everything."""
+
+    async def asyncSetUp(self) -> None:
+        self.server = MongoDB("--auth")
+        self.addCleanup(self.server.stop)
+        await asyncio.to_thread(self.server.start)
+        await asyncio.to_thread(self._create_users)
+
+    async def test_without_the_right_to_create_indexes_it_works(self) -> None:
+        """The one who is to create them is told once, and no request fails."""
+        for driver in ("motor", "pymongo"):
+            backend = self.open(driver, "writer")
+            with self.assertLogs("tornado_sessions", logging.WARNING) as log:
+                for _ in range(3):
+                    key = secrets.token_bytes(32)
+                    await backend.save(key, Record(b"data"))
+                    self.assertIsNotNone(await backend.load(key))
+                await backend.close()
+            [line] = log.output
+            self.assertEqual(
+                line,
+                f"WARNING:tornado_sessions:The indexes of the MongoDB collection {NAME!r}"
+                " cannot be created: Unauthorized (code 13). Until somebody who may"
+                " creates them, expired sessions stay and the sessions of a user are"
+                " found slowly.",
+            )
+
+    async def test_a_refusal_shows_neither_keys_nor_data(self) -> None:
+        """Behaviour 8: the server repeats the whole command when it refuses it."""
+        for driver in ("motor", "pymongo"):
+            backend, key = self.open(driver, "nobody"), secrets.token_bytes(32)
+            for work in (
+                backend.save(key, Record(b"hunter2")),
+                backend.save(key, Record(b"hunter2", 1)),
+                backend.load(key),
+                backend.delete(key),
+            ):
+                with self.assertRaises(BackendError) as refused:
+                    await work
+                self.assertEqual(
+                    str(refused.exception),
+                    f"MongoDB refused to use '{NAME}': Unauthorized (code 13). Grant"
+                    " the user of the URL the role readWrite on the database.",
+                )
+                shown = _traceback(refused.exception)
+                _assert_absent(self, key, shown)
+                _assert_absent(self, b"hunter2", shown)
+            await backend.close()
+
+    async def test_a_wrong_password_is_said_to_be_one(self) -> None:
+        """The message names what to check, and not the password."""
+        for driver in ("motor", "pymongo"):
+            backend = self.open(driver, "writer", "hunter2")
+            with self.assertRaises(BackendError) as refused:
+                await backend.load(bytes(32))
+            self.assertEqual(
+                str(refused.exception),
+                f"MongoDB refused to use '{NAME}': AuthenticationFailed (code 18). Check"
+                " the user, the password and the option authSource of the URL.",
+            )
+            self.assertNotIn("hunter2", _traceback(refused.exception))
+            await backend.close()
+
+    def open(self, driver: str, user: str, password: str = "secret") -> MongoDBBackend:
+        url = self.server.url.replace("://", f"://{user}:{password}@")
+        return _backend(driver, url, authSource="admin")
+
+    def _create_users(self) -> None:
+        actions = ["find", "insert", "update", "remove"]
+        resource = {"db": DATABASE, "collection": ""}
+        with pymongo.MongoClient[dict[str, Any]](self.server.url) as client:
+            client.admin.command(
+                "createUser",
+                "root",
+                pwd="secret",
+                roles=["root"],
+            )
+        url = self.server.url.replace("://", "://root:secret@")
+        with pymongo.MongoClient[dict[str, Any]](url) as client:
+            client.admin.command(
+                "createRole",
+                "writer",
+                privileges=[{"resource": resource, "actions": actions}],
+                roles=[],
+            )
+            for user, roles in (("writer", ["writer"]), ("nobody", [])):
+                client.admin.command("createUser", user, pwd="secret", roles=roles)
+
+
+@needs_server
+class ReplicaSetTest(unittest.IsolatedAsyncioTestCase):
+    """Three servers, of which the primary is killed under load."""
+
+    async def test_no_acknowledged_write_is_lost(self) -> None:
+        """Behaviour 66: sessions go on when another primary has been elected."""
+        self.addCleanup(_collect_sockets)
+        replica_set = MongoReplicaSet(3, election_timeout=2.0)
+        self.addCleanup(replica_set.stop)
+        await asyncio.to_thread(replica_set.start)
+        for driver in ("motor", "pymongo"):
+            with self.subTest(driver=driver):
+                backend = _backend(driver, replica_set.url)
+                await self._kill_primary_under_load(replica_set, backend)
+                await backend.close()
+
+    async def _kill_primary_under_load(
+        self, replica_set: MongoReplicaSet, backend: MongoDBBackend
+    ) -> None:
+        visitors = [_Visitor(backend) for _ in range(20)]
+        load = [asyncio.ensure_future(visitor.count()) for visitor in visitors]
+        primary = await asyncio.to_thread(replica_set.primary)
+        await _all(visitor.stored.wait() for visitor in visitors)
+
+        await asyncio.to_thread(primary.kill)
+        killed = time.monotonic()
+        for visitor in visitors:
+            visitor.watched_since = killed
+        await _all(visitor.stored_again.wait() for visitor in visitors)
+        for visitor in visitors:
+            visitor.goes_on = False
+        await _all(load)
+
+        for visitor in visitors:
+            record = await backend.load(visitor.key)
+            assert record is not None
+            self.assertGreaterEqual(int(record.data), visitor.acknowledged)
+            self.assertLessEqual(int(record.data), visitor.tried)
+        await asyncio.to_thread(primary.start)
+        first = min(visitor.first for visitor in visitors) - killed
+        failed = sum(visitor.failed for visitor in visitors)
+        print(
+            f"{backend.driver}: the first good answer came {first:.1f} s after the"
+            f" death of the primary; {failed} operations of 20 visitors failed."
+        )
+
+
+class _Visitor:
+    """Counts in a session of its own, as fast as it can."""
+
+    def __init__(self, backend: MongoDBBackend) -> None:
+        self.backend = backend
+        self.key = secrets.token_bytes(32)
+        self.goes_on = True
+        #: What was answered to be stored at last, and what may be stored.
+        self.acknowledged = self.tried = 0
+        self.failed = 0
+        self.stored = asyncio.Event()
+        #: When it was first told "stored" of what began since then.
+        self.watched_since = self.first = float("inf")
+        self.stored_again = asyncio.Event()
+
+    async def count(self) -> None:
+        await self.backend.save(self.key, Record(b"0"))
+        while self.goes_on:
+            await self._count_once()
+
+    async def _count_once(self) -> None:
+        began = time.monotonic()
+        try:
+            record = await self.backend.load(self.key)
+            assert record is not None
+            self.tried = int(record.data) + 1
+            data = b"%d" % self.tried
+            await self.backend.save(self.key, Record(data, record.version))
+        except BackendError:
+            self.failed += 1
+            return
+        self.acknowledged = self.tried
+        self.stored.set()
+        if began > self.watched_since:
+            self.first = min(self.first, time.monotonic())
+            self.stored_again.set()
+
+
+async def _all(work: Iterable[Awaitable[object]]) -> None:
+    await asyncio.wait_for(asyncio.gather(*work), 15)
+
+
+def _url(driver: str, server: str = SERVER, **options: object) -> str:
+    """Answers the URL of the tests' database, with more options."""
+    address, _, query = server.partition("?")
+    pairs = [query] if query else []
+    options = {"driver": driver, **options}
+    pairs += [f"{name}={value}" for name, value in options.items()]
+    return f"{address.rstrip('/')}/{DATABASE}?{'&'.join(pairs)}"
+
+
+def _backend(driver: str, server: str = SERVER, **options: object) -> MongoDBBackend:
+    return MongoDBBackend.from_url(_url(driver, server, **options), {})
+
+
+@contextlib.contextmanager
+def _documents(collection: str = "sessions") -> Iterator[Any]:
+    """Answers the collection as anybody else sees it."""
+    with pymongo.MongoClient[dict[str, Any]](SERVER) as client:
+        yield client[DATABASE][collection]
+
+
+async def _use_all_of(
+    backend: MongoDBBackend, key: bytes, data: bytes, user: str
+) -> None:
+    """Has the driver log all that there is to log."""
+    await backend.save(key, Record(data, None, 4e9, user))
+    with contextlib.suppress(ConflictError):
+        await backend.save(key, Record(data, None, 4e9, user))
+    record = await backend.load(key)
+    assert record is not None
+    await backend.save(key, Record(data, record.version, 4e9, user))
+    with contextlib.suppress(ConflictError):
+        await backend.save(key, Record(data, record.version, 4e9, user))
+    for _ in range(150):
+        await backend.save(secrets.token_bytes(32), Record(data, None, 4e9, user))
+    found = [found async for found in backend.find(user)]
+    assert len(found) == 151
+    await backend.delete(key)
+    await backend.close()
+
+
+@contextlib.contextmanager
+def _debug_log() -> Iterator[io.StringIO]:
+    """Collects what anybody logs, at DEBUG."""
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def _assert_absent(case: unittest.TestCase, secret: bytes, text: str) -> None:
+    """Looks for a secret in all the ways in which bytes are written."""
+    for form in (
+        secret.decode("latin-1"),
+        repr(secret)[2:-1],
+        secret.hex(),
+        secret.hex().upper(),
+        base64.b64encode(secret).decode(),
+        base64.urlsafe_b64encode(secret).decode().rstrip("="),
+    ):
+        case.assertNotIn(form, text)
+
+
+def _traceback(error: BaseException) -> str:
+    """Answers all that a log would show of an error, whatever it hides."""
+    lines = []
+    seen: BaseException | None = error
+    while seen is not None:
+        lines.append(f"{seen!r} {seen} {getattr(seen, 'details', '')}")
+        seen = seen.__cause__ or seen.__context__
+    return "\n".join(lines)
+
+
+def _run(script: str) -> str:
+    """Runs a script in a process of its own and answers what it printed."""
+    done = subprocess.run(
+        # A fork beside threads is what is tested.
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def _collect_sockets() -> None:
+    """Collects what PyMongo forgets when it is closed while it tries to connect."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+async def _longest_pause() -> float:
+    """Answers how long the loop was blocked at most, when it is cancelled."""
+    longest, last = 0.0, time.monotonic()
+    cancelled = False
+    while not cancelled:
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            cancelled = True
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    return longest
+
+
+if __name__ == "__main__":
+    unittest.main()

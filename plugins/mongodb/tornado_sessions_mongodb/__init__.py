@@ -1,0 +1,481 @@
+"""Keeps sessions in MongoDB."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import json
+import logging
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.read_preferences import ReadPreference
+from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import BackendError, ConflictError
+
+if TYPE_CHECKING:
+    Client = AsyncIOMotorClient[Any] | pymongo.AsyncMongoClient[Any]
+
+__all__ = ["MongoDBBackend"]
+
+logger = logging.getLogger("tornado_sessions")
+
+T = TypeVar("T")
+
+_INDEXES = [
+    # MongoDB itself removes what is past its date, and keeps what has none.
+    pymongo.IndexModel("expires", expireAfterSeconds=0),
+    # Sparse: anonymous sessions are not in it.
+    pymongo.IndexModel("user", sparse=True),
+]
+
+# A document may have 16 MiB, with its other fields and their names.
+_MOST_BYTES = 16_000_000
+
+# How many records `find` reads at a time.
+_PAGE = 100
+
+# The part of the time limit that the driver gets. It knows best why it failed, so
+# it is to have the first word. What it does not limit, such as a name server that
+# hangs or motor's threads being taken, ends at the limit itself.
+_DRIVERS_PART = 0.95
+
+# What to do about an error, by the server's code for it.
+_ADVICE = {
+    13: "Grant the user of the URL the role readWrite on the database.",
+    18: "Check the user, the password and the option authSource of the URL.",
+}
+
+_is_collection_name = re.compile(r"(?!system\.)[^$\0.]+(\.[^$\0.]+)*").fullmatch
+_is_database_name = re.compile(r'[^/\\. "$*<>:|?\0]{1,63}').fullmatch
+
+# True in the context of our own operations; motor hands it on to its threads.
+_ours: contextvars.ContextVar[bool] = contextvars.ContextVar("ours", default=False)
+
+
+class MongoDBBackend(Backend):
+    """Keeps sessions in a collection of MongoDB.
+
+    ``url`` is a connection string of MongoDB's own, ``mongodb://…`` or
+    ``mongodb+srv://…``, and what it says goes; the database is the one that it
+    names. ``driver`` is ``"motor"`` or ``"pymongo"``, which is PyMongo's own
+    `pymongo.AsyncMongoClient`. Instead of a URL a ``client`` of either kind may
+    be given, with the name of the ``database``; it is not closed here.
+
+    Each operation ends within ``timeout`` seconds. A write is acknowledged
+    when it is in the journals of a majority of the replica set.
+
+    MongoDB forgets expired sessions by itself, so there is no `purge`.
+    """
+
+    durable = True
+    shared = True
+    lists_users = True
+    immediate = False
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: Client | None = None,
+        database: str | None = None,
+        collection: str = "sessions",
+        driver: str = "motor",
+        timeout: float | None = None,
+        max_bytes: int = 1_048_576,
+    ) -> None:
+        if (url is None) == (client is None):
+            raise ValueError("MongoDBBackend takes either a url or a client.")
+        if isinstance(client, pymongo.MongoClient):
+            raise ValueError(
+                "A MongoClient would block the loop. Give MongoDBBackend a motor client"
+                " or an AsyncMongoClient."
+            )
+        options: Mapping[str, Any] = {}
+        if url is not None:
+            if database is not None:
+                raise ValueError("The URL names the database: mongodb://host/database.")
+            database, options = _read(url)
+        database = database or "sessions"
+        if timeout is None:
+            timeout = options.get("timeoutms", 2.0)
+        _check(database, collection, driver, timeout, max_bytes)
+        self.name = f"{database}.{collection}"
+        self.timeout: float = timeout
+        self.driver = driver
+        self.max_bytes: int = max_bytes
+        self._url = url
+        self._client = client
+        self._defaults = {} if client else _defaults(options, timeout)
+        self._database = database
+        self._collection = collection
+        self._opened: _Opened | None = None
+        self._indexing: asyncio.Task[None] | None = None
+        # Operations that nobody waits for any more.
+        self._left: set[asyncio.Future[Any]] = set()
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> MongoDBBackend:
+        """Makes the backend of ``mongodb://host/database`` or ``mongodb+srv://…``.
+
+        Of the options after the question mark ``collection``, ``driver``,
+        ``timeout`` and ``max_bytes`` are those of the constructor; all others
+        are the driver's. Raises `ValueError` for what neither can use.
+        """
+        if url in ("mongodb", "mongodb:", "mongodb://"):
+            url = "mongodb://localhost"
+        address, _, query = url.partition("?")
+        options: dict[str, Any] = {}
+        drivers = []
+        for option in query.split("&") if query else ():
+            name, _, text = option.partition("=")
+            if name not in _OPTIONS:
+                drivers.append(option)
+                continue
+            try:
+                options[name] = _OPTIONS[name](text)
+            except ValueError as error:
+                raise ValueError(
+                    f"The option {name!r} must be a number, not {text!r}."
+                ) from error
+        if drivers:
+            # The driver wants a slash in front of the question mark.
+            slash = "" if "/" in address.partition("://")[2] else "/"
+            address += slash + "?" + "&".join(drivers)
+        return cls(address, **options)
+
+    def __repr__(self) -> str:
+        return f"<MongoDBBackend {self.name!r}>"
+
+    async def load(self, key: bytes) -> Record | None:
+        document = await self._run(self._open().find_one, {"_id": key})
+        if document is None:
+            return None
+        return Record(document["data"], document["version"])
+
+    async def save(self, key: bytes, record: Record) -> None:
+        self.check_size(record)
+        collection = self._open()
+        if self._indexing is None:
+            self._indexing = asyncio.ensure_future(self._create_indexes(collection))
+        # A version is a random number, not a counter: a counter would begin again
+        # when a record is deleted and inserted under the same key, and a save
+        # that saw the first record could then replace the second.
+        document: dict[str, Any] = {
+            "data": record.data,
+            "version": secrets.randbits(62),
+        }
+        if record.expires:
+            document["expires"] = DatetimeMS(int(record.expires * 1000))
+        if record.user is not None:
+            document["user"] = record.user
+        if record.version is None:
+            document["_id"] = key
+            stored = await self._run(collection.insert_one, document) is not None
+        else:
+            # Never an upsert. Should the connection break, the driver sends the
+            # replacement again under the same transaction number, and a server
+            # that has applied it already answers as it did the first time.
+            replaced = {"_id": key, "version": record.version}
+            result = await self._run(collection.replace_one, replaced, document)
+            stored = result is not None and result.matched_count > 0
+        if not stored:
+            raise ConflictError("Another version of the record is stored, or none.")
+
+    async def delete(self, key: bytes) -> None:
+        await self._run(self._open().delete_one, {"_id": key})
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        cursor = self._open().find({"user": user}, batch_size=_PAGE)
+        try:
+            while page := await self._run(cursor.to_list, _PAGE):
+                for document in page:
+                    record = Record(document["data"], document["version"])
+                    yield document["_id"], record
+        finally:
+            with contextlib.suppress(BackendError):
+                await self._run(cursor.close)
+
+    async def close(self) -> None:
+        """Closes the client, if it was opened here; another use opens it again."""
+        opened, self._opened = self._opened, None
+        if opened is None or opened.place != _place():
+            return
+        if under_way := [*self._left, *([self._indexing] if self._indexing else ())]:
+            await asyncio.wait(under_way, timeout=self.timeout)
+        if self._client is None:
+            with contextlib.suppress(BackendError):
+                await self._run(self._close, opened.client)
+
+    async def _close(self, client: Any) -> None:  # noqa: ANN401
+        # Half of the time to tell the server, and the rest to close all the same.
+        with pymongo.timeout(self.timeout / 2):
+            if self.driver == "pymongo":
+                await client.close()
+            else:
+                # It waits for the network where it is called.
+                await asyncio.to_thread(client.close)
+
+    def _open(self) -> Any:  # noqa: ANN401 - both drivers have the methods we call
+        """Answers the collection, connected in this loop and in this process."""
+        place = _place()
+        if self._opened is None or self._opened.place != place:
+            # A client belongs to one loop, and does not survive a fork. What was
+            # opened elsewhere is left to those who opened it there.
+            logging.getLogger("pymongo.command").addFilter(_leave_out_documents)
+            client = self._client or self._connect()
+            self._opened = _Opened(place, client, self._collection_of(client))
+            self._indexing, self._left = None, set()
+        return self._opened.collection
+
+    def _connect(self) -> Client:
+        if self.driver == "pymongo":
+            return pymongo.AsyncMongoClient(self._url, **self._defaults)
+        loop = asyncio.get_running_loop()
+        return AsyncIOMotorClient(self._url, io_loop=loop, **self._defaults)
+
+    def _collection_of(self, client: Client) -> Any:  # noqa: ANN401
+        shared: dict[str, Any] = {}
+        if self._client is not None:
+            # The rest of the application may be content with less.
+            shared["write_concern"] = WriteConcern("majority", j=True)
+        return client[self._database].get_collection(
+            self._collection,
+            # What a shared client makes of documents is not for ours. No date is
+            # out of range for this one.
+            codec_options=CodecOptions(
+                datetime_conversion=DatetimeConversion.DATETIME_MS
+            ),
+            read_preference=ReadPreference.PRIMARY,
+            **shared,
+        )
+
+    async def _run(
+        self, operation: Callable[..., Awaitable[T]], *arguments: object
+    ) -> T | None:
+        """Runs one operation of the driver; answers None if the key exists."""
+        token = _ours.set(True)
+        try:
+            with pymongo.timeout(self.timeout * _DRIVERS_PART):
+                return await self._in_time(operation(*arguments))
+        except DuplicateKeyError:
+            return None
+        except (PyMongoError, asyncio.TimeoutError) as error:
+            failure: PyMongoError | asyncio.TimeoutError = error
+        finally:
+            _ours.reset(token)
+        # Out here, as what the server said would come along as the context.
+        raise BackendError(self._explain(failure)) from _without_documents(failure)
+
+    async def _in_time(self, operation: Awaitable[T]) -> T:
+        """Answers what ``operation`` answers, unless that takes too long.
+
+        It is not cancelled, neither at the time limit nor with the request that
+        waits for it. It ends at the driver's own limit, having read its answer,
+        so the connection is good for others. With PyMongo on Python 3.10 a
+        cancellation can leave the pool of connections locked for ever.
+        """
+        task = asyncio.ensure_future(operation)
+        try:
+            await asyncio.wait([task], timeout=self.timeout)
+            if task.done():
+                return task.result()
+            raise asyncio.TimeoutError
+        finally:
+            if not task.done():
+                self._left.add(task)
+                task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            # Else asyncio would log an error that nobody waits for any more.
+            task.exception()
+
+    async def _create_indexes(self, collection: Any) -> None:  # noqa: ANN401
+        # In a task of its own and without a time limit: no request waits for the
+        # index of a collection that is large already.
+        _ours.set(True)
+        try:
+            await collection.create_indexes(_INDEXES)
+        except OperationFailure as error:
+            logger.warning(
+                "The indexes of the MongoDB collection %r cannot be created: %s."
+                " Until somebody who may creates them, expired sessions stay and the"
+                " sessions of a user are found slowly.",
+                self.name,
+                _name_of(error),
+            )
+        except PyMongoError:
+            # The save that is under way says so; the next one tries again.
+            self._indexing = None
+
+    def _explain(self, error: PyMongoError | asyncio.TimeoutError) -> str:
+        if isinstance(error, OperationFailure) and not error.timeout:
+            advice = _ADVICE.get(error.code or 0, "")
+            text = f"MongoDB refused to use {self.name!r}: {_name_of(error)}. {advice}"
+            return text.rstrip()
+        if isinstance(error, asyncio.TimeoutError) or error.timeout:
+            return (
+                f"No MongoDB server answered for {self.name!r} within {self.timeout:g}"
+                " seconds. Check that the hosts of the URL are up and can be reached,"
+                " and that one of them is the primary; or raise the option 'timeout'."
+            )
+        return (
+            f"The connection to MongoDB for {self.name!r} failed:"
+            f" {type(error).__name__}. The next request connects anew."
+        )
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "collection": str,
+    "driver": str,
+    "timeout": float,
+    "max_bytes": int,
+}
+
+
+class _Opened(NamedTuple):
+    """A client that is connected, and where it can be used."""
+
+    place: tuple[int, asyncio.AbstractEventLoop]
+    client: Any
+    collection: Any
+
+
+def _place() -> tuple[int, asyncio.AbstractEventLoop]:
+    return os.getpid(), asyncio.get_running_loop()
+
+
+def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
+    """Answers the database and the driver's options of a URL, without any I/O."""
+    scheme, _, rest = url.partition("://")
+    rest, _, query = rest.partition("?")
+    if scheme not in ("mongodb", "mongodb+srv"):
+        raise ValueError(
+            "The session backend 'mongodb' needs a URL that begins with 'mongodb://' or"
+            " 'mongodb+srv://'."
+        )
+    if "@" in query:
+        raise ValueError(
+            "The URL of the session backend 'mongodb' has an '@' after its '?'. Escape"
+            " the user name and the password with urllib.parse.quote_plus()."
+        )
+    if scheme == "mongodb+srv":
+        # To look at such a URL the driver asks the name server. What comes from
+        # there changes nothing of this.
+        kept = (option for option in query.split("&") if not option.startswith("srv"))
+        query = "&".join(kept)
+    try:
+        # By themselves first: what the driver says of them has no password in it.
+        options = parse_uri(f"mongodb://localhost/?{query}", warn=False)["options"]
+    except (PyMongoError, ValueError, TypeError, OSError) as error:
+        raise ValueError(
+            f"MongoDB's driver does not take the options of the URL: {error}"
+        ) from error
+    with contextlib.suppress(PyMongoError, ValueError, TypeError):
+        parsed = parse_uri(f"mongodb://{rest}?{query}", warn=False)
+        if parsed["collection"] is None:
+            return parsed["database"], {name.lower(): options[name] for name in options}
+    # Whatever the driver said is gone: it may have repeated the password.
+    raise ValueError(
+        "The session backend 'mongodb' cannot use its URL. It is to be of the form"
+        " mongodb://user:password@host1,host2/database?option=value, with what is"
+        " special in the password escaped by urllib.parse.quote_plus()."
+    )
+
+
+def _check(
+    database: str, collection: str, driver: str, timeout: float, max_bytes: int
+) -> None:
+    if not _is_database_name(database):
+        raise ValueError(f"MongoDB has no database of a name such as {database!r}.")
+    if not _is_collection_name(collection):
+        raise ValueError(
+            f"The option 'collection' must be a name that MongoDB takes for a"
+            f" collection, not {collection!r}."
+        )
+    if driver not in ("motor", "pymongo"):
+        raise ValueError(
+            f"The option 'driver' must be 'motor' or 'pymongo', not {driver!r}."
+        )
+    if not 0 < timeout < float("inf"):
+        raise ValueError(
+            f"The option 'timeout' must be a number of seconds above 0, not"
+            f" {timeout!r}."
+        )
+    if not 0 < max_bytes <= _MOST_BYTES:
+        raise ValueError(
+            f"The option 'max_bytes' must be a number from 1 to {_MOST_BYTES}, not"
+            f" {max_bytes!r}."
+        )
+
+
+def _defaults(options: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Answers what is set for the driver where the URL says nothing of it."""
+    if options.get("readpreference", "primary").lower() != "primary":
+        raise ValueError(
+            "Sessions are read from the primary: elsewhere one that has ended may still"
+            " be there. Remove the option readPreference from the URL."
+        )
+    if options.get("w") == 0:
+        raise ValueError(
+            "With w=0 nobody would know whether a session was stored. Remove the option"
+            " from the URL."
+        )
+    milliseconds = max(1, int(timeout * 1000))
+    defaults = {
+        "w": "majority",
+        "journal": True,
+        # The driver's checks of its servers have no other limit.
+        "connectTimeoutMS": milliseconds,
+        "serverSelectionTimeoutMS": milliseconds,
+    }
+    return {
+        name: value for name, value in defaults.items() if name.lower() not in options
+    }
+
+
+def _without_documents(error: Exception) -> Exception:
+    """Answers an error of the same kind that repeats nothing of the command.
+
+    Of a command that is refused the server says all of it: key and data.
+    """
+    if not isinstance(error, OperationFailure):
+        return error
+    return type(error)(_name_of(error), error.code)
+
+
+def _name_of(error: OperationFailure) -> str:
+    name = (error.details or {}).get("codeName", type(error).__name__)
+    return f"{name} (code {error.code})"
+
+
+def _leave_out_documents(record: logging.LogRecord) -> bool:
+    """Takes keys and data out of what the driver logs of our operations.
+
+    At DEBUG it logs every command and every reply, as JSON.
+    """
+    if _ours.get():
+        try:
+            fields = json.loads(record.getMessage())
+            left_out = dict.fromkeys(fields.keys() & _DOCUMENTS, "left out")
+            record.msg, record.args = json.dumps(fields | left_out), ()
+        except (ValueError, AttributeError, TypeError):
+            return False
+    return True
+
+
+_DOCUMENTS = {"command", "reply", "failure"}
