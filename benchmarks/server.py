@@ -54,7 +54,7 @@ class FillHandler(SessionMixin):
 
 
 def make_app(backend: str) -> tornado.web.Application:
-    handlers: list[tuple[str, type[tornado.web.RequestHandler]]] = [
+    handlers: list[Any] = [
         ("/bare", BareHandler),
         ("/untouched", UntouchedHandler),
         ("/read", ReadHandler),
@@ -65,7 +65,7 @@ def make_app(backend: str) -> tornado.web.Application:
     if floor is not None:
         handlers += floor(backend)
     return tornado.web.Application(
-        handlers,  # type: ignore[arg-type]
+        handlers,
         cookie_secret="a secret of at least thirty-two bytes",
         session_backend=backend,
         log_function=lambda handler: None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 
 
-class Server:
+class Server(abc.ABC):
     """A server program: it is started, killed, started again, stopped.
 
     ``options`` are added to its command line. It keeps its port and its data
@@ -109,11 +110,13 @@ class Server:
     ) -> None:
         self.stop()
 
+    @abc.abstractmethod
     def _program(self) -> str:
-        raise NotImplementedError
+        """Answers the path of the program, which is brought in if it is missing."""
 
+    @abc.abstractmethod
     def _arguments(self, folder: Path) -> list[str]:
-        raise NotImplementedError
+        """Answers what the program is started with, its data being in ``folder``."""
 
     def _accepts(self) -> bool:
         try:

@@ -29,7 +29,8 @@ def open_backend(url: str, settings: Mapping[str, Any]) -> Backend | Vault:
     """
     # All but the scheme stays out of messages: there may be a password in it.
     name = url.partition(":")[0].lower()
-    return _find(name).from_url(url, settings)  # type: ignore[no-any-return]
+    opened: Backend | Vault = _find(name).from_url(url, settings)
+    return opened
 
 
 def _find(name: str) -> Any:  # noqa: ANN401

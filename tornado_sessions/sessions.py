@@ -119,6 +119,7 @@ class Sessions:
                 lifetime=settings.lifetime,
                 persistent=settings.persistent,
             )
+            # On the application itself, so that they live as long as it does.
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
         return sessions
 

@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import Awaitable
 from hashlib import sha256
-from typing import ClassVar
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
@@ -35,7 +34,7 @@ class Vault:
 
     #: Whether a deleted session is dead wherever its token has been copied to.
     #: Where it is not, the token is the record: each save makes a new one.
-    revocable: ClassVar[bool] = True
+    revocable: bool = True
 
     #: See `.Backend.immediate`.
     immediate: bool

@@ -133,7 +133,7 @@ class WatchedBackend(Backend):
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> Backend:
         """Refuses: it is put around a backend that is there already."""
-        raise NotImplementedError
+        raise TypeError("WatchedBackend is put around a backend, and has no URL.")
 
     async def load(self, key: bytes) -> Record | None:
         self.keys.append(key)

@@ -21,7 +21,7 @@ class FaultyVault(Vault):
 
     def __init__(self, inner: Vault, suspends: bool = False) -> None:
         self.inner = inner
-        self.revocable = inner.revocable  # type: ignore[misc]
+        self.revocable = inner.revocable
         self.immediate = inner.immediate and not suspends
         self._suspends = suspends
         #: Which of "load", "save" and "delete" fail before they reach the store;
