@@ -506,7 +506,7 @@ _REFUSED = {
     "maxPoolSize=many": "MongoDB's driver does not take the options of the URL: The"
     " value of maxpoolsize must be an integer",
     "no_such_option=1": "MongoDB's driver does not take the options of the URL: Unknown"
-    " option: no_such_option.",
+    " option",
 }
 
 
