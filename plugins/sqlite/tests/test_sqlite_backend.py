@@ -746,6 +746,31 @@ class ProcessTest(_Case):
         self.assertIn("did not answer within 0.5 seconds", told)
         self.assertEqual(end, "ok")
 
+    def test_a_process_waits_for_the_thread_of_a_dropped_connection(self) -> None:
+        """It has its say before the interpreter takes everything down."""
+        script = f"""
+            import threading, time
+
+            def tell(failure):
+                time.sleep(0.3)
+                print(failure.exc_value, flush=True)
+
+            threading.excepthook = tell
+            backend = SQLiteBackend({str(self.path)!r}, timeout=0.5)
+            asyncio.run(backend.save(bytes(32), Record(b"one")))
+            other = sqlite3.connect({str(self.path)!r}, isolation_level=None)
+            other.executescript({_HANG_IN_DELETE!r})
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(backend.delete(bytes(32)))
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+            try:
+                asyncio.run(asyncio.wait_for(backend.delete(bytes(32)), 30))
+            except BackendError:
+                pass
+        """
+        self.assertEqual(_run_python(script), "Event loop is closed\n")
+
     def test_processes_that_start_at_once_lose_nothing(self) -> None:
         """Behaviour 69: four create the file together and count in one record."""
         script = f"""

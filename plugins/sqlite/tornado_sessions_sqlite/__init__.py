@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import logging
 import os
 import random
 import sqlite3
+import threading
+import time
 import types
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -345,6 +349,22 @@ _ROWS: _Call = aiosqlite.Connection.execute_fetchall
 _CURSOR: _Call = aiosqlite.Connection.execute
 
 
+# The threads of connections that were dropped, each busy with its last statement.
+_leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _see_off() -> None:
+    """Waits a second for the threads that are about to end.
+
+    One whose loop has gone has nobody to answer and tells so on stderr. The
+    interpreter aborts where a thread is still writing there at its own end.
+    """
+    deadline = time.monotonic() + 1
+    for thread in list(_leaving):
+        thread.join(max(0, deadline - time.monotonic()))
+
+
 class _Lane:
     """One connection with its thread: opened when it is first used.
 
@@ -507,6 +527,7 @@ class _Lane:
             await connection.interrupt()
         # It closes in its thread, after the operations that it has been given.
         connection.stop()
+        _leaving.add(connection._thread)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, asyncio.TimeoutError):
