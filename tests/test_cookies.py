@@ -67,6 +67,8 @@ class ReadTest:
             pytest.param("{}\xa0=x", [], id="\\xa0 after the name"),
             pytest.param("{} =x", [], id="space after the name"),
             pytest.param("={}=x", [], id="= before the name"),
+            pytest.param("{}={}=x", ["__Host-Http-session=x"], id="in its own value"),
+            pytest.param("x{}={}=x; {}=y", ["y"], id="in the value of another"),
             pytest.param('"{}"=x', [], id="a quoted name"),
             pytest.param("$Version=1; ${}=x", [], id="$ before the name"),
             pytest.param("x{}=x", [], id="a longer name"),

@@ -1037,12 +1037,15 @@ async def test_a_context_variable_is_the_handlers_own(site: Site) -> None:
 
 
 async def test_the_names_of_tornado_that_we_need_are_there(site: Site) -> None:
-    """`_finished` and `_headers_written` say what they have always said."""
+    """They say what they have always said."""
     seen = []
 
     class Handler(RequestHandler):
         async def get(self) -> None:
             seen.append((self._finished, self._headers_written))
+            assert "Vary" not in self._headers
+            self.set_header("vary", "Cookie")
+            assert "Vary" in self._headers
             await self.flush()
             seen.append((self._finished, self._headers_written))
             await self.finish()

@@ -49,7 +49,7 @@ class Cookie:
         _check(self.name, attributes)
         self._attributes = attributes
         self._suffix = _suffix(attributes)
-        self._find = re.compile(rf"(?:^|;)[ \t]*{re.escape(self.name)}=([^;]*)").findall
+        self._pair = f"{self.name}="
 
     def on_loopback(self) -> Cookie:
         """Answers this cookie as plain http on loopback can carry it.
@@ -72,9 +72,19 @@ class Cookie:
         tab, and neither unquoted nor decoded.
         """
         values: dict[str, None] = {}
+        pair, size = self._pair, len(self._pair)
         for line in lines:
-            for value in self._find(line):
-                values[value.rstrip(" \t")] = None
+            begin, at = 0, line.find(pair)
+            while at >= 0:
+                # The pair that it is in.
+                begin = line.rfind(";", begin, at) + 1 or begin
+                end = line.find(";", at)
+                if end < 0:
+                    end = len(line)
+                if not line[begin:at].strip(" \t"):
+                    values[line[at + size : end].rstrip(" \t")] = None
+                begin = end
+                at = line.find(pair, end)
         return list(values)
 
     def line(self, token: str, max_age: int | None = None) -> str:

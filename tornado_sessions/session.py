@@ -477,22 +477,19 @@ class Session(MutableMapping[str, Any]):
 
     def _encoded(self) -> dict[str, Raw]:
         """Answers the values in their encoded form; the loaded dict if equal."""
-        loaded = self.base.values
+        values, loaded = self._values, self.base.values
         # Where a merge came between, what nobody looked at may differ, too.
         merged = self._mine.values is not loaded
-        changed = {}
-        for key, value in self._values.items():
+        changed = len(values) != len(loaded)
+        encoded = {}
+        for key, value in values.items():
             if type(value) is not Raw:
-                value = encode_value(key, value)
+                encoded[key] = value = encode_value(key, value)
             elif not merged:
                 continue
             if loaded.get(key) != value:
-                changed[key] = value
-        if not changed and len(loaded) == len(self._values):
-            return loaded
-        return {
-            key: changed[key] if key in changed else loaded[key] for key in self._values
-        }
+                changed = True
+        return {**values, **encoded} if changed else loaded
 
     def _move(self) -> None:
         self.fresh = self.token is not None

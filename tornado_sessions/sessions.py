@@ -134,12 +134,19 @@ class Sessions:
         `.BackendError` if the store fails, and for a record that only a newer
         version of this library can read.
         """
-        found = None if token is None else await self._find(token)
-        if found is None:
+        if token is None:
             return Session(self)
-        envelope, record = found
-        unnoted = self.now() - envelope.seen
-        renew = record.renew or unnoted >= self._idle(envelope) / 10
+        if self._purge_timer is None and not self._closed:
+            self._schedule_purge()
+        record = await self.vault.load(token)
+        if record is None:
+            return Session(self)
+        now = self.now()
+        envelope = self._read(token, record, now)
+        if envelope is None:
+            return Session(self)
+        idle = self.idle_timeout if envelope.idle is None else envelope.idle
+        renew = record.renew or now - envelope.seen >= idle / 10
         return Session(self, envelope, token, record.version, renew)
 
     async def commit(self, session: Session, packed: Envelope | None = None) -> None:
@@ -234,8 +241,9 @@ class Sessions:
 
     def timeout(self, envelope: Envelope) -> float:
         """Answers for how many seconds a session can be left alone at the most."""
+        idle = self.idle_timeout if envelope.idle is None else envelope.idle
         life = self.lifetime if envelope.lifetime is None else envelope.lifetime
-        return min(self._idle(envelope), life)
+        return min(idle, life)
 
     def is_persistent(self, envelope: Envelope) -> bool:
         """Tells whether the cookie of a session outlives the browser."""
@@ -250,12 +258,8 @@ class Sessions:
 
     # Reading.
 
-    async def _find(self, token: str) -> tuple[Envelope, Record] | None:
-        if self._purge_timer is None and not self._closed:
-            self._schedule_purge()
-        record = await self.vault.load(token)
-        if record is None:
-            return None
+    def _read(self, token: str, record: Record, now: float) -> Envelope | None:
+        """Answers what a record holds; None if that is no session any more."""
         try:
             envelope = decode(record.data)
         except SessionDataError:
@@ -265,30 +269,26 @@ class Sessions:
                 fingerprint(token),
             )
             return None
-        return (envelope, record) if self._is_alive(envelope) else None
-
-    async def _newest(self, token: str) -> tuple[Envelope, Any]:
-        found = await self._find(token)
-        if found is None:
-            raise SessionGoneError(
-                "The session was ended elsewhere while this request used it; what"
-                " the request changed is not stored."
-            )
-        envelope, record = found
-        return envelope, record.version
-
-    def _is_alive(self, envelope: Envelope) -> bool:
         # Where the record and the settings of today disagree, the earlier end
         # counts. The settings may have changed since the record was stored.
-        now = self.now()
-        return (
+        if (
             now < envelope.expires
             and now < self.ends(envelope)
             and envelope.created <= now + CLOCK_SKEW >= envelope.seen
-        )
+        ):
+            return envelope
+        return None
 
-    def _idle(self, envelope: Envelope) -> float:
-        return self.idle_timeout if envelope.idle is None else envelope.idle
+    async def _newest(self, token: str) -> tuple[Envelope, Any]:
+        record = await self.vault.load(token)
+        if record is not None:
+            envelope = self._read(token, record, self.now())
+            if envelope is not None:
+                return envelope, record.version
+        raise SessionGoneError(
+            "The session was ended elsewhere while this request used it; what"
+            " the request changed is not stored."
+        )
 
     # Writing.
 
@@ -296,23 +296,31 @@ class Sessions:
         while session.ended:
             await self.vault.delete(session.ended[0])
             session.ended = session.ended[1:]
-        unchanged = packed is session.base or (
+        base, token, fresh = session.base, session.token, session.fresh
+        if not fresh and (
+            packed is base
             # After a save in the same request it is another object.
-            session.stale and same_content(packed, session.base)
-        )
-        # A regenerate() from here on is for the next commit.
-        fresh, session.fresh = session.fresh, False
-        if unchanged and not fresh:
+            or (session.stale and same_content(packed, base))
+        ):
             if session.renew:
                 await self._renew(session)
             return
-        base = session.base
+        # A regenerate() from here on is for the next commit.
+        session.fresh = False
         try:
-            if session.token is None:
+            if token is None:
                 token = await self._put(session, None, packed, None)
             else:
                 store = self._move if fresh else self._put
-                token = await self._replace(session, session.token, packed, store)
+                try:
+                    if session.stale or self.now() >= base.expires:
+                        token = await self._store_on_newest(
+                            session, token, packed, store
+                        )
+                    else:
+                        token = await store(session, token, packed, session.version)
+                except ConflictError:
+                    token = await self._store_in_turn(session, token, packed, store)
         except BaseException:
             session.fresh = session.fresh or fresh
             raise
@@ -391,18 +399,13 @@ class Sessions:
             logger.warning("What is left of a session could not be removed: %s", error)
         return fresh
 
-    async def _replace(
+    async def _store_in_turn(
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
-        """Stores ``packed`` with ``store``, on the newest record if it must."""
-        try:
-            if session.stale or self.now() >= session.base.expires:
-                return await self._store_on_newest(session, token, packed, store)
-            return await store(session, token, packed, session.version)
-        except ConflictError:
-            if self.vault.immediate:
-                # Nothing comes between a load and a save that never suspend.
-                return await self._store_on_newest(session, token, packed, store)
+        """Stores ``packed`` after another request has been first."""
+        if self.vault.immediate:
+            # Nothing comes between a load and a save that never suspend.
+            return await self._store_on_newest(session, token, packed, store)
         async with self._turn(token):
             return await self._persist(
                 lambda: self._store_on_newest(session, token, packed, store)
@@ -466,6 +469,8 @@ class Sessions:
             if token is None or token != session.token or session.fresh:
                 await self._commit(session, packed)
             elif packed is not session.base:
+                if session.stale:
+                    raise ConflictError("A response of this request has saved it.")
                 token = await self._put(session, token, packed, session.version)
                 session.settle(token, packed)
         except BaseException:

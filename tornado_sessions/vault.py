@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable
 from hashlib import sha256
+from typing import Any
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
@@ -54,23 +54,30 @@ class Vault:
             return None
         key = self._key(token)
         record = await self.backend.load(key)
-        if record is None or not record.data.startswith(key[:_BOUND]):
+        if record is None:
             return None
-        return Record(record.data[_BOUND:], record.version, renew=record.renew)
+        data = record.data
+        if data[:_BOUND] != key[:_BOUND]:
+            return None
+        # The key goes along, so that a save need not digest the token again.
+        return Record(data[_BOUND:], (key, record.version), renew=record.renew)
 
     async def save(self, token: str | None, record: Record) -> str:
         """Stores ``record`` and answers the token that the client holds from now on.
 
-        Without a ``token`` a fresh one is drawn, three at most. Raises what
+        Without a ``token`` a fresh one is drawn, three at most; else the
+        record is of the version that `load` answered for it. Raises what
         `.Backend.save` raises.
         """
         if token is not None:
-            await self._bind_and_save(token, record)
+            key, version = record.version
+            await self.backend.save(key, _bound(key, version, record))
             return token
         for _ in range(3):
             token = secrets.token_urlsafe(32)
+            key = self._key(token)
             try:
-                await self._bind_and_save(token, record)
+                await self.backend.save(key, _bound(key, None, record))
             except ConflictError as error:
                 conflict = error
             else:
@@ -94,14 +101,13 @@ class Vault:
         """Closes the backend."""
         await self.backend.close()
 
-    def _bind_and_save(self, token: str, record: Record) -> Awaitable[None]:
-        key = self._key(token)
-        data = key[:_BOUND] + record.data
-        bound = Record(data, record.version, record.expires, record.user)
-        return self.backend.save(key, bound)
-
     def _key(self, token: str) -> bytes:
         return sha256(self._domain + token.encode()).digest()
+
+
+def _bound(key: bytes, version: Any, record: Record) -> Record:  # noqa: ANN401
+    data = key[:_BOUND] + record.data
+    return Record(data, version, record.expires, record.user)
 
 
 def fingerprint(token: str) -> str:

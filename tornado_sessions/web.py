@@ -21,8 +21,8 @@ A complete application::
     if __name__ == "__main__":
         asyncio.run(main())
 
-This is the only module that knows a `~tornado.web.RequestHandler`. It needs two
-private names of Tornado, ``_finished`` and ``_headers_written``.
+This is the only module that knows a `~tornado.web.RequestHandler`. It needs three
+private names of Tornado: ``_finished``, ``_headers_written`` and ``_headers``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,19 @@ T = TypeVar("T")
 
 # What a proxy adds, besides X-Forwarded-…; names as Tornado writes them.
 _proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip"})
+
+_ON_LOOPBACK = (
+    "Over plain http on loopback the session cookie goes out without Secure and its"
+    " prefix, as %r. Behind a proxy that ends https, start the server with"
+    " xheaders=True."
+)
+
+_WITHHELD = (
+    "The session cookie is withheld: the request came over plain http, where anyone"
+    " can read it. Serve https; behind a proxy that ends https, start the server with"
+    " xheaders=True and let the proxy set X-Forwarded-Proto. For development on a"
+    " network that you trust: session_cookie_kwargs={'secure': False}."
+)
 
 #: After how many seconds a client may ask again while the store is down.
 RETRY_AFTER = 2
@@ -126,7 +139,8 @@ class SessionMixin(tornado.web.RequestHandler):
         """
         sessions = self.sessions
         lines = self.request.headers.get_list("Cookie")
-        if lines and (cookie := self._find_session_cookie()) is not None:
+        cookie = self._find_session_cookie() if lines else None
+        if cookie is not None:
             tokens = cookie.read(lines)
             if len(tokens) == 1:
                 self._client_token = tokens[0]
@@ -148,7 +162,8 @@ class SessionMixin(tornado.web.RequestHandler):
                     cookie.name,
                 )
         self._session_loaded = True
-        if (more := super().prepare()) is not None:
+        more = super().prepare()
+        if more is not None:
             await more
 
     def get_current_user(self) -> Any:  # noqa: ANN401
@@ -162,7 +177,8 @@ class SessionMixin(tornado.web.RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Commits the session before the headers leave, then flushes."""
-        if self._headers_written or include_footers or not self._must_commit():
+        # From finish() it comes with the footers, and everything is committed.
+        if include_footers or self._headers_written or not self._must_commit():
             return self._flush_session(include_footers)
         if self._committing:
             return self._wait_for_commit()
@@ -172,7 +188,7 @@ class SessionMixin(tornado.web.RequestHandler):
         self, chunk: str | bytes | dict[str, Any] | None = None
     ) -> asyncio.Future[None]:
         """Commits the session, then finishes the response."""
-        if self._finished or not self._must_commit():
+        if self._session is None or self._finished or not self._must_commit():
             return super().finish(chunk)
         if chunk is not None:
             self.write(chunk)
@@ -287,7 +303,12 @@ class SessionMixin(tornado.web.RequestHandler):
         assert session is not None
         try:
             try:
-                await self._commit_packed(session)
+                while True:
+                    packed = self._packed
+                    await self.sessions.commit(session, packed)
+                    if self._packed is packed and not (session.fresh or session.ended):
+                        break
+                    # A finish() came while a flush() waited, or a verb.
             except SessionGoneError as error:
                 logger.info("%s", error)
                 session.drop()
@@ -312,14 +333,6 @@ class SessionMixin(tornado.web.RequestHandler):
                 self.send_error(500, exc_info=error_info)
             return None
 
-    async def _commit_packed(self, session: Session) -> None:
-        while True:
-            packed = self._packed
-            await self.sessions.commit(session, packed)
-            if self._packed is packed and not (session.fresh or session.ended):
-                return
-            # A finish() came while a flush() waited, or a verb.
-
     # The headers.
 
     def _flush_session(self, include_footers: bool = False) -> asyncio.Future[None]:
@@ -341,11 +354,18 @@ class SessionMixin(tornado.web.RequestHandler):
                 " ordinary request first."
             )
         if self._session_used:
-            self.add_header("Vary", "Cookie")
+            self._add_header("Vary", "Cookie")
         line = self._set_cookie_line(session)
         if line is not None:
-            self.add_header("Set-Cookie", line)
+            self._add_header("Set-Cookie", line)
             self.set_header("Cache-Control", "no-store")
+
+    def _add_header(self, name: str, value: str) -> None:
+        # Tornado's own looks at everything twice, which each request would pay for.
+        if name in self._headers:
+            self.add_header(name, value)
+        else:
+            self.set_header(name, value)
 
     def _set_cookie_line(self, session: Session) -> str | None:
         """Answers what the client has to learn of its cookie, if anything."""
@@ -368,31 +388,17 @@ class SessionMixin(tornado.web.RequestHandler):
 
     def _find_session_cookie(self) -> Cookie | None:
         """Answers the cookie for this request's transport; None to withhold it."""
-        if self._session_cookie is not None:
-            return self._session_cookie
-        sessions, request = self.sessions, self.request
-        cookie: Cookie | None = sessions.cookie
-        if request.protocol != "https" and sessions.cookie.secure:
-            if _is_on_loopback(request):
-                sessions.tell_once(
-                    logging.INFO,
-                    "Over plain http on loopback the session cookie goes out without"
-                    " Secure and its prefix, as %r. Behind a proxy that ends https,"
-                    " start the server with xheaders=True.",
-                    sessions.loopback_cookie.name,
-                )
+        cookie = self._session_cookie
+        if cookie is None:
+            sessions, request = self.sessions, self.request
+            if request.protocol == "https" or not sessions.cookie.secure:
+                cookie = sessions.cookie
+            elif _is_on_loopback(request):
                 cookie = sessions.loopback_cookie
+                sessions.tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
             else:
-                sessions.tell_once(
-                    logging.WARNING,
-                    "The session cookie is withheld: the request came over plain http,"
-                    " where anyone can read it. Serve https; behind a proxy that ends"
-                    " https, start the server with xheaders=True and let the proxy set"
-                    " X-Forwarded-Proto. For development on a network that you trust:"
-                    " session_cookie_kwargs={'secure': False}.",
-                )
-                cookie = None
-        self._session_cookie = cookie
+                sessions.tell_once(logging.WARNING, _WITHHELD)
+            self._session_cookie = cookie
         return cookie
 
 
@@ -430,10 +436,7 @@ def _is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
 
     A proxy on this machine looks the same but for the headers it adds.
     """
-    if not (
-        _is_loopback(request.remote_ip or "")
-        and _is_loopback(request.host_name.strip("[]"))
-    ):
+    if not _are_loopback(request.remote_ip, request.host_name):
         return False
     for name in request.headers:
         if name in _proxy_headers or name.startswith("X-Forwarded-"):
@@ -442,6 +445,10 @@ def _is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
+def _are_loopback(address: str | None, host: str) -> bool:
+    return _is_loopback(address or "") and _is_loopback(host.strip("[]"))
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
