@@ -177,12 +177,15 @@ class SessionMixin(tornado.web.RequestHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Commits the session before the headers leave, then flushes."""
-        # From finish() it comes with the footers, and everything is committed.
-        if include_footers or self._headers_written or not self._must_commit():
-            return self._flush_session(include_footers)
-        if self._committing:
-            return self._wait_for_commit()
-        return self._commit_then(self._flush_session)
+        if not self._headers_written:
+            # With the footers it comes from finish(), and everything is committed.
+            if not include_footers and self._must_commit():
+                if self._committing:
+                    return self._wait_for_commit()
+                return self._commit_then(self._flush_committed)
+            if self._session is not None or self._store_failed:
+                self._write_session_headers()
+        return super().flush(include_footers)
 
     def finish(
         self, chunk: str | bytes | dict[str, Any] | None = None
@@ -335,10 +338,9 @@ class SessionMixin(tornado.web.RequestHandler):
 
     # The headers.
 
-    def _flush_session(self, include_footers: bool = False) -> asyncio.Future[None]:
-        if not self._headers_written:
-            self._write_session_headers()
-        return super().flush(include_footers)
+    def _flush_committed(self) -> asyncio.Future[None]:
+        self._write_session_headers()
+        return super().flush()
 
     def _write_session_headers(self) -> None:
         if self._store_failed:
