@@ -1498,6 +1498,21 @@ class TransactTest(SessionsCase):
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
+    async def test_what_was_packed_before_a_transaction_does_not_undo_it(self) -> None:
+        """Behaviours 28, 37: it has ended when the commit begins."""
+        token = await self.stored({"n": 1, "a": 1})
+        session = await self.sessions.load(token)
+
+        def count(session: Session) -> None:
+            session["n"] += 1
+
+        session["a"] = 2
+        packed, adopted = session.pack(), session.adopted
+        await session.transact(count)
+        await self.sessions.commit(session, packed, adopted)
+
+        assert await self.values(token) == {"n": 2, "a": 2}
+
 
 class SuspendingTransactTest(TransactTest):
     suspends = True

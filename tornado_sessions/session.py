@@ -66,6 +66,7 @@ class Session(MutableMapping[str, Any]):
         "_mine",
         "_turn",
         "_values",
+        "adopted",
         "ambiguous",
         "base",
         "cookie_due",
@@ -104,6 +105,8 @@ class Session(MutableMapping[str, Any]):
         self.token = token
         self.version = version
         self.stale = False
+        # How often another base has been put in its place, see `adopt`.
+        self.adopted = 0
         # What the commit has to do besides storing what changed: note that the
         # session is in use, move it to a fresh token, and remove the records of
         # tokens that were destroyed.
@@ -442,6 +445,7 @@ class Session(MutableMapping[str, Any]):
 
     def adopt(self, base: Envelope, current: Envelope | None = None) -> None:
         """Takes ``base`` for what the store has and ``current`` for its own."""
+        self.adopted += 1
         self.base = base
         self._mine = current or base
         self._values = dict(self._mine.values)

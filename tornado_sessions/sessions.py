@@ -149,22 +149,28 @@ class Sessions:
         renew = record.renew or now - envelope.seen >= idle / 10
         return Session(self, envelope, token, record.version, renew)
 
-    async def commit(self, session: Session, packed: Envelope | None = None) -> None:
+    async def commit(
+        self,
+        session: Session,
+        packed: Envelope | None = None,
+        adopted: int = 0,
+    ) -> None:
         """Makes the store agree with ``session``.
 
         ``packed`` is what `.Session.pack` answered, where it was called
-        already. Afterwards ``session.token`` is what the client must hold.
-        Raises as `.Session.save` does; what failed is still to be done then.
+        already, and ``adopted`` the session's own count at that time.
+        Afterwards ``session.token`` is what the client must hold. Raises as
+        `.Session.save` does; what failed is still to be done then.
         """
         if session.transacting:
             self._refuse_inside_transact(session)
             # What was packed holds half of what another task is about to save.
             packed = None
         if self.vault.immediate:
-            await self._commit(session, packed or session.pack())
-            return
-        async with session.turn():
-            await self._commit(session, packed or session.pack())
+            await self._commit(session, packed, adopted)
+        else:
+            async with session.turn():
+                await self._commit(session, packed, adopted)
 
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
@@ -292,7 +298,12 @@ class Sessions:
 
     # Writing.
 
-    async def _commit(self, session: Session, packed: Envelope) -> None:
+    async def _commit(
+        self, session: Session, packed: Envelope | None, adopted: int
+    ) -> None:
+        if packed is None or session.adopted != adopted:
+            # A transaction has ended meanwhile: what was packed before would undo it.
+            packed = session.pack()
         while session.ended:
             await self.vault.delete(session.ended[0])
             session.ended = session.ended[1:]
@@ -467,7 +478,7 @@ class Sessions:
             answer = await result if inspect.isawaitable(result) else result
             packed = session.pack()
             if token is None or token != session.token or session.fresh:
-                await self._commit(session, packed)
+                await self._commit(session, packed, session.adopted)
             elif packed is not session.base:
                 if session.stale:
                     raise ConflictError("A response of this request has saved it.")

@@ -92,6 +92,7 @@ class SessionMixin(tornado.web.RequestHandler):
     _waiters: tuple[asyncio.Future[None], ...] = ()
     _commit_failed = False
     _packed: Envelope | None = None
+    _adopted = 0
     _send: Callable[[], asyncio.Future[None]] | None = None
 
     @property
@@ -234,6 +235,7 @@ class SessionMixin(tornado.web.RequestHandler):
             self._packed = session.pack()
         except SessionDataError:
             self._packed = None
+        self._adopted = session.adopted
         return (
             self._committing
             or self._packed is not session.base
@@ -308,7 +310,7 @@ class SessionMixin(tornado.web.RequestHandler):
             try:
                 while True:
                     packed = self._packed
-                    await self.sessions.commit(session, packed)
+                    await self.sessions.commit(session, packed, self._adopted)
                     if self._packed is packed and not (session.fresh or session.ended):
                         break
                     # A finish() came while a flush() waited, or a verb.
