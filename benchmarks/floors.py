@@ -6,6 +6,7 @@ but the store and the coding of the values is measured.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import secrets
@@ -37,6 +38,104 @@ class FloorHandler(tornado.web.RequestHandler):
         key = secrets.token_hex(16)
         self.set_cookie("floor", key)
         return key.encode()
+
+
+def memory(url: str) -> list[tuple[str, type[FloorHandler]]]:
+    records: dict[bytes, bytes] = {}
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            records[self.begin()] = json.dumps(VALUES).encode()
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            self.write(json.loads(records[self.key])["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            values = json.loads(records[key])
+            change(values)
+            records[key] = json.dumps(values).encode()
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
+def cookie(url: str) -> list[tuple[str, type[FloorHandler]]]:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher = AESGCM(secrets.token_bytes(32))
+
+    class Sealed(FloorHandler):
+        def open(self) -> dict[str, Any]:
+            sealed = base64.urlsafe_b64decode(self.key)
+            values: dict[str, Any] = json.loads(
+                cipher.decrypt(sealed[:12], sealed[12:], None)
+            )
+            return values
+
+        def seal(self, values: dict[str, Any]) -> None:
+            nonce = secrets.token_bytes(12)
+            sealed = cipher.encrypt(nonce, json.dumps(values).encode(), None)
+            self.set_cookie("floor", base64.urlsafe_b64encode(nonce + sealed).decode())
+
+    class Fill(Sealed):
+        async def get(self) -> None:
+            self.seal(VALUES)
+
+    class Read(Sealed):
+        async def get(self) -> None:
+            self.write(self.open()["key5"])
+
+    class Write(Sealed):
+        async def get(self) -> None:
+            values = self.open()
+            change(values)
+            self.seal(values)
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
+def sqlite(url: str) -> list[tuple[str, type[FloorHandler]]]:
+    import aiosqlite
+
+    opened: list[aiosqlite.Connection] = []
+
+    async def execute(sql: str, *parameters: object) -> Any:  # noqa: ANN401
+        if not opened:
+            opened.append(aiosqlite.connect("floor.db", isolation_level=None))
+            await opened[0]
+            await opened[0].execute("PRAGMA journal_mode = WAL")
+            await opened[0].execute("PRAGMA synchronous = NORMAL")
+            await opened[0].execute("CREATE TABLE records (key PRIMARY KEY, data)")
+        return await opened[0].execute_fetchall(sql, parameters)
+
+    async def load(key: bytes) -> dict[str, Any]:
+        ((data,),) = await execute("SELECT data FROM records WHERE key = ?", key)
+        values: dict[str, Any] = json.loads(data)
+        return values
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            data = json.dumps(VALUES).encode()
+            await execute("INSERT INTO records VALUES (?, ?)", self.begin(), data)
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            self.write((await load(self.key))["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            values = await load(key)
+            change(values)
+            data = json.dumps(values).encode()
+            await execute("UPDATE records SET data = ? WHERE key = ?", data, key)
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
 
 
 def memcached(url: str) -> list[tuple[str, type[FloorHandler]]]:

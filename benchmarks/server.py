@@ -23,8 +23,13 @@ from tornado_sessions import SessionMixin, Sessions
 
 SESSIONS = 64
 
-#: The stores that a round trip leads to are measured against their drivers.
-FLOORS = {"memcached": floors.memcached, "mongodb": floors.mongodb}
+FLOORS = {
+    "cookie": floors.cookie,
+    "memcached": floors.memcached,
+    "memory": floors.memory,
+    "mongodb": floors.mongodb,
+    "sqlite": floors.sqlite,
+}
 
 
 class BareHandler(tornado.web.RequestHandler):
@@ -61,9 +66,7 @@ def make_app(backend: str) -> tornado.web.Application:
         ("/write", WriteHandler),
         ("/fill", FillHandler),
     ]
-    floor = FLOORS.get(backend.partition(":")[0])
-    if floor is not None:
-        handlers += floor(backend)
+    handlers += FLOORS[backend.partition(":")[0]](backend)
     return tornado.web.Application(
         handlers,
         cookie_secret="a secret of at least thirty-two bytes",
@@ -84,9 +87,11 @@ async def _main(backend: str) -> None:
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
     tornado.httpserver.HTTPServer(app).add_sockets(sockets)
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    ready: dict[str, Any] = {"url": url, "cookies": await _cookies(f"{url}/fill")}
-    if backend.partition(":")[0] in FLOORS:
-        ready["floor_cookies"] = await _cookies(f"{url}/floor/fill")
+    ready = {
+        "url": url,
+        "cookies": await _cookies(f"{url}/fill"),
+        "floor_cookies": await _cookies(f"{url}/floor/fill"),
+    }
     print(json.dumps(ready), flush=True)
     await asyncio.Event().wait()
 
