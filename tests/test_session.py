@@ -12,7 +12,14 @@ import msgspec
 import pytest
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import Session, SessionDataError, SessionError, Sessions, Vault
+from tornado_sessions import (
+    Session,
+    SessionDataError,
+    SessionError,
+    Sessions,
+    UserSession,
+    Vault,
+)
 from tornado_sessions.codec import FORMAT, Envelope, decode, encode, encode_value
 
 TOKEN = "A" * 43
@@ -456,6 +463,80 @@ class HandleTest:
 
         session.destroy()
         assert session.id != "handle"
+
+
+class LabelTest:
+    def test_it_is_empty_until_it_is_set(self, loaded: Loaded) -> None:
+        """And is stored like anything else."""
+        session = loaded()
+        assert session.label == ""
+
+        session.label = "Firefox on Linux"
+
+        assert session.label == session.pack().label == "Firefox on Linux"
+
+    def test_alone_it_stores_nothing(self, new: Session) -> None:
+        """Behaviour 14: nothing is worth storing that says only what it is called."""
+        new.label = "Firefox on Linux"
+
+        assert not new.modified
+
+    def test_an_equal_one_is_no_change(self, loaded: Loaded) -> None:
+        """Behaviour 22: as with a value."""
+        session = loaded()
+        session.label = ""
+
+        assert not session.modified
+
+    def test_it_has_200_characters_at_the_most(self, new: Session) -> None:
+        """It goes into every list."""
+        new.label = "é" * 200
+
+        with pytest.raises(
+            ValueError, match="has at most 200 characters; this one has"
+        ):
+            new.label = "é" * 201
+
+        assert new.label == "é" * 200
+
+    def test_it_is_a_str(self, new: Session) -> None:
+        """Of an object there is no telling what would be stored."""
+        with pytest.raises(TypeError, match=r"\Alabel is a str, not int\.\Z"):
+            new.label = 5  # type: ignore[assignment]
+
+    def test_it_is_unicode(self, new: Session) -> None:
+        """Else the record could not be written."""
+        with pytest.raises(ValueError, match=r"\Alabel is Unicode text\.\Z"):
+            new.label = "\ud800"
+
+    def test_another_user_takes_none_over(self, loaded: Loaded) -> None:
+        """It was given to the device of the one before."""
+        session = loaded()
+        session.login("ada")
+        session.label = "Ada's phone"
+        session.login("ada")
+        assert session.label == "Ada's phone"
+
+        session.login("eve")
+        assert session.label == ""
+
+    def test_after_the_headers_it_needs_a_session(self, new: Session) -> None:
+        """Behaviour 28: none can be begun then."""
+        new.sent = True
+
+        with pytest.raises(SessionError, match="This visitor has no session yet"):
+            new.label = "Firefox"
+
+
+class UserSessionTest:
+    def test_its_repr_has_no_label(self) -> None:
+        """Behaviour 8: what an application wrote there is no matter for a log."""
+        session = UserSession("handle", 1.0, 2.0, 3.0, 1.0, False, "Ada's phone")
+
+        assert repr(session) == (
+            "UserSession(id='handle', created=1.0, last_seen=2.0, expires=3.0,"
+            " auth_time=1.0, persistent=False)"
+        )
 
 
 class LoginTest:

@@ -957,6 +957,203 @@ class DestroyTest(SessionsCase):
         assert not await self.is_alive(token)
 
 
+class UsersTest(SessionsCase):
+    """The sessions of a user, and what comes between a listing and a delete."""
+
+    async def asyncSetUp(self) -> None:
+        self.store = InterruptedVault(Vault(self.backend), suspends=self.suspends)
+        self.sessions.vault = self.store
+
+    async def signed_in(self, user: str = "ada", **values: Any) -> str:
+        session = await self.elsewhere.load(None)
+        session.update(values)
+        session.login(user)
+        await self.elsewhere.commit(session)
+        assert session.token is not None
+        return session.token
+
+    async def regenerate_elsewhere(self, token: str) -> str:
+        session = await self.elsewhere.load(token)
+        session.regenerate()
+        await self.elsewhere.commit(session)
+        assert session.token is not None
+        return session.token
+
+    async def test_a_session_that_moves_after_the_listing_is_revoked(self) -> None:
+        """Behaviour 46: the listing does not know its new record."""
+        token, other = await self.signed_in(), await self.signed_in()
+        handle = (await self.elsewhere.load(token)).id
+        for revoke, count in (
+            (lambda: self.sessions.revoke("ada", handle), True),
+            (lambda: self.sessions.revoke_all("ada"), 1),
+        ):
+            moved: list[str] = []
+
+            async def move(token: str = token, moved: list[str] = moved) -> None:
+                moved.append(await self.regenerate_elsewhere(token))
+
+            self.store.before_delete = move
+            assert await revoke() == count
+            assert not await self.is_alive(moved[0])
+            token = other
+
+    async def test_a_session_is_counted_once(self) -> None:
+        """Behaviour 46: while it moves it has two records."""
+        token = await self.signed_in()
+        found = await self.vault.inner.load(token)
+        assert found is not None
+        copy = await self.vault.inner.save(None, Record(found.data, user="ada"))
+
+        assert len(await self.sessions.of_user("ada")) == 1
+        assert await self.sessions.revoke_all("ada") == 1
+        assert not await self.is_alive(copy)
+
+    async def test_a_move_that_loses_leaves_nothing(self) -> None:
+        """Behaviour 46: the old record was deleted before it could be overwritten."""
+        token = await self.signed_in()
+        session = await self.sessions.load(token)
+        session.regenerate()
+
+        async def revoke() -> None:
+            await self.elsewhere.revoke_all("ada")
+
+        self.store.before_replace = revoke
+        with pytest.raises(SessionGoneError):
+            await self.sessions.commit(session)
+
+        assert await self.sessions.of_user("ada") == []
+
+    async def test_expired_sessions_are_neither_listed_nor_counted(self) -> None:
+        """Behaviour 46: they are removed all the same."""
+        await self.signed_in()
+        self.clock += IDLE
+
+        assert await self.sessions.of_user("ada") == []
+        assert await self.sessions.revoke_all("ada") == 0
+        assert [key async for key, _ in self.backend.find("ada")] == []
+
+    async def test_the_earlier_of_two_ends_is_listed(self) -> None:
+        """Behaviour 47: the settings have changed since it was stored."""
+        await self.signed_in()
+        self.sessions.idle_timeout = 10.0
+
+        (listed,) = await self.sessions.of_user("ada")
+        assert listed.expires == START + 10.0
+
+    async def test_what_cannot_be_decoded_is_not_listed(self) -> None:
+        """Behaviour 32: it is no session, and stays as it is."""
+        await self.vault.inner.save(None, Record(b"{}", user="ada"))
+
+        assert await self.sessions.of_user("ada") == []
+        assert await self.sessions.revoke_all("ada") == 0
+        assert len([key async for key, _ in self.backend.find("ada")]) == 1
+
+    async def test_what_is_newer_is_not_passed_over(self) -> None:
+        """Behaviour 32: to say that all are gone would not be true."""
+        await self.vault.inner.save(None, Record(b'{"format":99}', user="ada"))
+
+        with pytest.raises(BackendError, match="a newer version"):
+            await self.sessions.revoke_all("ada")
+
+    async def test_a_record_is_that_of_the_user_inside_it(self) -> None:
+        """Behaviour 33: whatever the store says beside it."""
+        token = await self.signed_in("eve")
+        found = await self.vault.inner.load(token)
+        assert found is not None
+        await self.vault.inner.save(None, Record(found.data, user="ada"))
+
+        assert await self.sessions.of_user("ada") == []
+        assert await self.sessions.revoke_all("ada") == 0
+
+    async def test_another_namespace_has_other_users(self) -> None:
+        """Two applications on one store never see each other's sessions."""
+        shop = self.make(Vault(self.backend, "shop"))
+        session = await shop.load(None)
+        session.login("ada")
+        await shop.commit(session)
+        await self.signed_in("ada")
+
+        assert len(await shop.of_user("ada")) == 1
+        assert await self.sessions.revoke_all("ada") == 1
+        assert await self.sessions.revoke_all("shop:ada") == 0
+        assert len(await shop.of_user("ada")) == 1
+
+    async def test_whoever_keeps_signing_in_is_told_of(self) -> None:
+        """Behaviour 46: it does not go on for ever."""
+        await self.signed_in()
+
+        async def come_again() -> None:
+            await self.signed_in()
+            self.store.before_delete = come_again
+
+        self.store.before_delete = come_again
+        with (
+            mock.patch.object(tornado_sessions.sessions, "PATIENCE", -1.0),
+            pytest.raises(BackendError, match="Not all sessions of the user could be"),
+        ):
+            await self.sessions.revoke_all("ada")
+        self.store.before_delete = None
+
+    async def test_ones_own_session_is_destroyed(self) -> None:
+        """Behaviour 46: the one that was loaded, or begun, where it is revoked."""
+        loaded = await self.sessions.load(await self.signed_in(a=1))
+        assert await self.sessions.revoke("ada", loaded.id)
+        assert loaded.destroyed
+        assert dict(loaded) == {}
+
+        begun = await self.sessions.load(None)
+        begun.login("ada")
+        await begun.save()
+        assert await self.sessions.revoke_all("ada") == 1
+        assert begun.destroyed
+        assert begun.token is None
+
+    async def test_what_is_no_user_is_an_error(self) -> None:
+        """Behaviour 46: 42 has no sessions, and to answer 0 would mislead."""
+        for work, name in (
+            (self.sessions.of_user(42), "of_user"),  # type: ignore[arg-type]
+            (self.sessions.revoke(42, "x"), "revoke"),  # type: ignore[arg-type]
+            (self.sessions.revoke_all(42), "revoke_all"),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(TypeError) as caught:
+                await work
+            assert (
+                str(caught.value) == f"{name}() takes the user's id as a str, not int."
+            )
+
+    async def test_what_is_spared_is_a_session(self) -> None:
+        """A handle would spare nothing, or everything."""
+        with pytest.raises(TypeError) as caught:
+            await self.sessions.revoke_all("ada", but="x")  # type: ignore[arg-type]
+        assert str(caught.value) == (
+            "revoke_all() takes the session to spare, such as but=self.session, and"
+            " not str."
+        )
+
+
+class SuspendingUsersTest(UsersTest):
+    suspends = True
+
+
+class InterruptedVault(FaultyVault):
+    """Lets another request come and go at the worst moment, once."""
+
+    before_delete: Callable[[], Awaitable[None]] | None = None
+    before_replace: Callable[[], Awaitable[None]] | None = None
+
+    async def delete_found(self, key: bytes) -> None:
+        interrupt, self.before_delete = self.before_delete, None
+        if interrupt is not None:
+            await interrupt()
+        await super().delete_found(key)
+
+    async def save(self, token: str | None, record: Record) -> str:
+        if token is not None and self.before_replace is not None:
+            interrupt, self.before_replace = self.before_replace, None
+            await interrupt()
+        return await super().save(token, record)
+
+
 class ExpiryTest(SessionsCase):
     async def test_a_session_ends_after_its_idle_timeout(self) -> None:
         """Behaviours 2, 47: from then on it is as unknown."""

@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import BackendError, ConflictError, Record, Vault
+from tornado_sessions import (
+    BackendError,
+    ConflictError,
+    Record,
+    SessionError,
+    Vault,
+)
 from tornado_sessions.vault import fingerprint
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -368,6 +374,53 @@ class PassingOnTest(unittest.IsolatedAsyncioTestCase):
     def test_it_can_revoke(self) -> None:
         """A deleted record is dead wherever its token went."""
         assert Vault.revocable is True
+
+
+class FindTest(unittest.IsolatedAsyncioTestCase):
+    async def test_it_answers_what_load_does(self) -> None:
+        """Behaviour 46: data and version, and a key to delete it by."""
+        vault = Vault(MemoryBackend())
+        token = await vault.save(None, Record(b"one", user="ada"))
+        await vault.save(None, Record(b"two", user="eve"))
+
+        [(key, found)] = [each async for each in vault.find("ada")]
+        loaded = await vault.load(token)
+        assert loaded is not None
+        assert (found.data, found.version) == (loaded.data, loaded.version)
+
+        await vault.delete_found(key)
+        assert await vault.load(token) is None
+
+    async def test_a_record_of_another_key_is_not_answered(self) -> None:
+        """Behaviour 33: it was copied there."""
+        backend = MemoryBackend()
+        vault = Vault(backend)
+        await vault.save(None, Record(b"one", user="ada"))
+        [(_, record)] = [each async for each in backend.find("ada")]
+        await backend.save(b"k" * 32, Record(record.data, user="ada"))
+
+        assert len([each async for each in vault.find("ada")]) == 1
+
+    async def test_without_lists_users_an_error_says_so(self) -> None:
+        """Behaviour 46: with the name of what cannot, and what can."""
+
+        class Forgetful(MemoryBackend):
+            lists_users = False
+
+        class SealedVault(Vault):
+            def __init__(self) -> None:
+                pass
+
+        for vault, name in (
+            (Vault(Forgetful()), "Forgetful"),
+            (SealedVault(), "SealedVault"),
+        ):
+            with pytest.raises(SessionError) as caught:
+                [each async for each in vault.find("ada")]
+            assert str(caught.value) == (
+                f"{name} cannot look up the sessions of a user. Use a backend that"
+                " declares lists_users, such as 'sqlite'."
+            )
 
 
 class FingerprintTest:

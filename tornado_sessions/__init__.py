@@ -9,7 +9,7 @@ from tornado_sessions.errors import (
     SessionError,
     SessionGoneError,
 )
-from tornado_sessions.session import Session
+from tornado_sessions.session import Session, UserSession
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.vault import Vault
 from tornado_sessions.web import SessionMixin
@@ -31,6 +31,7 @@ __all__ = [
     "SessionGoneError",
     "SessionMixin",
     "Sessions",
+    "UserSession",
     "Vault",
     "version",
     "version_info",

@@ -36,6 +36,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     idle: float | None = None
     lifetime: float | None = None
     persistent: bool | None = None
+    #: What `.Session.label` calls it.
+    label: str = ""
     #: Texts and categories, under random keys so that two requests never add
     #: the same one.
     flashes: dict[str, tuple[str, str]] = {}
@@ -59,7 +61,7 @@ _DEEPEST = 100
 _plain = frozenset({str, int, bool, type(None)})
 
 #: The fields of an envelope that one request may change and another keep.
-_merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent")
+_merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label")
 
 
 def encode(envelope: Envelope) -> bytes:

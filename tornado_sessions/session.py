@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import math
 import secrets
@@ -23,6 +24,9 @@ from tornado_sessions.errors import SessionDataError, SessionError
 
 T = TypeVar("T")
 
+#: How many characters a `Session.label` has at the most.
+LONGEST_LABEL = 200
+
 
 class Keeper(Protocol):
     """What a session asks of `.Sessions`, which keeps it."""
@@ -38,6 +42,23 @@ class Keeper(Protocol):
     async def transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any: ...  # noqa: ANN401
+
+
+@dataclasses.dataclass(frozen=True)
+class UserSession:
+    """One of the sessions of a user, as `.Sessions.of_user` describes it.
+
+    Times are seconds since the epoch, and mean what they mean of a `Session`.
+    """
+
+    #: The public handle, for `.Sessions.revoke`; that of `Session.id`.
+    id: str
+    created: float
+    last_seen: float
+    expires: float
+    auth_time: float | None
+    persistent: bool
+    label: str = dataclasses.field(repr=False)
 
 
 class Session(MutableMapping[str, Any]):
@@ -273,6 +294,30 @@ class Session(MutableMapping[str, Any]):
             raise TypeError(f"persistent is True or False, not {value!r}.")
         self._field(persistent=value)
 
+    @property
+    def label(self) -> str:
+        """What the application calls this session, such as "Firefox on Linux".
+
+        It is for the list that `.Sessions.of_user` answers, and empty unless it
+        was set. Raises `TypeError` for what is not a str, and `ValueError` for
+        more than 200 characters and for what is not Unicode.
+        """
+        return self._mine.label
+
+    @label.setter
+    def label(self, value: str) -> None:
+        if type(value) is not str:
+            raise TypeError(f"label is a str, not {type(value).__name__}.")
+        if len(value) > LONGEST_LABEL:
+            raise ValueError(
+                f"A label has at most {LONGEST_LABEL} characters; this one has"
+                f" {len(value)}. Shorten it."
+            )
+        _check_unicode(value, "label is Unicode text.")
+        if self.sent:
+            self.require_cookie()
+        self._field(label=value)
+
     # The verbs.
 
     def regenerate(self) -> None:
@@ -292,10 +337,7 @@ class Session(MutableMapping[str, Any]):
         """
         if self.token is not None:
             self.ended += (self.token,)
-        self.destroyed = True
-        self.token = self.version = None
-        self.stale = self.renew = self.fresh = False
-        self.adopt(self._blank())
+        self.end()
 
     def login(self, user: str) -> None:
         """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
@@ -305,21 +347,13 @@ class Session(MutableMapping[str, Any]):
         was signed in, theirs are removed. Raises `TypeError` for a user that is
         not a string, and `ValueError` for one that is empty or not Unicode.
         """
-        if type(user) is not str:
-            raise TypeError(
-                f"login() takes the user's id as a str, not {type(user).__name__}."
-            )
-        if not user:
-            raise ValueError("login() takes the user's id; it is empty.")
-        try:
-            user.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("login() takes the user's id as Unicode text.") from error
+        check_user(user, "login()")
         self._require_headers("login()")
         self._move()
         if self.user not in (None, user):
             self._values.clear()
-            self._field(id="", flashes={}, idle=None, lifetime=None, persistent=None)
+            self._field(id="", flashes={}, idle=None, lifetime=None)
+            self._field(persistent=None, label="")
         now = self._keeper.now()
         self._field(user=user, auth_time=now, seen=now)
         self._field(expires=self._keeper.ends(self._mine))
@@ -465,6 +499,13 @@ class Session(MutableMapping[str, Any]):
         self.version, self.stale = None, True
         self.renew = False
 
+    def end(self) -> None:
+        """Notes that the record has gone, or is to go with the next commit."""
+        self.destroyed = True
+        self.token = self.version = None
+        self.stale = self.renew = self.fresh = False
+        self.adopt(self._blank())
+
     def drop(self) -> None:
         """Drops what this request changed; what it destroyed stays destroyed."""
         # Another base than a commit under way began with: what that stores of
@@ -523,3 +564,21 @@ class Session(MutableMapping[str, Any]):
                 " out, so none can be begun. Write to the session before flush() and"
                 " finish(), and before a WebSocket is opened."
             )
+
+
+def check_user(user: object, what: str) -> None:
+    """Raises for what is not the id of a user; ``what`` is who was given it."""
+    if type(user) is not str:
+        raise TypeError(
+            f"{what} takes the user's id as a str, not {type(user).__name__}."
+        )
+    if not user:
+        raise ValueError(f"{what} takes the user's id; it is empty.")
+    _check_unicode(user, f"{what} takes the user's id as Unicode text.")
+
+
+def _check_unicode(text: str, message: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(message) from error

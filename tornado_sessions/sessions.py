@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,7 +33,7 @@ from tornado_sessions.errors import (
     SessionError,
     SessionGoneError,
 )
-from tornado_sessions.session import Session
+from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.settings import read_settings
 from tornado_sessions.vault import Vault, fingerprint
 
@@ -65,6 +65,18 @@ _ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
 _inside: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
     "tornado_sessions_inside", default=None
 )
+
+#: The session that the running code has loaded or begun: the one of its request.
+_own: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+    "tornado_sessions_own", default=None
+)
+
+
+class _Listed(msgspec.Struct):
+    """What the store has of one session: more than one record while it moves."""
+
+    envelope: Envelope
+    keys: list[bytes]
 
 
 class Sessions:
@@ -147,7 +159,9 @@ class Sessions:
             return Session(self)
         idle = self.idle_timeout if envelope.idle is None else envelope.idle
         renew = record.renew or now - envelope.seen >= idle / 10
-        return Session(self, envelope, token, record.version, renew)
+        session = Session(self, envelope, token, record.version, renew)
+        _own.set(session)
+        return session
 
     async def commit(
         self,
@@ -197,6 +211,56 @@ class Sessions:
             finally:
                 session.transacting = False
                 _inside.reset(inside)
+
+    async def of_user(self, user: str) -> list[UserSession]:
+        """Answers the live sessions of ``user``, the latest sign-in first.
+
+        Raises `.SessionError` where the backend cannot look them up, and
+        `.BackendError` if the store fails.
+        """
+        check_user(user, "of_user()")
+        listed = (await self._list(user)).values()
+        now = self.now()
+        live = [each.envelope for each in listed if self._is_alive(each.envelope, now)]
+        live.sort(key=_sign_in, reverse=True)
+        return [
+            UserSession(
+                id=envelope.id,
+                created=envelope.created,
+                last_seen=envelope.seen,
+                expires=min(envelope.expires, self.ends(envelope)),
+                auth_time=envelope.auth_time,
+                persistent=self.is_persistent(envelope),
+                label=envelope.label,
+            )
+            for envelope in live
+        ]
+
+    async def revoke(self, user: str, id: str) -> bool:
+        """Ends the session of ``user`` whose handle is ``id``.
+
+        Answers False where this user has no such session, whoever else may have
+        it. A request that is under way with the session does not bring it
+        back; to the request that revokes its own, it is as if it had called
+        `.Session.destroy`. Raises as `of_user` does.
+        """
+        check_user(user, "revoke()")
+        return bool(await self._revoke(user, lambda listed: listed.keys() & {id}))
+
+    async def revoke_all(self, user: str, but: Session | None = None) -> int:
+        """Ends all sessions of ``user``, or all ``but`` one, and counts them.
+
+        It does to each what `revoke` does. One that signs in meanwhile is not
+        among them.
+        """
+        check_user(user, "revoke_all()")
+        if not (but is None or isinstance(but, Session)):
+            raise TypeError(
+                "revoke_all() takes the session to spare, such as but=self.session,"
+                f" and not {type(but).__name__}."
+            )
+        spared = set() if but is None else {but.id}
+        return await self._revoke(user, lambda listed: listed.keys() - spared)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in a task that `close` waits for."""
@@ -275,15 +339,16 @@ class Sessions:
                 fingerprint(token),
             )
             return None
+        return envelope if self._is_alive(envelope, now) else None
+
+    def _is_alive(self, envelope: Envelope, now: float) -> bool:
         # Where the record and the settings of today disagree, the earlier end
         # counts. The settings may have changed since the record was stored.
-        if (
+        return (
             now < envelope.expires
             and now < self.ends(envelope)
             and envelope.created <= now + CLOCK_SKEW >= envelope.seen
-        ):
-            return envelope
-        return None
+        )
 
     async def _newest(self, token: str) -> tuple[Envelope, Any]:
         record = await self.vault.load(token)
@@ -295,6 +360,62 @@ class Sessions:
             "The session was ended elsewhere while this request used it; what"
             " the request changed is not stored."
         )
+
+    # The sessions of a user.
+
+    async def _list(self, user: str) -> dict[str, _Listed]:
+        """Answers what the store has of ``user``'s sessions, by their handles."""
+        listed: dict[str, _Listed] = {}
+        async for key, record in self.vault.find(user):
+            try:
+                envelope = decode(record.data)
+            except SessionDataError:
+                # It is no session, and nobody can use it as one.
+                continue
+            if envelope.user != user:
+                continue
+            other = listed.setdefault(envelope.id, _Listed(envelope, []))
+            other.keys.append(key)
+            if _sign_in(envelope) > _sign_in(other.envelope):
+                other.envelope = envelope
+        return listed
+
+    async def _revoke(
+        self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
+    ) -> int:
+        ended = await self._end(user, choose)
+        own = _own.get()
+        if own is not None and own.token is not None and own.base.id in ended:
+            own.end()
+        return len(ended)
+
+    async def _end(
+        self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
+    ) -> set[str]:
+        """Ends those sessions of ``user`` that ``choose`` picks.
+
+        It looks again until there are none: one that is given a new token while
+        it is ended here is stored under that before its old record is
+        overwritten, so it is found either here or there. Answers the
+        handles of those that were alive.
+        """
+        deadline = time.monotonic() + PATIENCE
+        ended: set[str] = set()
+        while True:
+            listed = await self._list(user)
+            chosen = choose(listed)
+            if not chosen:
+                return ended
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"Not all sessions of the user could be ended within {PATIENCE:.0f}"
+                    " s: new ones kept coming. Stop whoever signs in, and try again."
+                )
+            for handle in chosen:
+                for key in listed[handle].keys:
+                    await self.vault.delete_found(key)
+                if self._is_alive(listed[handle].envelope, self.now()):
+                    ended.add(handle)
 
     # Writing.
 
@@ -336,6 +457,8 @@ class Sessions:
             session.fresh = session.fresh or fresh
             raise
         if session.base is base:
+            if session.token is None:
+                _own.set(session)
             session.settle(token, packed)
         elif token not in session.ended:
             # It was destroyed meanwhile; what has just been stored goes as well.
@@ -549,3 +672,9 @@ class Sessions:
         if not task.cancelled():
             # Whoever waits for the task is told; a client that hung up is no news.
             task.exception()
+
+
+def _sign_in(envelope: Envelope) -> tuple[float, float, str]:
+    """Answers what puts the sessions of a user in the order of their sign-ins."""
+    signed_in = envelope.created if envelope.auth_time is None else envelope.auth_time
+    return signed_in, envelope.created, envelope.id

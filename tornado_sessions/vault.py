@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
 
 from tornado_sessions.backend import Backend, Record
-from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.errors import BackendError, ConflictError, SessionError
 
 # 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
 # characters carries four bits, so only sixteen of them can stand there.
@@ -39,9 +40,15 @@ class Vault:
     #: See `.Backend.immediate`.
     immediate: bool
 
+    #: See `.Backend.lists_users`.
+    lists_users: bool = False
+
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
         self.immediate = backend.immediate
+        self.lists_users = backend.lists_users
+        # In front of each user's name, so that an application finds its own alone.
+        self._scope = f"{namespace}:" if namespace else ""
         self._domain = b"tornado_sessions\0%b\0" % namespace.encode()
 
     async def load(self, token: str) -> Record | None:
@@ -71,13 +78,13 @@ class Vault:
         """
         if token is not None:
             key, version = record.version
-            await self.backend.save(key, _bound(key, version, record))
+            await self.backend.save(key, self._bound(key, version, record))
             return token
         for _ in range(3):
             token = secrets.token_urlsafe(32)
             key = self._key(token)
             try:
-                await self.backend.save(key, _bound(key, None, record))
+                await self.backend.save(key, self._bound(key, None, record))
             except ConflictError as error:
                 conflict = error
             else:
@@ -93,6 +100,26 @@ class Vault:
         if _well_formed(token):
             await self.backend.delete(self._key(token))
 
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        """Answers the records of ``user``, each with the key for `delete_found`.
+
+        What has expired may be among them, and a record whose data names another
+        user. Raises `.SessionError` where `lists_users` is False.
+        """
+        if not self.lists_users:
+            name = type(getattr(self, "backend", self)).__name__
+            raise SessionError(
+                f"{name} cannot look up the sessions of a user. Use a backend that"
+                " declares lists_users, such as 'sqlite'."
+            )
+        async for key, record in self.backend.find(self._scope + user):
+            if record.data.startswith(key[:_BOUND]):
+                yield key, Record(record.data[_BOUND:], (key, record.version))
+
+    async def delete_found(self, key: bytes) -> None:
+        """Removes a record that `find` answered; does nothing if it has gone."""
+        await self.backend.delete(key)
+
     async def purge(self, now: float) -> int:
         """Removes one batch of expired records and answers how many went."""
         return await self.backend.purge(now)
@@ -101,13 +128,14 @@ class Vault:
         """Closes the backend."""
         await self.backend.close()
 
+    def _bound(self, key: bytes, version: Any, record: Record) -> Record:  # noqa: ANN401
+        user = record.user
+        if user is not None:
+            user = self._scope + user
+        return Record(key[:_BOUND] + record.data, version, record.expires, user)
+
     def _key(self, token: str) -> bytes:
         return sha256(self._domain + token.encode()).digest()
-
-
-def _bound(key: bytes, version: Any, record: Record) -> Record:  # noqa: ANN401
-    data = key[:_BOUND] + record.data
-    return Record(data, version, record.expires, record.user)
 
 
 def fingerprint(token: str) -> str:

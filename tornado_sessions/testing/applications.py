@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import tornado.httpserver
@@ -113,7 +113,7 @@ class Crowd:
         self._missing = size
         self._complete = asyncio.Event()
 
-    async def join(self, handler: SessionMixin) -> None:
+    async def join(self, handler: SessionMixin | None = None) -> None:
         self._missing -= 1
         if self._missing == 0:
             self._complete.set()
@@ -147,6 +147,9 @@ class WatchedBackend(Backend):
     async def delete(self, key: bytes) -> None:
         self.keys.append(key)
         await self.inner.delete(key)
+
+    def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        return self.inner.find(user)
 
     async def close(self) -> None:
         await self.inner.close()

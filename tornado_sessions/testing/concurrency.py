@@ -194,15 +194,6 @@ class ConcurrencyContract(VisitorTests):
 
     # How it is done.
 
-    def meanwhile(self, visitor: Visitor, *acts: Act) -> Act:
-        """Lets another visitor's whole request come and go."""
-
-        async def act(handler: SessionMixin) -> None:
-            handler.session.get("loaded before")
-            await visitor.send(*acts)
-
-        return act
-
     def write_in_parallel(self, sites: list[Site]) -> None:
         ada = self.visitor()
         ada.does(put(first=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
@@ -23,9 +24,10 @@ class FaultyVault(Vault):
         self.inner = inner
         self.revocable = inner.revocable
         self.immediate = inner.immediate and not suspends
+        self.lists_users = inner.lists_users
         self._suspends = suspends
-        #: Which of "load", "save" and "delete" fail before they reach the store;
-        #: "replace" is a save to a token that there is.
+        #: Which of "load", "save", "delete" and "find" fail before they reach the
+        #: store; "replace" is a save to a token that there is.
         self.failing: set[str] = set()
         #: What the store is said to have answered when it failed.
         self.reason = "the disk of the store is on fire"
@@ -48,6 +50,15 @@ class FaultyVault(Vault):
     async def delete(self, token: str) -> None:
         await self._enter("delete")
         await self.inner.delete(token)
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        await self._enter("find")
+        async for found in self.inner.find(user):
+            yield found
+
+    async def delete_found(self, key: bytes) -> None:
+        await self._enter("delete")
+        await self.inner.delete_found(key)
 
     async def purge(self, now: float) -> int:
         return await self.inner.purge(now)

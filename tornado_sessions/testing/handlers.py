@@ -38,6 +38,7 @@ from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.saving import SavingContract
+from tornado_sessions.testing.users import UsersContract
 from tornado_sessions.testing.visitors import session_cookies
 from tornado_sessions.web import SessionMixin
 
@@ -83,7 +84,11 @@ WRITES: tuple[tuple[Act, dict[str, Any]], ...] = (
 
 
 class HandlerContract(
-    IdentityContract, SavingContract, ConcurrencyContract, ExpiryContract
+    IdentityContract,
+    SavingContract,
+    ConcurrencyContract,
+    ExpiryContract,
+    UsersContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.
 

@@ -230,6 +230,11 @@ class VisitorTests(AsyncHTTPTestCase):
             self.skipTest("the client holds the record itself")
         return backend
 
+    def require_listing(self) -> None:
+        """Skips the test where the sessions of a user cannot be looked up."""
+        if not self.sessions.vault.lists_users:
+            self.skipTest("this store does not list the sessions of a user")
+
     def serve_another_process(self) -> Site:
         """Serves the same sessions once more; skips the test if that cannot be."""
         if not self.require_backend().shared:
@@ -260,6 +265,15 @@ class VisitorTests(AsyncHTTPTestCase):
         return gate
 
     # What is said more than once.
+
+    def meanwhile(self, visitor: Visitor, *acts: Act) -> Act:
+        """Lets another visitor's whole request come and go."""
+
+        async def act(handler: SessionMixin) -> None:
+            handler.session.get("loaded before")
+            await visitor.send(*acts)
+
+        return act
 
     def altered(self, token: str) -> str:
         """Answers a token that is well formed, and not one of ours."""

@@ -1,0 +1,300 @@
+"""Proves over HTTP that a user's sessions can be listed and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from tornado_sessions.errors import SessionError, SessionGoneError
+from tornado_sessions.session import Session, UserSession
+from tornado_sessions.testing.applications import (
+    Act,
+    Crowd,
+    login,
+    look,
+    put,
+    regenerate,
+)
+from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.web import SessionMixin
+
+#: How many devices of one user are busy at once.
+MANY = 50
+
+
+class UsersContract(VisitorTests):
+    """What holds of the sessions of one user, of which there may be many."""
+
+    # Listing.
+
+    def test_a_users_live_sessions_are_listed(self) -> None:
+        """Behaviour 46: the latest sign-in first, and nobody else's."""
+        self.require_listing()
+        self.time = float(int(self.time))
+        ada, eve = _new_user(), _new_user()
+        began = self.time
+        first, second = self.device(ada), self.visitor()
+        second.does(put(a=1))
+        self.device(eve)
+        self.time += 100
+        second.does(login(ada), _call_it("Firefox on Linux"), _remember)
+        handles = [self.handle(second), self.handle(first)]
+        lifetime = self.sessions.idle_timeout
+        self.assertEqual(
+            self.sessions_of(ada),
+            [
+                UserSession(
+                    id=handles[0],
+                    created=began,
+                    last_seen=self.time,
+                    expires=self.time + lifetime,
+                    auth_time=self.time,
+                    persistent=True,
+                    label="Firefox on Linux",
+                ),
+                UserSession(
+                    id=handles[1],
+                    created=began,
+                    last_seen=began,
+                    expires=began + lifetime,
+                    auth_time=began,
+                    persistent=False,
+                    label="",
+                ),
+            ],
+        )
+        self.time = began + lifetime
+        self.assertEqual([each.id for each in self.sessions_of(ada)], handles[:1])
+        second.does(lambda handler: handler.session.logout())
+        self.assertEqual(self.sessions_of(ada), [])
+
+    def test_a_handle_is_worthless_as_a_cookie(self) -> None:
+        """Behaviour 46: it opens nothing, and stays when the id changes."""
+        self.require_listing()
+        user = _new_user()
+        visitor = self.device(user)
+        (entry,) = self.sessions_of(user)
+        self.assertIsNone(self.user_of(self.visitor(token=entry.id)))
+        visitor.does(regenerate)
+        self.assertEqual([each.id for each in self.sessions_of(user)], [entry.id])
+
+    def test_a_label_is_kept_and_merged(self) -> None:
+        """Behaviour 46: as a value is, whatever another request changes."""
+        visitor = self.device(_new_user())
+        visitor.does(_call_it("A phone"))
+        visitor.does(regenerate, put(a=1))
+        self.assertEqual(visitor.asks(lambda handler: handler.session.label), "A phone")
+        if self.sessions.revocable:
+            other = visitor.copy()
+            visitor.does(_call_it("Mine"), self.meanwhile(other, put(b=2)))
+            label = visitor.asks(lambda handler: handler.session.label)
+            self.assertEqual((label, visitor.sees()), ("Mine", {"a": 1, "b": 2}))
+
+    # Revoking.
+
+    def test_one_session_is_revoked_by_its_handle(self) -> None:
+        """Behaviour 46: at once, and no other with it."""
+        self.require_listing()
+        user = _new_user()
+        lost, kept = self.device(user), self.device(user)
+        handle = self.handle(lost)
+        self.assertTrue(self.complete(self.sessions.revoke(user, handle)))
+        self.assertIsNone(self.user_of(lost))
+        self.assertEqual(lost.sees(), {})
+        self.assertEqual(self.user_of(kept), user)
+        self.assertFalse(self.complete(self.sessions.revoke(user, handle)))
+
+    def test_a_user_cannot_revoke_anothers_session(self) -> None:
+        """Behaviour 46: its handle is that of no session of theirs."""
+        self.require_listing()
+        ada, eve = _new_user(), _new_user()
+        victim = self.device(ada)
+        self.device(eve)
+        for handle in (self.handle(victim), victim.token, "", "no such handle"):
+            self.assertFalse(self.complete(self.sessions.revoke(eve, handle)))
+        self.assertEqual(self.user_of(victim), ada)
+
+    def test_all_sessions_of_a_user_are_revoked(self) -> None:
+        """Behaviour 46: or all but one, and they are counted."""
+        self.require_listing()
+        user, other = _new_user(), _new_user()
+        devices = [self.device(user) for _ in range(3)]
+        stranger = self.device(other)
+
+        async def revoke_others(handler: SessionMixin) -> None:
+            count = await handler.sessions.revoke_all(user, but=handler.session)
+            handler.write(str(count))
+
+        response = devices[1].does(revoke_others)
+        self.assertEqual(response.body, b"2")
+        self.assert_cookie_lines(response, 0)
+        self.assertEqual(
+            [self.user_of(device) for device in devices], [None, user, None]
+        )
+        self.assertEqual(self.complete(self.sessions.revoke_all(user)), 1)
+        self.assertIsNone(self.user_of(devices[1]))
+        self.assertEqual(self.user_of(stranger), other)
+
+    def test_a_revoked_session_is_dead_in_every_process(self) -> None:
+        """Behaviour 46: also where it was used before."""
+        elsewhere = self.serve_another_process()
+        self.require_listing()
+        user = _new_user()
+        device = self.device(user).copy(elsewhere)
+        self.assertEqual(self.user_of(device), user)
+        self.assertEqual(self.complete(self.sessions.revoke_all(user)), 1)
+        self.assertIsNone(self.user_of(device))
+
+    def test_a_request_under_way_brings_no_revoked_session_back(self) -> None:
+        """Behaviours 39, 46: save() and transact() raise; else nothing is kept."""
+        self.require_listing()
+        raised: list[str] = []
+
+        async def save(handler: SessionMixin) -> None:
+            await handler.session.save()
+
+        async def transact(handler: SessionMixin) -> None:
+            await handler.session.transact(_count)
+
+        def caught(act: Callable[[SessionMixin], Any]) -> Act:
+            async def catch(handler: SessionMixin) -> None:
+                try:
+                    await act(handler)
+                except SessionGoneError:
+                    raised.append(act.__name__)
+
+            return catch
+
+        for act in (look, caught(save), caught(transact), regenerate):
+            user = _new_user()
+            device = self.device(user)
+            late = device.copy()
+            revoke = self.meanwhile(self.visitor(), self.revokes(user))
+            response = late.does(put(a=2), revoke, act)
+            self.assertEqual(response.code, 200)
+            self.assert_cookie_lines(response, 0)
+            self.assertIsNone(self.user_of(device))
+            self.assertEqual(self.sessions_of(user), [])
+        self.assertEqual(raised, ["save", "transact"])
+
+    def test_a_session_that_is_regenerated_meanwhile_is_revoked(self) -> None:
+        """Behaviour 46: under whichever id it is found."""
+        self.require_listing()
+        user = _new_user()
+        devices = [self.device(user) for _ in range(MANY)]
+        crowd = Crowd(MANY + 1)
+
+        async def revoke() -> None:
+            await crowd.join()
+            await self.sessions.revoke_all(user)
+
+        async def all_at_once() -> None:
+            await asyncio.gather(
+                *(device.send(look, crowd.join, regenerate) for device in devices),
+                revoke(),
+            )
+
+        self.complete(all_at_once())
+        self.assertEqual(self.sessions_of(user), [])
+        self.assertEqual({self.user_of(device) for device in devices}, {None})
+
+    def test_revoking_ones_own_session_expires_its_cookie(self) -> None:
+        """Behaviours 42, 46: as destroy() does, and a write begins a new one."""
+        self.require_listing()
+        for by_handle in (False, True):
+            for acts, values in (((), {}), ((put(b=2),), {"b": 2})):
+                user = _new_user()
+                device = self.device(user)
+                device.does(put(a=1))
+                before = device.token
+                act = _revoke_own if by_handle else self.revokes(user)
+                response = device.does(put(a=2), act, *acts)
+                self.assertEqual(response.code, 200)
+                self.assert_cookie_lines(response, 1)
+                self.assertNotEqual(device.token, before)
+                self.assertEqual(device.sees(), values)
+                self.assertIsNone(self.user_of(device))
+
+    def test_a_login_after_revoking_everything_holds(self) -> None:
+        """Behaviour 46: as on a page where a password is changed."""
+        self.require_listing()
+        user = _new_user()
+        stolen, device = self.device(user), self.device(user)
+        device.does(self.revokes(user), login(user))
+        self.assertEqual(self.user_of(device), user)
+        self.assertIsNone(self.user_of(stolen))
+
+    def test_a_store_that_fails_revokes_nothing_in_silence(self) -> None:
+        """Behaviours 30, 46: 503, and the client keeps its cookie."""
+        self.require_listing()
+        user = _new_user()
+        device = self.device(user)
+        vault = self.watch()
+        for operation in ("find", "delete"):
+            vault.failing = {operation}
+            response = device.does(self.revokes(user))
+            self.assertEqual(response.code, 503)
+            self.assert_cookie_lines(response, 0)
+        vault.failing.clear()
+        self.assertEqual(self.user_of(device), user)
+
+    def test_without_lists_users_nobody_is_listed(self) -> None:
+        """Behaviour 46: an error says so, rather than an empty list."""
+        if self.sessions.vault.lists_users:
+            self.skipTest("this store lists the sessions of a user")
+        for work in (
+            self.sessions.of_user("ada"),
+            self.sessions.revoke("ada", "handle"),
+        ):
+            with self.assertRaisesRegex(SessionError, "cannot look up the sessions of"):
+                self.complete(work)
+
+    # How it is done.
+
+    def device(self, user: str) -> Visitor:
+        """Answers a visitor who has signed in as ``user``."""
+        visitor = self.visitor()
+        visitor.does(login(user))
+        return visitor
+
+    def sessions_of(self, user: str) -> list[UserSession]:
+        return self.complete(self.sessions.of_user(user))
+
+    def user_of(self, visitor: Visitor) -> Any:  # noqa: ANN401
+        return visitor.asks(lambda handler: handler.session.user)
+
+    def handle(self, visitor: Visitor) -> Any:  # noqa: ANN401
+        return visitor.asks(lambda handler: handler.session.id)
+
+    def revokes(self, user: str) -> Act:
+        """Ends all sessions of ``user``."""
+
+        async def act(handler: SessionMixin) -> None:
+            await handler.sessions.revoke_all(user)
+
+        return act
+
+
+def _new_user() -> str:
+    # The store may hold sessions of other tests.
+    return f"user {secrets.token_hex(8)}"
+
+
+def _call_it(label: str) -> Act:
+    return lambda handler: setattr(handler.session, "label", label)
+
+
+def _remember(handler: SessionMixin) -> None:
+    handler.session.persistent = True
+
+
+async def _revoke_own(handler: SessionMixin) -> None:
+    session = handler.session
+    assert session.user is not None
+    assert await handler.sessions.revoke(session.user, session.id)
+
+
+def _count(session: Session) -> None:
+    session["n"] = session.get("n", 0) + 1
