@@ -11,6 +11,7 @@ from tornado_sessions import (
     SessionDataError,
     SessionError,
     SessionGoneError,
+    SessionLimitError,
 )
 
 
@@ -23,6 +24,7 @@ class ErrorsTest:
             ConflictError,
             SessionDataError,
             SessionGoneError,
+            SessionLimitError,
         ],
     )
     def test_every_error_is_a_session_error(self, error: type[Exception]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import unittest
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -24,6 +24,7 @@ from tornado_sessions import (
     SessionDataError,
     SessionError,
     SessionGoneError,
+    SessionLimitError,
     Sessions,
     Vault,
     registry,
@@ -1131,6 +1132,100 @@ class UsersTest(SessionsCase):
         )
 
 
+class LimitTest(SessionsCase):
+    """How many sessions a user may have, where another process is as fast."""
+
+    suspends = True
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = InterruptedVault(Vault(self.backend), suspends=True)
+        self.sessions.vault = self.store
+        for sessions in (self.sessions, self.elsewhere):
+            sessions.max_per_user, sessions.max_per_user_policy = 1, "refuse"
+
+    async def sign_in(self, sessions: Sessions) -> str:
+        session = await sessions.load(None)
+        session.login("ada")
+        await sessions.commit(session)
+        assert session.token is not None
+        return session.token
+
+    async def test_of_two_for_one_place_the_older_waits(self) -> None:
+        """Behaviour 46: until the newer one has gone, which is not stored for good."""
+        newer = Envelope(START, START, START + IDLE, {}, id="newer", format=FORMAT)
+        newer.user, newer.auth_time = "ada", START + 1
+        tokens: list[str] = []
+
+        async def come() -> None:
+            record = Record(encode(newer), expires=newer.expires, user="ada")
+            tokens.append(await self.vault.inner.save(None, record))
+            self.store.before_find = go
+
+        async def go() -> None:
+            await self.vault.inner.delete(tokens[0])
+
+        self.store.before_find = come
+
+        assert await self.is_alive(await self.sign_in(self.sessions))
+
+    async def test_whoever_stays_is_not_waited_for_for_ever(self) -> None:
+        """Behaviour 46: the clock of another process may be ahead."""
+        self.clock += 1
+        kept = await self.sign_in(self.elsewhere)
+        self.clock -= 1
+        with pytest.raises(SessionLimitError) as caught:
+            await self.sign_in(self.sessions)
+
+        assert str(caught.value) == (
+            "The user is signed in 1 times already, as often as session_max_per_user"
+            " allows. One of these sessions has to end first."
+        )
+        assert await self.is_alive(kept)
+        assert len(await self.sessions.of_user("ada")) == 1
+
+    async def test_one_that_moves_while_it_makes_room_goes(self) -> None:
+        """Behaviour 46: else there would be one too many."""
+        self.sessions.max_per_user_policy = "oldest"
+        token = await self.sign_in(self.elsewhere)
+        self.clock += 1
+
+        async def move() -> None:
+            session = await self.elsewhere.load(token)
+            session.regenerate()
+            await self.elsewhere.commit(session)
+
+        self.store.before_delete = move
+        fresh = await self.sign_in(self.sessions)
+
+        assert await self.is_alive(fresh)
+        assert len(await self.sessions.of_user("ada")) == 1
+
+    async def test_a_refused_one_that_stays_is_a_failure(self) -> None:
+        """Behaviour 46: it would count for the next login."""
+        await self.sign_in(self.elsewhere)
+        self.store.failing = {"delete"}
+
+        with pytest.raises(BackendError):
+            await self.sign_in(self.sessions)
+
+    async def test_a_refused_login_in_a_transaction_is_dropped(self) -> None:
+        """Behaviour 46: with all that the function changed."""
+        await self.sign_in(self.elsewhere)
+        token = await self.stored({"kept": 1})
+        session = await self.sessions.load(token)
+
+        def sign_in(session: Session) -> None:
+            session["a"] = 1
+            session.login("ada")
+
+        with pytest.raises(SessionLimitError):
+            await session.transact(sign_in)
+
+        assert not session.modified
+        assert await self.values(token) == {"kept": 1}
+
+
 class SuspendingUsersTest(UsersTest):
     suspends = True
 
@@ -1138,8 +1233,16 @@ class SuspendingUsersTest(UsersTest):
 class InterruptedVault(FaultyVault):
     """Lets another request come and go at the worst moment, once."""
 
+    before_find: Callable[[], Awaitable[None]] | None = None
     before_delete: Callable[[], Awaitable[None]] | None = None
     before_replace: Callable[[], Awaitable[None]] | None = None
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        interrupt, self.before_find = self.before_find, None
+        if interrupt is not None:
+            await interrupt()
+        async for found in super().find(user):
+            yield found
 
     async def delete_found(self, key: bytes) -> None:
         interrupt, self.before_delete = self.before_delete, None

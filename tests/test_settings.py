@@ -59,6 +59,8 @@ class DefaultsTest:
         assert sessions.idle_timeout == settings.idle_timeout
         assert sessions.lifetime == settings.lifetime
         assert sessions.persistent == settings.persistent
+        assert sessions.max_per_user is settings.max_per_user is None
+        assert sessions.max_per_user_policy == settings.max_per_user_policy
 
     def test_other_settings_are_left_alone(self) -> None:
         """Tornado's, and those of the application."""
@@ -265,6 +267,50 @@ class TimeoutSettingsTest:
 
         assert message.startswith(f"{name}=inf is to be ")
         assert "more than zero" not in message
+
+
+class LimitTest:
+    """How many sessions a user may have."""
+
+    def test_it_is_handed_on(self) -> None:
+        """Behaviour 46: with what is to be done about one too many."""
+        application = tornado.web.Application(
+            session_backend=MemoryBackend(),
+            session_max_per_user=3,
+            session_max_per_user_policy="refuse",
+        )
+        sessions = Sessions.of(application)
+
+        assert sessions.max_per_user == 3
+        assert sessions.max_per_user_policy == "refuse"
+
+    @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
+    def test_it_is_a_whole_number(self, value: object) -> None:
+        """Nobody could sign in with a limit of none."""
+        assert error_of(session_max_per_user=value) == (
+            f"session_max_per_user={value!r} is to be a whole number above zero, or"
+            " None for no limit."
+        )
+
+    @pytest.mark.parametrize("value", ["newest", None, 1, []])
+    def test_its_policy_is_one_of_two(self, value: object) -> None:
+        """With what either means."""
+        assert error_of(session_max_per_user_policy=value) == (
+            f"session_max_per_user_policy={value!r} is to be 'oldest', where the"
+            " oldest sign-in makes room for a new one, or 'refuse'."
+        )
+
+    def test_it_needs_a_backend_that_lists_users(self) -> None:
+        """Behaviour 46: the error names both."""
+
+        class Forgetful(MemoryBackend):
+            lists_users = False
+
+        assert error_of(session_backend=Forgetful(), session_max_per_user=3) == (
+            "session_max_per_user=3 needs a backend that can look up the sessions of a"
+            " user, and session_backend is a Forgetful, which cannot. Use another one,"
+            " such as 'sqlite', or remove session_max_per_user."
+        )
 
 
 class NamespaceSettingTest:

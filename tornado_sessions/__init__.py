@@ -8,6 +8,7 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionError,
     SessionGoneError,
+    SessionLimitError,
 )
 from tornado_sessions.session import Session, UserSession
 from tornado_sessions.sessions import Sessions
@@ -29,6 +30,7 @@ __all__ = [
     "SessionDataError",
     "SessionError",
     "SessionGoneError",
+    "SessionLimitError",
     "SessionMixin",
     "Sessions",
     "UserSession",

@@ -22,6 +22,14 @@ class SessionGoneError(SessionError):
     """Raised when the session was ended elsewhere while this request used it."""
 
 
+class SessionLimitError(SessionError):
+    """Raised when a user who signs in has as many sessions as they may have.
+
+    See the setting ``session_max_per_user``. Nothing was stored, and what the
+    request changed is dropped: the visitor's session is as it was before.
+    """
+
+
 class BackendError(SessionError):
     """Raised when the store failed or did not answer in time.
 

@@ -346,6 +346,10 @@ class Session(MutableMapping[str, Any]):
         stay, such as a cart that was filled beforehand; but where another user
         was signed in, theirs are removed. Raises `TypeError` for a user that is
         not a string, and `ValueError` for one that is empty or not Unicode.
+
+        Where the setting ``session_max_per_user`` has logins refused, the commit
+        raises `.SessionLimitError`: ``await save()`` right after it lets a handler
+        say so on a page of its own.
         """
         check_user(user, "login()")
         self._require_headers("login()")

@@ -32,6 +32,7 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionError,
     SessionGoneError,
+    SessionLimitError,
 )
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.settings import read_settings
@@ -56,6 +57,10 @@ PATIENCE = 10.0
 
 #: The longest pause between two tries, in seconds.
 _LONGEST_PAUSE = 0.05
+
+# How many seconds a login that might be refused for another one that is under
+# way waits, at most, before it looks again.
+_LIMIT_PAUSES = (0.005, 0.01, 0.02, 0.04, 0.0)
 
 # What a record says that another one has taken the place of.
 _ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
@@ -95,6 +100,8 @@ class Sessions:
         idle_timeout: float = 24 * 3600,
         lifetime: float = 14 * 24 * 3600,
         persistent: bool = False,
+        max_per_user: int | None = None,
+        max_per_user_policy: str = "oldest",
     ) -> None:
         self.vault = vault
         self.revocable = vault.revocable
@@ -103,6 +110,8 @@ class Sessions:
         self.idle_timeout = idle_timeout
         self.lifetime = lifetime
         self.persistent = persistent
+        self.max_per_user = max_per_user
+        self.max_per_user_policy = max_per_user_policy
         #: The clock, in seconds since the epoch. No other part reads one.
         self.now: Callable[[], float] = time.time
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,6 +139,8 @@ class Sessions:
                 idle_timeout=settings.idle_timeout,
                 lifetime=settings.lifetime,
                 persistent=settings.persistent,
+                max_per_user=settings.max_per_user,
+                max_per_user_policy=settings.max_per_user_policy,
             )
             # On the application itself, so that they live as long as it does.
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
@@ -219,10 +230,6 @@ class Sessions:
         `.BackendError` if the store fails.
         """
         check_user(user, "of_user()")
-        listed = (await self._list(user)).values()
-        now = self.now()
-        live = [each.envelope for each in listed if self._is_alive(each.envelope, now)]
-        live.sort(key=_sign_in, reverse=True)
         return [
             UserSession(
                 id=envelope.id,
@@ -233,7 +240,7 @@ class Sessions:
                 persistent=self.is_persistent(envelope),
                 label=envelope.label,
             )
-            for envelope in live
+            for envelope in reversed(self._live(await self._list(user)))
         ]
 
     async def revoke(self, user: str, id: str) -> bool:
@@ -380,6 +387,13 @@ class Sessions:
                 other.envelope = envelope
         return listed
 
+    def _live(self, listed: dict[str, _Listed]) -> list[Envelope]:
+        """Answers those sessions that are alive, the oldest sign-in first."""
+        now = self.now()
+        envelopes = (each.envelope for each in listed.values())
+        live = [each for each in envelopes if self._is_alive(each, now)]
+        return sorted(live, key=_sign_in)
+
     async def _revoke(
         self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
     ) -> int:
@@ -417,6 +431,65 @@ class Sessions:
                 if self._is_alive(listed[handle].envelope, self.now()):
                     ended.add(handle)
 
+    # How many there may be.
+
+    async def _insert(self, session: Session, envelope: Envelope) -> str:
+        """Stores ``envelope`` under a fresh token, and answers it.
+
+        For a login, and for nothing else, it sees to it that the user has no more
+        sessions than they may have. Parallel logins each store their session
+        first and then look: whoever looks last sees all of them.
+        """
+        user, limit = envelope.user, self.max_per_user
+        if (
+            limit is None
+            or user is None
+            or envelope.auth_time == session.base.auth_time
+        ):
+            return await self._put(session, None, envelope, None)
+        # No token has a space in it.
+        async with self._turn(f"user {user}"):
+            token = await self._put(session, None, envelope, None)
+            try:
+                if self.max_per_user_policy == "refuse":
+                    await self._refuse_if_too_many(user, envelope.id, limit)
+                else:
+                    await self._end(user, lambda listed: self._too_many(listed, limit))
+            except SessionLimitError:
+                # One that stayed would count for the next login, too.
+                await self.vault.delete(token)
+                raise
+            except BaseException:
+                with contextlib.suppress(BackendError):
+                    await self.vault.delete(token)
+                raise
+            return token
+
+    def _too_many(self, listed: dict[str, _Listed], limit: int) -> list[str]:
+        """Picks the oldest sign-ins beyond ``limit``: the same ones everywhere."""
+        live = self._live(listed)
+        return [envelope.id for envelope in live[: max(0, len(live) - limit)]]
+
+    async def _refuse_if_too_many(self, user: str, handle: str, limit: int) -> None:
+        """Raises `.SessionLimitError` if ``user`` has more than ``limit`` sessions.
+
+        Of two logins in two processes that take the last place at once, each sees
+        one too many. The newer one goes then, and the older one waits for that.
+        """
+        for pause in _LIMIT_PAUSES:
+            live = self._live(await self._list(user))
+            if len(live) <= limit:
+                return
+            if self.vault.immediate or handle not in {
+                envelope.id for envelope in live[:limit]
+            }:
+                break
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+        raise SessionLimitError(
+            f"The user is signed in {limit} times already, as often as"
+            " session_max_per_user allows. One of these sessions has to end first."
+        )
+
     # Writing.
 
     async def _commit(
@@ -441,7 +514,11 @@ class Sessions:
         session.fresh = False
         try:
             if token is None:
-                token = await self._put(session, None, packed, None)
+                token = await (
+                    self._put(session, None, packed, None)
+                    if self.max_per_user is None
+                    else self._insert(session, packed)
+                )
             else:
                 store = self._move if fresh else self._put
                 try:
@@ -453,6 +530,9 @@ class Sessions:
                         token = await store(session, token, packed, session.version)
                 except ConflictError:
                     token = await self._store_in_turn(session, token, packed, store)
+        except SessionLimitError:
+            session.drop()
+            raise
         except BaseException:
             session.fresh = session.fresh or fresh
             raise
@@ -517,7 +597,7 @@ class Sessions:
         no other request saves to it in between, and one that has ended it first
         is noticed.
         """
-        fresh = await self._put(session, None, envelope, None)
+        fresh = await self._insert(session, envelope)
         if not self.revocable:
             return fresh
         try:

@@ -25,6 +25,8 @@ _defaults: dict[str, Any] = {
     "session_lifetime": 14 * 24 * 3600,
     "session_persistent": False,
     "session_namespace": "",
+    "session_max_per_user": None,
+    "session_max_per_user_policy": "oldest",
 }
 
 
@@ -37,6 +39,8 @@ class Settings:
     idle_timeout: float
     lifetime: float
     persistent: bool
+    max_per_user: int | None
+    max_per_user_policy: str
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -71,13 +75,26 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             idle_timeout,
             lifetime,
         )
+    _check_limit(values)
+    # The cookie first: a contradiction there needs no backend to be told.
+    cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
+    vault = _vault(values["session_backend"], values["session_namespace"], settings)
+    limit = values["session_max_per_user"]
+    if limit is not None and not vault.lists_users:
+        name = type(getattr(vault, "backend", vault)).__name__
+        raise ValueError(
+            f"session_max_per_user={limit} needs a backend that can look up the"
+            f" sessions of a user, and session_backend is a {name}, which cannot. Use"
+            " another one, such as 'sqlite', or remove session_max_per_user."
+        )
     return Settings(
-        # The cookie first: a contradiction there needs no backend to be told.
-        cookie=Cookie(values["session_cookie_name"], values["session_cookie_kwargs"]),
+        cookie=cookie,
         idle_timeout=idle_timeout,
         lifetime=lifetime,
         persistent=values["session_persistent"],
-        vault=_vault(values["session_backend"], values["session_namespace"], settings),
+        max_per_user=limit,
+        max_per_user_policy=values["session_max_per_user_policy"],
+        vault=vault,
     )
 
 
@@ -100,6 +117,21 @@ def _vault(backend: Any, namespace: str, settings: Mapping[str, Any]) -> Vault: 
     raise ValueError(
         f"The session_backend setting is to be a URL, a name or a Backend, and is {what}."
     )
+
+
+def _check_limit(values: Mapping[str, Any]) -> None:
+    limit = values["session_max_per_user"]
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(
+            f"session_max_per_user={limit!r} is to be a whole number above zero, or"
+            " None for no limit."
+        )
+    policy = values["session_max_per_user_policy"]
+    if policy not in ("oldest", "refuse"):
+        raise ValueError(
+            f"session_max_per_user_policy={policy!r} is to be 'oldest', where the"
+            " oldest sign-in makes room for a new one, or 'refuse'."
+        )
 
 
 def _seconds(name: str, values: Mapping[str, Any]) -> float:

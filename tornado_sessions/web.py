@@ -32,6 +32,7 @@ import functools
 import ipaddress
 import logging
 import sys
+import types
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionError,
     SessionGoneError,
+    SessionLimitError,
 )
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions, logger
@@ -211,11 +213,25 @@ class SessionMixin(tornado.web.RequestHandler):
         elif isinstance(error, SessionError) and self._session is not None:
             if isinstance(error, SessionGoneError):
                 status_code = 409
+            elif isinstance(error, SessionLimitError):
+                status_code = 403
             elif self._session.ambiguous:
                 status_code = 400
             # It is answered; there is nothing to try again.
             self._session.drop()
         super().send_error(status_code, **kwargs)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: types.TracebackType | None,
+    ) -> None:
+        """Logs an error as Tornado does; that a login was refused is none."""
+        if isinstance(value, SessionLimitError):
+            logger.info("%s", value)
+        else:
+            super().log_exception(typ, value, tb)
 
     # Committing.
 
