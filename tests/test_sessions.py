@@ -31,7 +31,6 @@ from tornado_sessions import (
 )
 from tornado_sessions.codec import FORMAT, Envelope, decode, encode
 from tornado_sessions.testing import FaultyVault
-from tornado_sessions.vault import fingerprint
 
 START = 1_000_000.0
 IDLE = 1_000.0
@@ -142,7 +141,7 @@ class LoadTest(SessionsCase):
 
         (logged_record,) = logged.records
         assert logged_record.getMessage() == (
-            f"The record of session {fingerprint(token)} cannot be decoded; it is"
+            f"The record of session {self.vault.fingerprint(token)} cannot be decoded; it is"
             " treated as no session and left as it is."
         )
         assert session.token != token

@@ -14,6 +14,7 @@ from tornado_sessions_memory import MemoryBackend
 from tornado_sessions import (
     Backend,
     Record,
+    SessionEvent,
     Sessions,
     Vault,
 )
@@ -60,6 +61,7 @@ class DefaultsTest:
         assert sessions.lifetime == settings.lifetime
         assert sessions.persistent == settings.persistent
         assert sessions.max_per_user is settings.max_per_user is None
+        assert sessions.listener is settings.listener is None
         assert sessions.max_per_user_policy == settings.max_per_user_policy
 
     def test_other_settings_are_left_alone(self) -> None:
@@ -267,6 +269,27 @@ class TimeoutSettingsTest:
 
         assert message.startswith(f"{name}=inf is to be ")
         assert "more than zero" not in message
+
+
+class ListenerTest:
+    """Who is told what becomes of sessions."""
+
+    def test_it_is_a_function(self) -> None:
+        """It is called with each event."""
+        assert error_of(session_listener="print") == (
+            "session_listener='print' is to be a function that takes a SessionEvent."
+        )
+
+    def test_it_is_not_a_coroutine_function(self) -> None:
+        """Nothing would ever run it."""
+
+        async def listen(event: SessionEvent) -> None:
+            pass
+
+        assert error_of(session_listener=listen) == (
+            f"session_listener={listen!r} is a coroutine function, and nothing waits"
+            " for it. Use a plain one that hands what takes time to a task or a queue."
+        )
 
 
 class LimitTest:

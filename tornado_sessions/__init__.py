@@ -10,6 +10,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session, UserSession
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.vault import Vault
@@ -29,6 +30,7 @@ __all__ = [
     "Session",
     "SessionDataError",
     "SessionError",
+    "SessionEvent",
     "SessionGoneError",
     "SessionLimitError",
     "SessionMixin",

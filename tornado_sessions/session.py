@@ -28,6 +28,9 @@ T = TypeVar("T")
 LONGEST_LABEL = 200
 
 
+_nothing: Mapping[str, Any] = {}
+
+
 class Keeper(Protocol):
     """What a session asks of `.Sessions`, which keeps it."""
 
@@ -130,10 +133,10 @@ class Session(MutableMapping[str, Any]):
         self.adopted = 0
         # What the commit has to do besides storing what changed: note that the
         # session is in use, move it to a fresh token, and remove the records of
-        # tokens that were destroyed.
+        # tokens that were destroyed, each with the user that it was of.
         self.renew = renew
         self.fresh = False
-        self.ended: tuple[str, ...] = ()
+        self.ended: Mapping[str, str | None] = _nothing
         # What the response has to say about the cookie.
         self.destroyed = False
         self.cookie_due = False
@@ -336,7 +339,7 @@ class Session(MutableMapping[str, Any]):
         What is written afterwards begins a new session with a new token.
         """
         if self.token is not None:
-            self.ended += (self.token,)
+            self.ended = {**self.ended, self.token: self.base.user}
         self.end()
 
     def login(self, user: str) -> None:

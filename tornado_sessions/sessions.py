@@ -34,9 +34,10 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.events import Listener, SessionEvent, tell
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.settings import read_settings
-from tornado_sessions.vault import Vault, fingerprint
+from tornado_sessions.vault import Vault
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ class Sessions:
         persistent: bool = False,
         max_per_user: int | None = None,
         max_per_user_policy: str = "oldest",
+        listener: Listener | None = None,
     ) -> None:
         self.vault = vault
         self.revocable = vault.revocable
@@ -112,6 +114,7 @@ class Sessions:
         self.persistent = persistent
         self.max_per_user = max_per_user
         self.max_per_user_policy = max_per_user_policy
+        self.listener = listener
         #: The clock, in seconds since the epoch. No other part reads one.
         self.now: Callable[[], float] = time.time
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,6 +123,8 @@ class Sessions:
         )
         self._purge_timer: asyncio.TimerHandle | None = None
         self._closed = False
+        # Which of "read" and "write" the store has failed at last.
+        self._failing: set[str] = set()
         self._told: set[str] = set()
 
     @classmethod
@@ -141,6 +146,7 @@ class Sessions:
                 persistent=settings.persistent,
                 max_per_user=settings.max_per_user,
                 max_per_user_policy=settings.max_per_user_policy,
+                listener=settings.listener,
             )
             # On the application itself, so that they live as long as it does.
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
@@ -161,8 +167,13 @@ class Sessions:
             return Session(self)
         if self._purge_timer is None and not self._closed:
             self._schedule_purge()
-        record = await self.vault.load(token)
+        answer = self.vault.load(token)
+        record = await (
+            answer if self.listener is None else self._noted("read", answer)
+        )
         if record is None:
+            if self.listener is not None:
+                self._tell_unknown(token)
             return Session(self)
         now = self.now()
         envelope = self._read(token, record, now)
@@ -333,6 +344,28 @@ class Sessions:
             self._told.add(message)
             logger.log(level, message, *args)
 
+    def tell(
+        self,
+        name: str,
+        token: str | None = None,
+        *,
+        former: str | None = None,
+        user: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Tells the listener of an event; ask first whether there is one."""
+        if self.listener is not None:
+            mark = self.vault.fingerprint
+            event = SessionEvent(
+                name=name,
+                time=self.now(),
+                fingerprint=None if token is None else mark(token),
+                former=None if former is None else mark(former),
+                user=user,
+                reason=reason,
+            )
+            tell(self.listener, event)
+
     # Reading.
 
     def _read(self, token: str, record: Record, now: float) -> Envelope | None:
@@ -343,10 +376,16 @@ class Sessions:
             logger.warning(
                 "The record of session %s cannot be decoded; it is treated as no"
                 " session and left as it is.",
-                fingerprint(token),
+                self.vault.fingerprint(token),
             )
+            if self.listener is not None:
+                self.tell("refused", token, reason="undecodable")
             return None
-        return envelope if self._is_alive(envelope, now) else None
+        if self._is_alive(envelope, now):
+            return envelope
+        if self.listener is not None:
+            self._tell_expired(token, envelope, now)
+        return None
 
     def _is_alive(self, envelope: Envelope, now: float) -> bool:
         # Where the record and the settings of today disagree, the earlier end
@@ -358,7 +397,10 @@ class Sessions:
         )
 
     async def _newest(self, token: str) -> tuple[Envelope, Any]:
-        record = await self.vault.load(token)
+        answer = self.vault.load(token)
+        record = await (
+            answer if self.listener is None else self._noted("read", answer)
+        )
         if record is not None:
             envelope = self._read(token, record, self.now())
             if envelope is not None:
@@ -404,7 +446,10 @@ class Sessions:
         return len(ended)
 
     async def _end(
-        self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
+        self,
+        user: str,
+        choose: Callable[[dict[str, _Listed]], Collection[str]],
+        reason: str | None = None,
     ) -> set[str]:
         """Ends those sessions of ``user`` that ``choose`` picks.
 
@@ -426,9 +471,12 @@ class Sessions:
                     " s: new ones kept coming. Stop whoever signs in, and try again."
                 )
             for handle in chosen:
+                alive = self._is_alive(listed[handle].envelope, self.now())
                 for key in listed[handle].keys:
                     await self.vault.delete_found(key)
-                if self._is_alive(listed[handle].envelope, self.now()):
+                    if alive and self.listener is not None:
+                        self._tell_revoked(key, user, reason)
+                if alive:
                     ended.add(handle)
 
     # How many there may be.
@@ -454,7 +502,9 @@ class Sessions:
                 if self.max_per_user_policy == "refuse":
                     await self._refuse_if_too_many(user, envelope.id, limit)
                 else:
-                    await self._end(user, lambda listed: self._too_many(listed, limit))
+                    await self._end(
+                        user, lambda listed: self._too_many(listed, limit), "limit"
+                    )
             except SessionLimitError:
                 # One that stayed would count for the next login, too.
                 await self.vault.delete(token)
@@ -499,9 +549,15 @@ class Sessions:
             # A transaction has ended meanwhile: what was packed before would undo it.
             packed = session.pack()
         while session.ended:
-            await self.vault.delete(session.ended[0])
-            session.ended = session.ended[1:]
-        base, token, fresh = session.base, session.token, session.fresh
+            token, user = next(iter(session.ended.items()))
+            deleted = self.vault.delete(token)
+            await (deleted if self.listener is None else self._noted("write", deleted))
+            left = {**session.ended}
+            left.pop(token, None)
+            session.ended = left
+            if self.listener is not None:
+                self.tell("destroyed", token, user=user)
+        base, former, fresh = session.base, session.token, session.fresh
         if not fresh and (
             packed is base
             # After a save in the same request it is another object.
@@ -513,7 +569,7 @@ class Sessions:
         # A regenerate() from here on is for the next commit.
         session.fresh = False
         try:
-            if token is None:
+            if former is None:
                 token = await (
                     self._put(session, None, packed, None)
                     if self.max_per_user is None
@@ -524,25 +580,35 @@ class Sessions:
                 try:
                     if session.stale or self.now() >= base.expires:
                         token = await self._store_on_newest(
-                            session, token, packed, store
+                            session, former, packed, store
                         )
                     else:
-                        token = await store(session, token, packed, session.version)
+                        token = await store(session, former, packed, session.version)
                 except ConflictError:
-                    token = await self._store_in_turn(session, token, packed, store)
+                    token = await self._store_in_turn(session, former, packed, store)
         except SessionLimitError:
+            if self.listener is not None:
+                self.tell("refused", former, user=packed.user, reason="limit")
             session.drop()
             raise
         except BaseException:
             session.fresh = session.fresh or fresh
             raise
+        if self.listener is not None and (fresh or former is None):
+            self.tell(
+                "created" if former is None else "regenerated",
+                token,
+                former=former,
+                user=packed.user,
+                reason=None if packed.auth_time == base.auth_time else "login",
+            )
         if session.base is base:
-            if session.token is None:
+            if former is None:
                 _own.set(session)
             session.settle(token, packed)
         elif token not in session.ended:
             # It was destroyed meanwhile; what has just been stored goes as well.
-            session.ended += (token,)
+            session.ended = {**session.ended, token: packed.user}
 
     async def _put(
         self,
@@ -565,7 +631,8 @@ class Sessions:
         envelope.seen = int(self.now() * 1000) / 1000
         envelope.expires = self.ends(envelope)
         record = Record(encode(envelope), version, envelope.expires, envelope.user)
-        return await self.vault.save(token, record)
+        answer = self.vault.save(token, record)
+        return await (answer if self.listener is None else self._noted("write", answer))
 
     async def _renew(self, session: Session) -> None:
         """Pushes the expiry forward after a pure read."""
@@ -617,6 +684,8 @@ class Sessions:
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
         """Stores ``packed`` after another request has been first."""
+        if self.listener is not None:
+            self.tell("conflict", token, user=packed.user)
         if self.vault.immediate:
             # Nothing comes between a load and a save that never suspend.
             return await self._store_on_newest(session, token, packed, store)
@@ -647,8 +716,11 @@ class Sessions:
         mine, base = session.pack(), session.base
         if session.token is None:
             return await self._run(session, function, mine)
-        with contextlib.suppress(ConflictError):
+        try:
             return await self._run_on_newest(session, function, base, mine)
+        except ConflictError:
+            if self.listener is not None:
+                self.tell("conflict", session.token, user=mine.user)
         async with self._turn(session.token):
             return await self._persist(
                 lambda: self._run_on_newest(session, function, base, mine)
@@ -701,6 +773,50 @@ class Sessions:
                 " transact() on the same session. It is to change values only:"
                 " transact() saves them."
             )
+
+    # Events. Nobody comes here unless there is a listener.
+
+    async def _noted(self, operation: str, answer: Awaitable[T]) -> T:
+        """Answers what the store does, and tells when it fails and works again.
+
+        One that can be read and not written to, as on a full disk, is down.
+        """
+        failing = self._failing
+        try:
+            answered = await answer
+        except BackendError as error:
+            if not failing:
+                self.tell("store_down", reason=str(error))
+            failing.add(operation)
+            raise
+        if operation in failing:
+            failing.remove(operation)
+            if not failing:
+                self.tell("store_up")
+        return answered
+
+    def _tell_unknown(self, token: str) -> None:
+        known = self.vault.is_well_formed(token)
+        self.tell("refused", token, reason="unknown" if known else "malformed")
+
+    def _tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
+        if envelope.expires <= 0:
+            # What is left of one that was regenerated.
+            self._tell_unknown(token)
+            return
+        own, began = envelope.lifetime, envelope.auth_time
+        life = self.lifetime if own is None else own
+        ends = (envelope.created if began is None else began) + life
+        # Else it comes from the future.
+        idle = now >= min(envelope.expires, self.ends(envelope))
+        reason = "lifetime" if now >= ends else "idle" if idle else "clock"
+        self.tell("expired", token, user=envelope.user, reason=reason)
+
+    def _tell_revoked(self, key: bytes, user: str, reason: str | None) -> None:
+        assert self.listener is not None
+        mark = self.vault.fingerprint_found(key)
+        event = SessionEvent("revoked", self.now(), mark, user=user, reason=reason)
+        tell(self.listener, event)
 
     # Taking turns.
 

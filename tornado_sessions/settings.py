@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 from tornado_sessions.backend import Backend
 from tornado_sessions.cookies import Cookie
+from tornado_sessions.events import Listener
 from tornado_sessions.registry import open_backend
 from tornado_sessions.vault import Vault
 
@@ -27,6 +29,7 @@ _defaults: dict[str, Any] = {
     "session_namespace": "",
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
+    "session_listener": None,
 }
 
 
@@ -41,6 +44,7 @@ class Settings:
     persistent: bool
     max_per_user: int | None
     max_per_user_policy: str
+    listener: Listener | None
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -76,6 +80,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             lifetime,
         )
     _check_limit(values)
+    _check_listener(values["session_listener"])
     # The cookie first: a contradiction there needs no backend to be told.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
     vault = _vault(values["session_backend"], values["session_namespace"], settings)
@@ -94,6 +99,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         persistent=values["session_persistent"],
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
+        listener=values["session_listener"],
         vault=vault,
     )
 
@@ -131,6 +137,19 @@ def _check_limit(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"session_max_per_user_policy={policy!r} is to be 'oldest', where the"
             " oldest sign-in makes room for a new one, or 'refuse'."
+        )
+
+
+def _check_listener(listener: object) -> None:
+    if listener is not None and not callable(listener):
+        raise ValueError(
+            f"session_listener={listener!r} is to be a function that takes a"
+            " SessionEvent."
+        )
+    if inspect.iscoroutinefunction(listener):
+        raise ValueError(
+            f"session_listener={listener!r} is a coroutine function, and nothing waits"
+            " for it. Use a plain one that hands what takes time to a task or a queue."
         )
 
 

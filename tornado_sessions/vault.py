@@ -43,6 +43,8 @@ class Vault:
     #: See `.Backend.lists_users`.
     lists_users: bool = False
 
+    _domain = b""
+
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
         self.immediate = backend.immediate
@@ -120,6 +122,18 @@ class Vault:
         """Removes a record that `find` answered; does nothing if it has gone."""
         await self.backend.delete(key)
 
+    def is_well_formed(self, token: str) -> bool:
+        """Tells whether ``token`` could be one of ours."""
+        return _well_formed(token) is not None
+
+    def fingerprint(self, token: str) -> str:
+        """Answers what a log may say of a session, by its token."""
+        return fingerprint(self._key(token) if self.is_well_formed(token) else token)
+
+    def fingerprint_found(self, key: bytes) -> str:
+        """Answers the same of a record that `find` answered, by its key."""
+        return fingerprint(key)
+
     async def purge(self, now: float) -> int:
         """Removes one batch of expired records and answers how many went."""
         return await self.backend.purge(now)
@@ -138,10 +152,11 @@ class Vault:
         return sha256(self._domain + token.encode()).digest()
 
 
-def fingerprint(token: str) -> str:
-    """Answers what a log may say of a token: eight hexadecimal digits.
+def fingerprint(secret: str | bytes) -> str:
+    """Answers what a log may say of a token or a key: eight hexadecimal digits.
 
-    They tell two tokens apart, and lead neither to a token nor to a key.
+    They tell two of them apart, and lead to neither.
     """
-    digest = sha256(b"tornado_sessions log\0" + token.encode("utf-8", "replace"))
-    return digest.hexdigest()[:8]
+    if isinstance(secret, str):
+        secret = secret.encode("utf-8", "replace")
+    return sha256(b"tornado_sessions log\0" + secret).hexdigest()[:8]

@@ -158,6 +158,8 @@ class SessionMixin(tornado.web.RequestHandler):
             elif tokens:
                 self._session = Session(sessions)
                 self._session.ambiguous = True
+                if sessions.listener is not None:
+                    sessions.tell("refused", reason="two cookies")
                 logger.warning(
                     "A request came with %d different cookies named %s; none is"
                     " taken, and the client is told to drop its own.",
@@ -338,7 +340,7 @@ class SessionMixin(tornado.web.RequestHandler):
                 self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
                 session.drop()
-                session.ended = ()
+                session.ended = {}
                 raise
             finally:
                 self._committing = self._finished = False

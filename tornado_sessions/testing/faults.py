@@ -60,6 +60,15 @@ class FaultyVault(Vault):
         await self._enter("delete")
         await self.inner.delete_found(key)
 
+    def is_well_formed(self, token: str) -> bool:
+        return self.inner.is_well_formed(token)
+
+    def fingerprint(self, token: str) -> str:
+        return self.inner.fingerprint(token)
+
+    def fingerprint_found(self, key: bytes) -> str:
+        return self.inner.fingerprint_found(key)
+
     async def purge(self, now: float) -> int:
         return await self.inner.purge(now)
 

@@ -125,14 +125,9 @@ class CookieBackend(Vault):
         Asks for the record to be saved again if another key than the current
         one has sealed it. Never raises, whatever ``token`` is.
         """
-        if not self._shortest <= len(token) <= self._longest:
+        if not self.is_well_formed(token):
             return None
-        text = token.encode("ascii", "replace")
-        # The decoder would skip what is outside the alphabet. With whole groups
-        # of four from within it, no two tokens say the same.
-        if len(text) % 4 or text.translate(None, _ALPHABET):
-            return None
-        sealed = base64.urlsafe_b64decode(text)
+        sealed = base64.urlsafe_b64decode(token)
         key = self._keys.get(sealed[:_HEADER_SIZE])
         if key is None:
             return None
@@ -142,6 +137,15 @@ class CookieBackend(Vault):
             return None
         # The version is never compared: it says that the record is not new.
         return Record(data, version=1, renew=key is not self._sealing)
+
+    def is_well_formed(self, token: str) -> bool:
+        """Tells whether ``token`` could be one of ours."""
+        if not self._shortest <= len(token) <= self._longest:
+            return False
+        text = token.encode("ascii", "replace")
+        # The decoder would skip what is outside the alphabet. With whole groups
+        # of four from within it, no two tokens say the same.
+        return not (len(text) % 4 or text.translate(None, _ALPHABET))
 
     async def save(self, token: str | None, record: Record) -> str:
         """Answers a new token that holds ``record``.

@@ -1,0 +1,321 @@
+"""Tests of the events that a listener is told, over HTTP where they come from."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from tornado.testing import AsyncHTTPTestCase, ExpectLog
+from tornado_sessions_cookie import CookieBackend
+from tornado_sessions_memory import MemoryBackend
+
+from tornado_sessions import Backend, Record, Session, SessionEvent, Vault
+from tornado_sessions.events import tell
+from tornado_sessions.testing import FaultyVault
+from tornado_sessions.testing.applications import (
+    Act,
+    destroy,
+    login,
+    look,
+    put,
+    regenerate,
+)
+from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.web import SessionMixin
+
+UNKNOWN = "A" * 43
+
+
+class EventsTest(VisitorTests, AsyncHTTPTestCase):
+    def make_session_backend(self) -> str | Backend | Vault:
+        return "memory"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told: list[SessionEvent] = []
+        self.sessions.listener = self.told.append
+
+    def tells(self) -> list[tuple[Any, ...]]:
+        """Answers what was told since this was asked last, without the times."""
+        told = self.told[:]
+        self.told.clear()
+        assert {event.time for event in told} <= {self.time}
+        return [
+            (event.name, event.fingerprint, event.former, event.user, event.reason)
+            for event in told
+        ]
+
+    def mark(self, visitor: Visitor) -> str:
+        return self.sessions.vault.fingerprint(visitor.token)
+
+    def signed_in(self, user: str = "ada") -> Visitor:
+        visitor = self.visitor()
+        visitor.does(login(user))
+        self.told.clear()
+        return visitor
+
+    def test_a_new_session_is_created(self) -> None:
+        """Once it is stored, and with its user where it begins with a login."""
+        ada, guest = self.visitor(), self.visitor()
+        ada.does(look)
+        assert self.tells() == []
+        guest.does(put(a=1))
+        ada.does(login("ada"))
+        assert self.tells() == [
+            ("created", self.mark(guest), None, None, None),
+            ("created", self.mark(ada), None, "ada", "login"),
+        ]
+
+    def test_nothing_is_told_of_what_is_only_saved(self) -> None:
+        """Nor of a read, nor of a renewal."""
+        ada = self.signed_in()
+        ada.does(put(a=1))
+        ada.does(look)
+        self.time += self.sessions.idle_timeout / 2
+        ada.does(look)
+        assert self.tells() == []
+
+    def test_a_session_is_regenerated(self) -> None:
+        """With the fingerprint that it had before, so that it can be followed."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.told.clear()
+        marks = [self.mark(ada)]
+        for act in (regenerate, login("ada"), regenerate):
+            ada.does(act)
+            marks.append(self.mark(ada))
+        assert self.tells() == [
+            ("regenerated", marks[1], marks[0], None, None),
+            ("regenerated", marks[2], marks[1], "ada", "login"),
+            ("regenerated", marks[3], marks[2], "ada", None),
+        ]
+
+    def test_a_session_is_destroyed(self) -> None:
+        """With the user that it was of."""
+        ada = self.signed_in()
+        mark = self.mark(ada)
+        ada.does(destroy)
+        assert self.tells() == [("destroyed", mark, None, "ada", None)]
+
+    def test_a_session_has_expired(self) -> None:
+        """With the reason, whenever its cookie comes."""
+        marks = []
+        for seconds, reason, act in (
+            (self.sessions.idle_timeout, "idle", look),
+            (100.0, "lifetime", _end_in(100.0)),
+            (-1000.0, "clock", look),
+        ):
+            ada = self.signed_in()
+            ada.does(act)
+            marks.append(self.mark(ada))
+            self.time += seconds
+            ada.does(look)
+            ada.does(look)
+            assert self.tells() == 2 * [
+                ("expired", self.mark(ada), None, "ada", reason)
+            ]
+
+    def test_a_session_is_revoked(self) -> None:
+        """Under the fingerprint that it had as it was made."""
+        ada, other = self.signed_in(), self.signed_in()
+        marks = {self.mark(ada), self.mark(other)}
+        self.complete(self.sessions.revoke_all("ada"))
+        told = self.tells()
+        assert {each[1] for each in told} == marks
+        assert {each[:1] + each[2:] for each in told} == {
+            ("revoked", None, "ada", None)
+        }
+
+    def test_a_session_made_room(self) -> None:
+        """It is revoked, for a reason of its own."""
+        self.sessions.max_per_user = 1
+        ada = self.signed_in()
+        mark = self.mark(ada)
+        self.time += 1
+        other = self.visitor()
+        other.does(login("ada"))
+        assert self.tells() == [
+            ("revoked", mark, None, "ada", "limit"),
+            ("created", self.mark(other), None, "ada", "login"),
+        ]
+
+    def test_a_conflict(self) -> None:
+        """Once for each save that met one."""
+        ada = self.signed_in()
+        conflict = ("conflict", self.mark(ada), None, "ada", None)
+        ada.does(put(a=1), self.meanwhile(ada.copy(), put(b=1)))
+        assert self.tells() == [conflict]
+
+        async def transact(handler: SessionMixin) -> None:
+            runs: list[Session] = []
+
+            async def change(session: Session) -> None:
+                session["n"] = len(runs)
+                runs.append(session)
+                if len(runs) == 1:
+                    await ada.send(put(c=1))
+
+            await handler.session.transact(change)
+
+        ada.copy().does(transact)
+        assert self.tells() == [conflict]
+        assert ada.sees() == {"a": 1, "b": 1, "c": 1, "n": 1}
+
+    def test_a_request_is_refused(self) -> None:
+        """A cookie that opens nothing: unknown, malformed, undecodable or two."""
+        for token, reason in ((UNKNOWN, "unknown"), ("x", "malformed")):
+            self.visitor(token=token).does(look)
+            mark = self.sessions.vault.fingerprint(token)
+            assert self.tells() == [("refused", mark, None, None, reason)]
+        broken = self.complete(self.sessions.vault.save(None, Record(b"{")))
+        self.visitor(token=broken).does(look)
+        mark = self.sessions.vault.fingerprint(broken)
+        assert self.tells() == [("refused", mark, None, None, "undecodable")]
+        two = {"Cookie": f"session={broken}; session={UNKNOWN}"}
+        self.visitor().does(look, headers=two)
+        assert self.tells() == [("refused", None, None, None, "two cookies")]
+
+    def test_the_remains_of_a_regenerated_session_are_unknown(self) -> None:
+        """The store could not remove them, and they are no session."""
+        ada = self.signed_in()
+        late = ada.copy()
+        vault = self.watch()
+        vault.failing = {"delete"}
+        ada.does(regenerate)
+        vault.failing.clear()
+        self.told.clear()
+        late.does(look)
+        assert self.tells() == [("refused", self.mark(late), None, None, "unknown")]
+
+    def test_a_login_too_many_is_refused(self) -> None:
+        """With the user who has too many."""
+        self.sessions.max_per_user = 1
+        self.sessions.max_per_user_policy = "refuse"
+        self.signed_in()
+        guest = self.visitor()
+        guest.does(login("ada"))
+        assert self.tells() == [("refused", None, None, "ada", "limit")]
+        guest.does(put(a=1))
+        self.told.clear()
+        guest.does(login("ada"))
+        assert self.tells() == [("refused", self.mark(guest), None, "ada", "limit")]
+
+    def test_the_store_is_down_and_up_again(self) -> None:
+        """Once each, however many requests there are in between."""
+        vault = self.watch()
+        for operation, act in (("load", look), ("save", put(a=1)), ("delete", destroy)):
+            ada = self.signed_in()
+            vault.failing = {operation}
+            for _ in range(3):
+                assert ada.copy().does(act).code == 503
+            why = f"Cannot {operation} the session."
+            assert self.tells() == [("store_down", None, None, None, why)]
+            vault.failing.clear()
+            for _ in range(2):
+                ada.does(put(b=1))
+                ada.does(put(b=2))
+            assert self.tells() == [("store_up", None, None, None, None)]
+
+    def test_a_store_that_fails_altogether_is_down_once(self) -> None:
+        """And up when both reading and writing have worked again."""
+        ada = self.signed_in()
+        vault = self.watch()
+        vault.failing = {"save"}
+        ada.does(put(a=1))
+        vault.failing = {"load", "save"}
+        ada.does(put(a=1))
+        vault.failing.clear()
+        ada.does(look)
+        assert [each[0] for each in self.tells()] == ["store_down"]
+        ada.does(put(a=1))
+        assert [each[0] for each in self.tells()] == ["store_up"]
+
+    def test_a_listener_that_raises_stops_nothing(self) -> None:
+        """It is logged, and the response goes out."""
+
+        def fail(event: SessionEvent) -> None:
+            raise ArithmeticError("The listener failed.")
+
+        self.sessions.listener = fail
+        ada = self.visitor()
+        assert ada.does(put(a=1)).code == 200
+        assert ada.sees() == {"a": 1}
+        (line,) = self.log.find("The session_listener failed")
+        assert line.startswith(
+            "ERROR tornado_sessions The session_listener failed over the event"
+            " 'created'."
+        )
+        assert "ArithmeticError: The listener failed." in line
+
+    def test_the_setting_names_it(self) -> None:
+        """For all that the application does."""
+        told: list[SessionEvent] = []
+        site = self.serve(session_listener=told.append)
+        self.visitor(site).does(put(a=1))
+        assert [event.name for event in told] == ["created"]
+
+    def test_without_a_listener_nothing_is_made(self) -> None:
+        """Neither an event nor a fingerprint."""
+        self.sessions.listener = None
+        vault = self.watch()
+        vault.fingerprint = None  # type: ignore[assignment,method-assign]
+        ada = self.visitor()
+        for act in (put(a=1), regenerate, login("ada"), destroy):
+            assert ada.does(act).code == 200
+        assert self.visitor(token=UNKNOWN).does(look).code == 200
+
+
+class SuspendingEventsTest(EventsTest):
+    def make_session_backend(self) -> str | Backend | Vault:
+        return FaultyVault(Vault(MemoryBackend()), suspends=True)
+
+
+class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
+    """A vault that has neither keys nor tokens of the usual form."""
+
+    def make_session_backend(self) -> str | Backend | Vault:
+        return CookieBackend({0: self.secret}, 0)
+
+    def test_it_tells_what_it_can(self) -> None:
+        """A cookie that was altered could have been one of ours."""
+        told: list[SessionEvent] = []
+        self.sessions.listener = told.append
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.visitor(token=self.altered(ada.token)).does(look)
+        self.visitor(token=UNKNOWN).does(look)
+        assert [(event.name, event.reason) for event in told] == [
+            ("created", None),
+            ("refused", "unknown"),
+            ("refused", "malformed"),
+        ]
+        assert told[0].fingerprint == self.sessions.vault.fingerprint(ada.token)
+
+
+class TellTest:
+    def test_what_ends_the_process_ends_it(self) -> None:
+        """Only an error of the listener is caught."""
+
+        def leave(event: SessionEvent) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tell(leave, SessionEvent("created", 0.0))
+
+    def test_an_error_is_logged_with_the_event_alone(self) -> None:
+        """Behaviour 8: by its name."""
+
+        def fail(event: SessionEvent) -> None:
+            raise ValueError("no")
+
+        with ExpectLog(
+            logging.getLogger("tornado_sessions"),
+            r"The session_listener failed over the event 'created'\.",
+            level=logging.ERROR,
+        ):
+            tell(fail, SessionEvent("created", 0.0, user="ada"))
+
+
+def _end_in(seconds: float) -> Act:
+    return lambda handler: handler.session.set_expiry(lifetime=seconds)
