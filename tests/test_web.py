@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime
 import gzip
 import json
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import pytest
 import tornado.template
@@ -20,7 +22,13 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import Session, SessionError, SessionMixin, Sessions
+from tornado_sessions import (
+    Session,
+    SessionError,
+    SessionMixin,
+    Sessions,
+    recent_login,
+)
 from tornado_sessions.testing.faults import FaultyVault
 
 pytestmark = pytest.mark.gen_test
@@ -1239,3 +1247,67 @@ async def test_a_persistent_cookie_is_renewed_with_its_record(site: Site) -> Non
     assert cookies(early) == []
     assert cookies(late) == [token]
     assert "Max-Age=86400;" in late.headers["Set-Cookie"]
+
+
+class Recent(SessionMixin):
+    """Asks for a sign-in of the last minute."""
+
+    @recent_login(max_age=datetime.timedelta(minutes=1))
+    def get(self) -> None:
+        self.write(str(self.current_user))
+
+
+class Login(SessionMixin):
+    def get(self) -> None:
+        self.session.login("ada")
+
+
+async def test_a_login_page_on_another_host_is_told_where_to_go_back(
+    site: Site,
+) -> None:
+    """As `tornado.web.authenticated` does it."""
+    site.app.settings["login_url"] = "https://login.example/"
+    response = await site.fetch(Recent)
+
+    assert response.code == 302
+    assert response.headers["Location"] == "https://login.example/?" + urlencode(
+        {"next": site.base_url + site.path(Recent)}
+    )
+
+
+async def test_a_login_url_with_a_query_is_left_as_it_is(site: Site) -> None:
+    """As `tornado.web.authenticated` does it."""
+    site.app.settings["login_url"] = "/login?next=/"
+    response = await site.fetch(Recent)
+
+    assert response.headers["Location"] == "/login?next=/"
+
+
+async def test_a_recent_login_lasts_for_a_timedelta(site: Site) -> None:
+    """Or for seconds."""
+    now = site.sessions.now()
+    site.sessions.now = lambda: now
+    await site.fetch(Login)
+    assert (await site.fetch(Recent)).body == b"ada"
+
+    now += 60
+    assert (await site.fetch(Recent)).code == 302
+
+
+async def test_who_is_not_let_in_is_no_recent_login(site: Site) -> None:
+    """An application may know better who the current user is."""
+
+    class Banned(Recent):
+        def get_current_user(self) -> None:
+            return None
+
+    await site.fetch(Login)
+    assert (await site.fetch(Recent)).code == 200
+    assert (await site.fetch(Banned)).code == 302
+
+
+@pytest.mark.parametrize("max_age", [0, -1, float("nan"), datetime.timedelta()])
+async def test_a_recent_login_is_of_some_time(max_age: Any) -> None:  # noqa: ANN401
+    """Nobody could ever have signed in that recently."""
+    with pytest.raises(ValueError, match=r"\Amax_age=.* is to be more than zero sec"):
+        recent_login(max_age=max_age)

@@ -14,7 +14,7 @@ from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session, UserSession
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.vault import Vault
-from tornado_sessions.web import SessionMixin
+from tornado_sessions.web import SessionMixin, recent_login
 
 version = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "Sessions",
     "UserSession",
     "Vault",
+    "recent_login",
     "version",
     "version_info",
 ]

@@ -28,11 +28,13 @@ private names of Tornado: ``_finished``, ``_headers_written`` and ``_headers``.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import functools
 import ipaddress
 import logging
 import sys
 import types
+import urllib.parse
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -53,6 +55,7 @@ from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions, logger
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 # What a proxy adds, besides X-Forwarded-…; names as Tornado writes them.
 _proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip"})
@@ -422,6 +425,55 @@ class SessionMixin(tornado.web.RequestHandler):
                 sessions.tell_once(logging.WARNING, _WITHHELD)
             self._session_cookie = cookie
         return cookie
+
+
+def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], Method]:
+    """Lets in whoever has signed in within the last ``max_age`` seconds.
+
+    For what a session alone is not enough for, such as a change of the
+    password::
+
+        class PasswordHandler(SessionMixin):
+            @recent_login(max_age=300)
+            def get(self):
+                self.render("password.html")
+
+    Everybody else is sent where `tornado.web.authenticated` sends those who have
+    not signed in at all: a GET or HEAD to the ``login_url``, with ``next``, and
+    anything else gets 403. The time counts from `.Session.login`, also where it
+    signs in who is signed in already. Raises `ValueError` for a ``max_age`` that
+    is not more than zero.
+    """
+    if isinstance(max_age, datetime.timedelta):
+        max_age = max_age.total_seconds()
+    if not max_age > 0:
+        raise ValueError(f"max_age={max_age!r} is to be more than zero seconds.")
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def wrapper(self: SessionMixin, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            since = self.session.auth_time
+            if (
+                since is not None
+                and self.sessions.now() < since + max_age
+                and self.current_user
+            ):
+                return method(self, *args, **kwargs)
+            if self.request.method not in ("GET", "HEAD"):
+                raise tornado.web.HTTPError(403)
+            url = self.get_login_url()
+            if "?" not in url:
+                # A login page on another host has to know on which one to go on.
+                here = self.request
+                absolute = urllib.parse.urlsplit(url).scheme
+                target = here.full_url() if absolute else here.uri
+                url += "?" + urllib.parse.urlencode({"next": target})
+            self.redirect(url)
+            return None
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
 
 
 class SuspendedError(RuntimeError):

@@ -14,7 +14,7 @@ import tornado.web
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.sessions import Sessions
-from tornado_sessions.web import SessionMixin
+from tornado_sessions.web import SessionMixin, recent_login
 
 #: What a visitor has a handler do: any function of it, a coroutine function too.
 Act = Callable[[SessionMixin], object]
@@ -36,6 +36,18 @@ class ActingSessionHandler(SessionMixin, ActingHandler):
     """Does the same with a session, which is touched by nothing but the acts."""
 
 
+class MemberHandler(ActingSessionHandler):
+    """Does the same for whoever has signed in."""
+
+    get = head = post = tornado.web.authenticated(ActingHandler.get)  # type: ignore[assignment]
+
+
+class RecentHandler(ActingSessionHandler):
+    """Does the same for whoever has signed in within the last five minutes."""
+
+    get = head = post = recent_login(max_age=300)(ActingHandler.get)
+
+
 @dataclasses.dataclass
 class Site:
     """An application that is being served."""
@@ -52,8 +64,14 @@ class Site:
 def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:
     """Makes the application: ``/`` has a session, ``/plain`` knows of none."""
     return tornado.web.Application(
-        [("/", ActingSessionHandler), ("/plain", ActingHandler)],
+        [
+            ("/", ActingSessionHandler),
+            ("/plain", ActingHandler),
+            ("/members", MemberHandler),
+            ("/recent", RecentHandler),
+        ],
         acts=acts,
+        login_url="/login",
         template_loader=tornado.template.DictLoader({"page.html": "A page."}),
         **settings,
     )

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
-from tornado.httpclient import HTTPResponse
-
 from tornado_sessions.testing.applications import Act, login, look, put
 from tornado_sessions.testing.visitors import Visitor, VisitorTests, session_cookies
 from tornado_sessions.web import SessionMixin
@@ -95,9 +91,9 @@ class ExpiryContract(VisitorTests):
             handler.session.set_expiry(idle=3000, lifetime=3500)
             handler.session.persistent = True
 
-        self.assertEqual(_max_age(ada.does(remember)), 3000)
+        self.assertEqual(self.max_age(ada.does(remember)), 3000)
         self.time += 2900
-        self.assertEqual(_max_age(ada.does(look)), 600)
+        self.assertEqual(self.max_age(ada.does(look)), 600)
         self.assertTrue(ada.asks(lambda handler: handler.session.persistent))
         self.time += 599
         self.assert_alive(ada)
@@ -115,10 +111,10 @@ class ExpiryContract(VisitorTests):
         self.time = float(int(self.time)) + 0.5
         ada = self.guest(idle=1000.25)
         self.time += 90
-        self.assertIsNone(_max_age(ada.does(look)))
+        self.assertIsNone(self.max_age(ada.does(look)))
         self.time += 20
-        self.assertEqual(_max_age(ada.does(look)), 1001)
-        self.assertEqual(_max_age(ada.does(put(b=1))), 1001)
+        self.assertEqual(self.max_age(ada.does(look)), 1001)
+        self.assertEqual(self.max_age(ada.does(put(b=1))), 1001)
         self.time += 10
         self.assertEqual(ada.asks(lambda handler: handler.session.expires_in), 991)
 
@@ -126,7 +122,7 @@ class ExpiryContract(VisitorTests):
         """Behaviour 51: the browsers' own limit."""
         self.sessions.persistent = True
         self.sessions.idle_timeout = self.sessions.lifetime = 1000 * DAY
-        age = _max_age(self.visitor().does(put(a=1)))
+        age = self.max_age(self.visitor().does(put(a=1)))
         self.assertEqual(age, 400 * DAY)
 
     def test_a_session_lasts_for_more_than_thirty_days(self) -> None:
@@ -140,7 +136,7 @@ class ExpiryContract(VisitorTests):
         """Behaviour 52: less than zero does, too."""
         for idle in (0, -1):
             ada = self.guest()
-            self.assertEqual(_max_age(ada.does(_expire_in(idle))), 0)
+            self.assertEqual(self.max_age(ada.does(_expire_in(idle))), 0)
             self.assert_ended(ada)
 
     def test_the_remaining_time_stays_within_bounds(self) -> None:
@@ -167,11 +163,3 @@ class ExpiryContract(VisitorTests):
 
 def _expire_in(seconds: float) -> Act:
     return lambda handler: handler.session.set_expiry(idle=seconds)
-
-
-def _max_age(response: HTTPResponse) -> int | None:
-    """Answers the Max-Age of the session's cookie; None without either."""
-    for line in session_cookies(response):
-        if found := re.search("Max-Age=([0-9]+)", line):
-            return int(found[1])
-    return None

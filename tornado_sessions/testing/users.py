@@ -35,6 +35,54 @@ MANY = 50
 class UsersContract(VisitorTests):
     """What holds of the sessions of one user, of which there may be many."""
 
+    # Signing in.
+
+    def test_authenticated_works_as_it_stands(self) -> None:
+        """Tornado's own: to the login_url with ``next``, or 403."""
+        visitor = self.visitor()
+        visitor.does(put(a=1))
+        self.assert_turned_away(visitor, "/members")
+        visitor.does(login("ada"))
+        for method in ("GET", "HEAD", "POST"):
+            response = self.asks_for(visitor, "/members", method)
+            self.assertEqual(response.code, 200)
+        visitor.does(lambda handler: handler.session.logout())
+        self.assert_turned_away(visitor, "/members")
+
+    def test_a_recent_login_is_asked_for(self) -> None:
+        """Behaviour 48: a sign-in counts for so long, however busy the session."""
+        visitor = self.visitor()
+        self.assert_turned_away(visitor, "/recent")
+        visitor.does(put(a=1))
+        self.assert_turned_away(visitor, "/recent")
+        for _ in range(2):
+            visitor.does(login("ada"))
+            for seconds in (0, 299):
+                self.time += seconds
+                for method in ("GET", "HEAD", "POST"):
+                    response = self.asks_for(visitor, "/recent", method)
+                    self.assertEqual(response.code, 200)
+            visitor.does(put(a=2), regenerate)
+            self.time += 1
+            self.assert_turned_away(visitor, "/recent")
+            self.assertEqual(self.user_of(visitor), "ada")
+
+    def test_whoever_asks_to_be_remembered_is(self) -> None:
+        """Behaviour 51: through all that becomes of the session, until they do not."""
+        visitor = self.visitor()
+        visitor.does(put(a=1))
+        life = int(self.sessions.idle_timeout)
+        for act in (_remember, regenerate, login("ada"), put(a=2)):
+            self.assertEqual(self.max_age(visitor.does(act)), life)
+        self.time += life / 2
+        self.assertEqual(self.max_age(visitor.does(look)), life)
+        self.assertTrue(visitor.asks(lambda handler: handler.session.persistent))
+        response = visitor.does(_forget)
+        self.assert_cookie_lines(response, 1)
+        self.assertIsNone(self.max_age(response))
+        self.assertFalse(visitor.asks(lambda handler: handler.session.persistent))
+        self.assertIsNone(self.max_age(visitor.does(regenerate)))
+
     # Listing.
 
     def test_a_users_live_sessions_are_listed(self) -> None:
@@ -377,6 +425,22 @@ class UsersContract(VisitorTests):
 
     # How it is done.
 
+    def asks_for(self, visitor: Visitor, path: str, method: str) -> HTTPResponse:
+        return visitor.does(
+            path=path, method=method, allow_nonstandard_methods=True, body=None
+        )
+
+    def assert_turned_away(self, visitor: Visitor, path: str) -> None:
+        """Checks that ``path`` is for others."""
+        for method in ("GET", "HEAD"):
+            response = self.asks_for(visitor, f"{path}?a=1&b", method)
+            self.assertEqual(response.code, 302)
+            self.assertEqual(
+                response.headers["Location"],
+                f"/login?next=%2F{path[1:]}%3Fa%3D1%26b",
+            )
+        self.assertEqual(self.asks_for(visitor, path, "POST").code, 403)
+
     def limit(self, count: int, policy: str = "oldest") -> None:
         """Lets a user have so many sessions, on every site."""
         for site in self.sites:
@@ -447,6 +511,10 @@ def _call_it(label: str) -> Act:
 
 def _remember(handler: SessionMixin) -> None:
     handler.session.persistent = True
+
+
+def _forget(handler: SessionMixin) -> None:
+    handler.session.persistent = False
 
 
 async def _revoke_own(handler: SessionMixin) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -282,6 +283,13 @@ class VisitorTests(AsyncHTTPTestCase):
         middle = len(token) // 2
         other = "A" if token[middle] != "A" else "B"
         return token[:middle] + other + token[middle + 1 :]
+
+    def max_age(self, response: HTTPResponse) -> int | None:
+        """Answers the Max-Age of the session's cookie; None without either."""
+        for line in session_cookies(response):
+            if found := re.search("Max-Age=([0-9]+)", line):
+                return int(found[1])
+        return None
 
     def assert_cookie_lines(self, response: HTTPResponse, count: int) -> None:
         self.assertEqual(len(session_cookies(response)), count, response.code)
