@@ -366,6 +366,20 @@ class BackendContract(_Case):
                 await _purge_all(backend)
                 self.assertEqual((await _load(backend, key)).data, b"one")
 
+    async def test_a_record_without_an_expiry_is_kept(self) -> None:
+        """Behaviour 65: zero is for never, and not for 1970."""
+        backend, key = self._open(), _new_key()
+        await backend.save(key, Record(b"one"))
+        await _purge_all(backend)
+        self.assertEqual((await _load(backend, key)).data, b"one")
+
+        await _replace(backend, key, b"two")
+        version = (await _load(backend, key)).version
+        await backend.save(key, Record(b"three", version))
+        await _purge_all(backend, time.time() + 2 * 3600)
+
+        self.assertEqual((await _load(backend, key)).data, b"three")
+
     async def test_purging_removes_what_is_expired_and_nothing_else(self) -> None:
         """Behaviour 65: it goes by ``expires`` and ``now``, and ends with 0."""
         backend = self._open_purged()

@@ -260,13 +260,15 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await backend.purge(15.0), 1)
         self.assertEqual(await _present(backend, [living, expired]), [living])
 
-    async def test_what_was_never_given_an_expiry_is_purged(self) -> None:
-        """A record of the distant past, such as 0.0, goes with the first purge."""
+    async def test_what_is_of_the_distant_past_is_purged(self) -> None:
+        """It goes with the first purge; zero alone is for never."""
         backend = MemoryBackend()
-        await _insert(backend, None, None, expires=0.0)
+        await _insert(backend, None, None, expires=-0.5)
         await _insert(backend, None, expires=-1e12)
+        await _insert(backend, None, expires=0.0)
 
         self.assertEqual(await backend.purge(1.0), 3)
+        self.assertEqual(await backend.purge(1e12), 0)
 
 
 class ProcessTest(unittest.IsolatedAsyncioTestCase):

@@ -26,6 +26,10 @@ _BATCH = 250
 _SLOT = 900
 
 
+# When a record expires that never does: later than any purge asks.
+_NEVER = 2**62
+
+
 class _Chain(msgspec.Struct, gc=False, eq=False):
     """The two ends of a chain of entries."""
 
@@ -309,7 +313,7 @@ class MemoryBackend(Backend):
                 del self._newest_of(user)[user]
 
     def _second(self, expires: float) -> _Second:
-        end = math.ceil(expires)
+        end = math.ceil(expires) if expires else _NEVER
         slot = self._slots.get(end // _SLOT)
         if slot is None:
             slot = self._slots[end // _SLOT] = {}
