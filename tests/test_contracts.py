@@ -32,7 +32,8 @@ class InstalledBackend(unittest.TestCase):
             self.skipTest(f"the backend {self.name!r} is not installed")
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
-        self.url = URLS[self.name].format(directory=directory.name)
+        self.directory = directory.name
+        self.url = URLS[self.name].format(directory=self.directory)
         super().setUp()
 
     def make_session_backend(self) -> str | Backend | Vault:
@@ -58,6 +59,15 @@ class SQLiteBackendTest(
 
 class CookieHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):
     name = "cookie"
+
+
+class EndingCookieHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):
+    """Ends the sessions of a user with what a store keeps of them."""
+
+    name = "cookie"
+
+    def make_session_backend(self) -> str:
+        return f"cookie:?not_before=sqlite:///{self.directory}/ends.db"
 
 
 class MemoryHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):

@@ -269,7 +269,8 @@ class Sessions:
         """Ends all sessions of ``user``, or all ``but`` one, and counts them.
 
         It does to each what `revoke` does. One that signs in meanwhile is not
-        among them.
+        among them. Where the backend can end sessions and not list them, the
+        answer is 0.
         """
         check_user(user, "revoke_all()")
         if not (but is None or isinstance(but, Session)):
@@ -278,6 +279,9 @@ class Sessions:
                 f" and not {type(but).__name__}."
             )
         spared = set() if but is None else {but.id}
+        if not self.vault.lists_users:
+            await self._end_before(user, None if but is None else but.id)
+            return 0
         return await self._revoke(user, lambda listed: listed.keys() - spared)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -444,6 +448,19 @@ class Sessions:
         if own is not None and own.token is not None and own.base.id in ended:
             own.end()
         return len(ended)
+
+    async def _end_before(self, user: str, but: str | None) -> None:
+        await self.vault.end_before(user, self.now(), but)
+        if self.listener is not None:
+            self.tell("revoked", user=user)
+        own = _own.get()
+        if (
+            own is not None
+            and own.token is not None
+            and own.base.user == user
+            and own.base.id != but
+        ):
+            own.end()
 
     async def _end(
         self,

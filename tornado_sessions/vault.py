@@ -43,12 +43,15 @@ class Vault:
     #: See `.Backend.lists_users`.
     lists_users: bool = False
 
+    #: Whether all sessions of a user can be ended, by `find` or by `end_before`.
+    ends_users: bool = False
+
     _domain = b""
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
         self.immediate = backend.immediate
-        self.lists_users = backend.lists_users
+        self.lists_users = self.ends_users = backend.lists_users
         # In front of each user's name, so that an application finds its own alone.
         self._scope = f"{namespace}:" if namespace else ""
         self._domain = b"tornado_sessions\0%b\0" % namespace.encode()
@@ -109,11 +112,7 @@ class Vault:
         user. Raises `.SessionError` where `lists_users` is False.
         """
         if not self.lists_users:
-            name = type(getattr(self, "backend", self)).__name__
-            raise SessionError(
-                f"{name} cannot look up the sessions of a user. Use a backend that"
-                " declares lists_users, such as 'sqlite'."
-            )
+            raise self._cannot("look up")
         async for key, record in self.backend.find(self._scope + user):
             if record.data.startswith(key[:_BOUND]):
                 yield key, Record(record.data[_BOUND:], (key, record.version))
@@ -121,6 +120,15 @@ class Vault:
     async def delete_found(self, key: bytes) -> None:
         """Removes a record that `find` answered; does nothing if it has gone."""
         await self.backend.delete(key)
+
+    async def end_before(self, user: str, time: float, but: str | None) -> None:
+        """Ends the sessions that ``user`` signed in to before ``time``.
+
+        That is for a vault that cannot list them, and then `load` answers them no
+        more; the one whose handle is ``but`` is spared. Raises `.SessionError`
+        where that cannot be done either.
+        """
+        raise self._cannot("end")
 
     def is_well_formed(self, token: str) -> bool:
         """Tells whether ``token`` could be one of ours."""
@@ -141,6 +149,13 @@ class Vault:
     async def close(self) -> None:
         """Closes the backend."""
         await self.backend.close()
+
+    def _cannot(self, verb: str) -> SessionError:
+        name = type(getattr(self, "backend", self)).__name__
+        return SessionError(
+            f"{name} cannot {verb} the sessions of a user. Use a backend that declares"
+            " lists_users, such as 'sqlite'."
+        )
 
     def _bound(self, key: bytes, version: Any, record: Record) -> Record:  # noqa: ANN401
         user = record.user

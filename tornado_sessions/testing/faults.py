@@ -25,6 +25,7 @@ class FaultyVault(Vault):
         self.revocable = inner.revocable
         self.immediate = inner.immediate and not suspends
         self.lists_users = inner.lists_users
+        self.ends_users = inner.ends_users
         self._suspends = suspends
         #: Which of "load", "save", "delete" and "find" fail before they reach the
         #: store; "replace" is a save to a token that there is.
@@ -59,6 +60,10 @@ class FaultyVault(Vault):
     async def delete_found(self, key: bytes) -> None:
         await self._enter("delete")
         await self.inner.delete_found(key)
+
+    async def end_before(self, user: str, time: float, but: str | None) -> None:
+        await self._enter("save")
+        await self.inner.end_before(user, time, but)
 
     def is_well_formed(self, token: str) -> bool:
         return self.inner.is_well_formed(token)

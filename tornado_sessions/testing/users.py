@@ -193,6 +193,37 @@ class UsersContract(VisitorTests):
         self.assertIsNone(self.user_of(devices[1]))
         self.assertEqual(self.user_of(stranger), other)
 
+    def test_a_user_is_logged_out_everywhere(self) -> None:
+        """Behaviour 46: by a store that lists nobody's sessions, too."""
+        self.require_ending()
+        user = _new_user()
+        device, late, spared = (self.device(user) for _ in range(3))
+        stranger, guest = self.device(_new_user()), self.visitor()
+        guest.does(put(a=1))
+        self.time += 1
+
+        async def revoke_others(handler: SessionMixin) -> None:
+            await handler.sessions.revoke_all(user, but=handler.session)
+
+        late.does(put(a=2), self.meanwhile(spared, revoke_others))
+        self.assertEqual(late.sees(), {})
+        self.assertEqual(self.user_of(spared), user)
+        for dead in (device, late):
+            self.assertIsNone(self.user_of(dead))
+        device.does(login(user))
+        self.assertEqual(self.user_of(device), user)
+        self.time += 1
+        copy = device.copy()
+        response = device.does(self.revokes(user))
+        self.assert_cookie_lines(response, 1)
+        self.assertIsNone(device.cookie)
+        for dead in (copy, spared):
+            self.assertIsNone(self.user_of(dead))
+        self.assertIsNotNone(self.user_of(stranger))
+        self.assertEqual(guest.sees(), {"a": 1})
+        device.does(login(user), self.revokes(user), login(user))
+        self.assertEqual(self.user_of(device), user)
+
     def test_a_revoked_session_is_dead_in_every_process(self) -> None:
         """Behaviour 46: also where it was used before."""
         elsewhere = self.serve_another_process()
@@ -422,6 +453,13 @@ class UsersContract(VisitorTests):
         ):
             with self.assertRaisesRegex(SessionError, "cannot look up the sessions of"):
                 self.complete(work)
+
+    def test_what_cannot_end_all_sessions_of_a_user_says_so(self) -> None:
+        """Behaviour 46: to answer 0 would mislead."""
+        if self.sessions.vault.ends_users:
+            self.skipTest("this store ends the sessions of a user")
+        with self.assertRaisesRegex(SessionError, "cannot end the sessions of a user"):
+            self.complete(self.sessions.revoke_all("ada"))
 
     # How it is done.
 

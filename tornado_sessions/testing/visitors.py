@@ -236,6 +236,11 @@ class VisitorTests(AsyncHTTPTestCase):
         if not self.sessions.vault.lists_users:
             self.skipTest("this store does not list the sessions of a user")
 
+    def require_ending(self) -> None:
+        """Skips the test where not all sessions of a user can be ended."""
+        if not self.sessions.vault.ends_users:
+            self.skipTest("this store does not end the sessions of a user")
+
     def serve_another_process(self) -> Site:
         """Serves the same sessions once more; skips the test if that cannot be."""
         if not self.require_backend().shared:

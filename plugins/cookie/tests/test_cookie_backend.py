@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import logging
 import string
+import tempfile
 import unittest
+from typing import Any
 
 import tornado.web
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -15,8 +17,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tornado_sessions_cookie import XAES256GCM, CookieBackend
+from tornado_sessions_memory import MemoryBackend
+from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions import Record, SessionDataError
+from tornado_sessions import (
+    BackendError,
+    ConflictError,
+    Record,
+    SessionDataError,
+    SessionError,
+    Sessions,
+)
 
 SECRET = "first secret, 32 bytes or longer"
 OTHER_SECRET = "other secret, 32 bytes or longer"
@@ -204,7 +215,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_another_cookie_name_or_namespace_has_other_tokens(self) -> None:
         """Behaviour 59: the cookie's name and the namespace are bound."""
-        contexts = [
+        contexts: list[dict[str, Any]] = [
             {"name": "session", "namespace": ""},
             {"name": "other", "namespace": ""},
             {"name": "session", "namespace": "shop"},
@@ -570,8 +581,8 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
 
             self.assertEqual(
                 str(refused.exception),
-                "The cookie session backend takes no options: 'timeout', 'size'."
-                " Use session_backend='cookie:'.",
+                "The cookie session backend has no option 'timeout', 'size'. Its only"
+                " one is 'not_before', a URL, in which '&' is written as '%26'.",
             )
 
     def test_a_secret_in_the_url_is_an_error_that_does_not_repeat_it(self) -> None:
@@ -582,9 +593,229 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
 
             self.assertEqual(
                 str(refused.exception),
-                "The cookie session backend takes nothing after its name."
-                " Use session_backend='cookie:'.",
+                "The cookie session backend takes nothing after its name but the"
+                " option 'not_before'. Use session_backend='cookie:'.",
             )
+
+
+class WatchedBackend(MemoryBackend):
+    """Counts what it is asked, and fails and is overtaken when it is told to."""
+
+    durable = True  # type: ignore[misc]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.fails = False
+        self.overtaken = 0
+        self.closed = False
+
+    async def load(self, key: bytes) -> Record | None:
+        self.loads += 1
+        if self.fails:
+            raise BackendError("The store of the ends is on fire.")
+        return await super().load(key)
+
+    async def save(self, key: bytes, record: Record) -> None:
+        if self.overtaken:
+            self.overtaken -= 1
+            raise ConflictError("Somebody was faster.")
+        await super().save(key, record)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
+    """The store that knows which sessions of a user have ended."""
+
+    def setUp(self) -> None:
+        self.store = WatchedBackend()
+        self.vault = self.make()
+        self.sessions = Sessions(self.vault)
+        self.time = 1_000_000.0
+        self.sessions.now = lambda: self.time
+
+    async def asyncTearDown(self) -> None:
+        await self.sessions.close()
+
+    def make(self, namespace: str = "") -> CookieBackend:
+        return CookieBackend({0: SECRET}, 0, namespace=namespace, not_before=self.store)
+
+    async def signed_in(self, user: str = "ada") -> str:
+        session = await self.sessions.load(None)
+        session.login(user)
+        await self.sessions.commit(session)
+        self.time += 1
+        return session.token or ""
+
+    async def user(self, token: str) -> str | None:
+        return (await self.sessions.load(token)).user
+
+    async def test_only_those_who_signed_in_before_are_ended(self) -> None:
+        """Behaviour 46: and of the user who asked for it."""
+        ada, eve = await self.signed_in(), await self.signed_in("eve")
+        await self.sessions.revoke_all("ada")
+        later = await self.signed_in()
+
+        self.assertIsNone(await self.user(ada))
+        self.assertEqual(await self.user(eve), "eve")
+        self.assertEqual(await self.user(later), "ada")
+
+    async def test_a_later_end_takes_the_place_of_an_earlier_one(self) -> None:
+        """Behaviour 46: who was spared then is not spared for good."""
+        ada = await self.signed_in()
+        session = await self.sessions.load(ada)
+        await self.sessions.revoke_all("ada", but=session)
+        self.assertEqual(await self.user(ada), "ada")
+
+        await self.sessions.revoke_all("ada")
+        self.assertIsNone(await self.user(ada))
+
+    async def test_what_has_ended_stays_so(self) -> None:
+        """Behaviour 46: also where the clock is set back in between."""
+        ada = await self.signed_in()
+        await self.sessions.revoke_all("ada")
+        self.time -= 200
+        await self.sessions.revoke_all("ada")
+        self.time += 200
+
+        self.assertIsNone(await self.user(ada))
+
+    async def test_another_namespace_has_other_users(self) -> None:
+        """Two applications on one store never end each other's sessions."""
+        ada = await self.signed_in()
+        await Sessions(self.make("shop")).revoke_all("ada")
+
+        self.assertEqual(await self.user(ada), "ada")
+
+    async def test_only_who_has_signed_in_costs_a_look(self) -> None:
+        """Behaviour 12: a visitor's session is in the cookie, and whole."""
+        session = await self.sessions.load(None)
+        session["a"] = 1
+        await self.sessions.commit(session)
+        await self.sessions.load(session.token)
+        self.assertEqual(self.store.loads, 0)
+
+        await self.user(await self.signed_in())
+        self.assertEqual(self.store.loads, 1)
+
+    async def test_a_store_that_fails_ends_nobody(self) -> None:
+        """Behaviour 30: nor does it let anybody in who might have been ended."""
+        ada = await self.signed_in()
+        self.store.fails = True
+        for work in (self.sessions.load(ada), self.sessions.revoke_all("ada")):
+            with self.assertRaises(BackendError):
+                await work
+        self.store.fails = False
+
+        self.assertEqual(await self.user(ada), "ada")
+
+    async def test_parallel_ends_take_turns(self) -> None:
+        """Behaviour 46: each counts, unless it never comes to its turn."""
+        ada = await self.signed_in()
+        self.store.overtaken = 19
+        await self.sessions.revoke_all("ada")
+        self.assertIsNone(await self.user(ada))
+
+        self.store.overtaken = 20
+        with self.assertRaisesRegex(BackendError, "others kept doing the same"):
+            await self.sessions.revoke_all("ada")
+
+    async def test_what_cannot_be_read_lets_nobody_in(self) -> None:
+        """Behaviour 32: something else has written to the store."""
+        ada = await self.signed_in()
+        await self.sessions.revoke_all("ada")
+        (shard,) = filter(None, self.store._shards)
+        (entry,) = shard.values()
+        for data in (b"rubbish", b"{}", b'{"before":1,"key":"that of another user"}'):
+            entry.data = data
+            with self.assertRaisesRegex(
+                BackendError, "user's ended sessions cannot be"
+            ):
+                await self.sessions.load(ada)
+
+    async def test_what_is_kept_says_nothing_of_who_it_is(self) -> None:
+        """Behaviour 7: neither user nor session, and it is never forgotten."""
+        await self.signed_in()
+        await self.sessions.revoke_all("ada")
+        (shard,) = filter(None, self.store._shards)
+        (entry,) = shard.values()
+
+        self.assertNotIn(b"ada", entry.key + entry.data)
+        self.assertEqual(await self.store.purge(1e12), 0)
+
+    async def test_a_broken_record_is_left_to_the_core(self) -> None:
+        """Behaviour 32: which says so, and of a newer one as well."""
+        for data in (b"{", b'{"format":99}'):
+            token = await self.vault.save(None, Record(data))
+            self.assertIsNotNone(await self.vault.load(token))
+        self.assertEqual(self.store.loads, 0)
+
+    async def test_it_is_as_immediate_as_its_store(self) -> None:
+        """Behaviour 27: only what never suspends is run in place."""
+        self.assertTrue(self.vault.immediate)
+        with tempfile.TemporaryDirectory() as directory:
+            store = SQLiteBackend(f"{directory}/ends.db")
+            self.assertFalse(CookieBackend({0: SECRET}, 0, not_before=store).immediate)
+
+    async def test_the_store_is_purged_and_closed(self) -> None:
+        """Behaviour 65: with the sessions."""
+        await self.store.save(b"k" * 32, Record(b"x", expires=1.0))
+        self.assertEqual(await self.sessions.purge(), 1)
+        await self.sessions.close()
+        self.assertTrue(self.store.closed)
+
+    async def test_without_a_store_nobody_is_ended(self) -> None:
+        """Behaviour 46: the error says how to have one."""
+        vault = CookieBackend({0: SECRET}, 0)
+        with self.assertRaises(SessionError) as caught:
+            await Sessions(vault).revoke_all("ada")
+
+        self.assertEqual(
+            str(caught.exception),
+            "The cookie session backend keeps nothing on the server, and cannot end the"
+            " sessions of a user. Give it a store for that:"
+            " session_backend='cookie:?not_before=sqlite:///ends.db'.",
+        )
+
+    def test_a_url_names_it(self) -> None:
+        """Any backend there is, with its own options."""
+        with tempfile.TemporaryDirectory() as directory:
+            url = f"cookie:?not_before=sqlite:///{directory}/a.db?timeout=7%26x=1"
+            with self.assertRaisesRegex(ValueError, "'x'"):
+                _from_url(url)
+            vault = _from_url(url.removesuffix("%26x=1"))
+            assert vault._ends is not None
+            store: Any = vault._ends.backend
+            self.assertIs(type(store), SQLiteBackend)
+            self.assertEqual(store.timeout, 7.0)
+
+    def test_a_store_that_forgets_is_told(self) -> None:
+        """Behaviour 46: at the start, for sessions would live again."""
+        with self.assertLogs("tornado_sessions", "WARNING") as logged:
+            _from_url("cookie:?not_before=memory:")
+        self.assertEqual(
+            logged.records[0].getMessage(),
+            "MemoryBackend does not survive a restart, and what it keeps is which"
+            " sessions have ended: those will live again. Use another backend for the"
+            " option not_before, such as 'sqlite'.",
+        )
+
+    def test_it_cannot_be_another_cookie(self) -> None:
+        """Behaviour 46: a cookie keeps nothing on the server."""
+        with self.assertRaises(ValueError) as caught:
+            _from_url("cookie:?not_before=cookie:")
+        self.assertEqual(
+            str(caught.exception),
+            "The option 'not_before' of the cookie session backend names a"
+            " CookieBackend, which keeps nothing on the server. Use another one, such"
+            " as not_before=sqlite:///ends.db.",
+        )
+
+
+def _from_url(url: str) -> CookieBackend:
+    return CookieBackend.from_url(url, {"cookie_secret": SECRET})
 
 
 class XAES256GCMTest(unittest.TestCase):

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import logging
 import os
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tornado_sessions import Record, SessionDataError, Vault
+from tornado_sessions import (
+    Backend,
+    BackendError,
+    ConflictError,
+    Record,
+    SessionDataError,
+    SessionError,
+    Vault,
+)
+from tornado_sessions.codec import decode
+from tornado_sessions.registry import open_backend
+
+_log = logging.getLogger("tornado_sessions")
 
 _PURPOSE = b"tornado_sessions cookie v1"
+_USER_PURPOSE = b"tornado_sessions cookie not before"
 
 # In front of every token: a byte for the format, four for the key version.
 _FORMAT = b"\x01"
@@ -38,6 +54,9 @@ _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _COOKIE_BYTES = 4096
 _LONGEST_PREFIX = "__Host-Http-"
 
+# How often ``end_before`` tries while others do the same for the same user.
+_TRIES = 20
+
 _SECRET_BYTES = 32
 _LAST_VERSION = 2**32 - 1
 
@@ -52,6 +71,10 @@ class CookieBackend(Vault):
     Nothing is on the server, so a session that was deleted lives on in copies
     of its cookie until it expires, and of two requests at once the response
     that arrives last wins.
+
+    With a backend ``not_before`` all sessions of a user can be ended at least: it
+    keeps the time from which on their sign-ins count. Each load of a session
+    that somebody has signed in to looks there.
 
     ``keys`` are secrets of at least 32 bytes by their version, of which
     ``key_version`` seals and the others open. Raises `ValueError` for keys that
@@ -70,6 +93,7 @@ class CookieBackend(Vault):
         *,
         name: str = "session",
         namespace: str = "",
+        not_before: Backend | None = None,
     ) -> None:
         context = [_PURPOSE, name.encode(), namespace.encode()]
         by_version = {
@@ -89,6 +113,18 @@ class CookieBackend(Vault):
         self._name_bytes = len(longest_name.encode())
         self._shortest = _token_length(0)
         self._longest = _COOKIE_BYTES - self._name_bytes
+        self._ends: _Ends | None = None
+        if not_before is not None:
+            self._ends = _Ends(not_before, namespace)
+            self.immediate = not_before.immediate
+            self.ends_users = True
+            if not not_before.durable:
+                _log.warning(
+                    "%s does not survive a restart, and what it keeps is which sessions"
+                    " have ended: those will live again. Use another backend for the"
+                    " option not_before, such as 'sqlite'.",
+                    type(not_before).__name__,
+                )
 
     def __repr__(self) -> str:
         return f"<CookieBackend {len(self._keys)} keys>"
@@ -98,10 +134,10 @@ class CookieBackend(Vault):
         """Makes the backend from Tornado's own ``cookie_secret``.
 
         A dict of versions needs ``key_version`` beside it, as for Tornado's
-        signed cookies; a single secret is version 0. The ``url`` is ``cookie``
-        or ``cookie:``, and takes no options.
+        signed cookies; a single secret is version 0. The ``url`` is ``cookie``,
+        ``cookie:`` or ``cookie:?not_before=…``, with the URL of another backend.
         """
-        _check_url(url)
+        other = _read_url(url)
         keys = settings.get("cookie_secret")
         if keys is None:
             raise ValueError(
@@ -117,13 +153,15 @@ class CookieBackend(Vault):
             key_version,
             name=settings.get("session_cookie_name", "session"),
             namespace=settings.get("session_namespace", ""),
+            not_before=None if other is None else _open(other, settings),
         )
 
     async def load(self, token: str) -> Record | None:
         """Answers the record inside ``token``; None if it is not one of ours.
 
         Asks for the record to be saved again if another key than the current
-        one has sealed it. Never raises, whatever ``token`` is.
+        one has sealed it. Never raises, whatever ``token`` is; but `.BackendError`
+        where the backend ``not_before`` fails.
         """
         if not self.is_well_formed(token):
             return None
@@ -134,6 +172,8 @@ class CookieBackend(Vault):
         try:
             data = key.open(sealed)
         except InvalidTag:
+            return None
+        if self._ends is not None and await self._has_ended(self._ends, data):
             return None
         # The version is never compared: it says that the record is not new.
         return Record(data, version=1, renew=key is not self._sealing)
@@ -167,13 +207,42 @@ class CookieBackend(Vault):
         """Does nothing: the server keeps nothing, and cannot end a session."""
         return
 
+    async def end_before(self, user: str, time: float, but: str | None) -> None:
+        """Notes that the sign-ins of ``user`` before ``time`` count no more.
+
+        But that of the session whose handle is ``but``. Raises `.SessionError`
+        without a backend ``not_before``.
+        """
+        if self._ends is None:
+            raise SessionError(
+                "The cookie session backend keeps nothing on the server, and cannot"
+                " end the sessions of a user. Give it a store for that:"
+                " session_backend='cookie:?not_before=sqlite:///ends.db'."
+            )
+        await self._ends.put(user, _End(time, but))
+
     async def purge(self, now: float) -> int:
-        """Answers 0: there is nothing to remove."""
-        return 0
+        """Has the backend ``not_before`` remove a batch of what expired there."""
+        return 0 if self._ends is None else await self._ends.backend.purge(now)
 
     async def close(self) -> None:
-        """Does nothing: there is nothing to close."""
-        return
+        """Closes the backend ``not_before``; there is nothing else to close."""
+        if self._ends is not None:
+            await self._ends.backend.close()
+
+    async def _has_ended(self, ends: _Ends, data: bytes) -> bool:
+        try:
+            session = decode(data)
+        except SessionError:
+            # The core reads it as well, and says so.
+            return False
+        if session.user is None:
+            return False
+        end = await ends.get(session.user)
+        if end is None:
+            return False
+        since = session.created if session.auth_time is None else session.auth_time
+        return since < end.before and session.id != end.but
 
 
 class XAES256GCM:
@@ -211,6 +280,79 @@ class XAES256GCM:
         return AESGCM(self._encrypt_blocks((blocks ^ self._mask).to_bytes(32, "big")))
 
 
+class _End(msgspec.Struct):
+    """What is kept of a user: which of their sessions are none any more."""
+
+    #: Those with an earlier sign-in, in seconds since the epoch.
+    before: float
+    #: But the one with this handle.
+    but: str | None = None
+    #: The first half of the key: a record answers for its own.
+    key: str = ""
+
+
+class _Ends:
+    """Keeps in a backend which sessions of users have ended.
+
+    Each user is there under a digest of the namespace and the name. The records are
+    for good: a session may have been given any lifetime of its own.
+    """
+
+    def __init__(self, backend: Backend, namespace: str) -> None:
+        self.backend = backend
+        self._context = _joined([_USER_PURPOSE, namespace.encode()])
+
+    async def get(self, user: str) -> _End | None:
+        """Answers what is kept of ``user``, if they ever ended their sessions."""
+        key = self._key(user)
+        return _read_end(key, await self.backend.load(key))
+
+    async def put(self, user: str, end: _End) -> None:
+        """Keeps ``end`` of ``user``, in place of what was kept before."""
+        key = self._key(user)
+        end.key = key[:16].hex()
+        for _ in range(_TRIES):
+            stored = await self.backend.load(key)
+            other = _read_end(key, stored)
+            if other is not None:
+                # What has ended does not begin again, whatever the clock says.
+                end.before = max(end.before, other.before)
+            version = None if stored is None else stored.version
+            try:
+                await self.backend.save(key, Record(_encode_end(end), version))
+            except ConflictError as error:
+                conflict = error
+            else:
+                return
+        raise BackendError(
+            "The sessions of the user could not be ended: others kept doing the same."
+            " Try again."
+        ) from conflict
+
+    def _key(self, user: str) -> bytes:
+        return hashlib.sha256(self._context + user.encode()).digest()
+
+
+_encode_end = msgspec.json.Encoder().encode
+_decode_end = msgspec.json.Decoder(_End).decode
+
+
+def _read_end(key: bytes, record: Record | None) -> _End | None:
+    if record is None:
+        return None
+    try:
+        end = _decode_end(record.data)
+        if end.key == key[:16].hex():
+            return end
+        cause = None
+    except msgspec.DecodeError as error:
+        cause = error
+    raise BackendError(
+        "What the store keeps of a user's ended sessions cannot be read. Something else"
+        " has written to it."
+    ) from cause
+
+
 class _Key:
     """Seals and opens with one version of the secret."""
 
@@ -219,9 +361,7 @@ class _Key:
         # Derived, so that Tornado's signed cookies and these share no key.
         kdf = HKDF(SHA256(), length=32, salt=None, info=_PURPOSE)
         self._cipher = XAES256GCM(kdf.derive(secret))
-        self._associated_data = b"".join(
-            len(part).to_bytes(4, "big") + part for part in [header, *context]
-        )
+        self._associated_data = _joined([header, *context])
 
     def seal(self, data: bytes) -> bytes:
         nonce = os.urandom(_NONCE_SIZE)
@@ -236,6 +376,11 @@ class _Key:
             nonce, sealed[_HEADER_SIZE + _NONCE_SIZE :], self._associated_data
         )
         return padded.rstrip(b"\0")[:-1]
+
+
+def _joined(parts: Iterable[bytes]) -> bytes:
+    """Answers ``parts`` as one, so that no others come out the same."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 def _padded_size(size: int) -> int:
@@ -279,20 +424,34 @@ def _checked(secret: object, version: int) -> bytes:
     return secret
 
 
-def _check_url(url: str) -> None:
+def _read_url(url: str) -> str | None:
+    """Answers the option ``not_before``, and refuses whatever else is there."""
     parts = urlsplit(url)
-    options = [option for option, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    not_before = options.pop("not_before", None)
     if options:
         raise ValueError(
-            f"The cookie session backend takes no options: {_listed(options)}."
-            " Use session_backend='cookie:'."
+            f"The cookie session backend has no option {_listed(options)}. Its only one"
+            " is 'not_before', a URL, in which '&' is written as '%26'."
         )
     # What else is there is not repeated: it may be a secret that was put there.
-    if url.partition(":")[2]:
+    if parts.netloc or parts.fragment or parts.path not in ("", "cookie"):
         raise ValueError(
-            "The cookie session backend takes nothing after its name."
-            " Use session_backend='cookie:'."
+            "The cookie session backend takes nothing after its name but the option"
+            " 'not_before'. Use session_backend='cookie:'."
         )
+    return not_before
+
+
+def _open(url: str, settings: Mapping[str, Any]) -> Backend:
+    opened = open_backend(url, settings)
+    if not isinstance(opened, Backend):
+        raise ValueError(
+            "The option 'not_before' of the cookie session backend names a"
+            f" {type(opened).__name__}, which keeps nothing on the server. Use another"
+            " one, such as not_before=sqlite:///ends.db."
+        )
+    return opened
 
 
 def _listed(names: Iterable[object]) -> str:
