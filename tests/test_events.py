@@ -127,6 +127,23 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
             ("revoked", None, "ada", None)
         }
 
+    def test_what_had_expired_is_not_revoked(self) -> None:
+        """It was none any more."""
+        self.signed_in()
+        self.time += self.sessions.idle_timeout
+        self.complete(self.sessions.revoke_all("ada"))
+        assert self.tells() == []
+
+    def test_a_session_that_ends_while_it_is_used_is_not_refused(self) -> None:
+        """Its request was let in."""
+        ada = self.signed_in()
+        mark = self.mark(ada)
+        ada.does(put(a=1), self.meanwhile(ada.copy(), destroy))
+        assert self.tells() == [
+            ("destroyed", mark, None, "ada", None),
+            ("conflict", mark, None, "ada", None),
+        ]
+
     def test_a_session_made_room(self) -> None:
         """It is revoked, for a reason of its own."""
         self.sessions.max_per_user = 1
@@ -275,7 +292,7 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
     """A vault that has neither keys nor tokens of the usual form."""
 
     def make_session_backend(self) -> str | Backend | Vault:
-        return CookieBackend({0: self.secret}, 0)
+        return CookieBackend({0: self.secret}, 0, not_before=MemoryBackend())
 
     def test_it_tells_what_it_can(self) -> None:
         """A cookie that was altered could have been one of ours."""
@@ -291,6 +308,13 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
             ("refused", "malformed"),
         ]
         assert told[0].fingerprint == self.sessions.vault.fingerprint(ada.token)
+
+    def test_a_user_is_logged_out_everywhere(self) -> None:
+        """In one event: nobody knows how many sessions there were."""
+        told: list[SessionEvent] = []
+        self.sessions.listener = told.append
+        self.complete(self.sessions.revoke_all("ada"))
+        assert told == [SessionEvent("revoked", self.time, user="ada")]
 
 
 class TellTest:

@@ -1008,6 +1008,24 @@ class UsersTest(SessionsCase):
         assert await self.sessions.revoke_all("ada") == 1
         assert not await self.is_alive(copy)
 
+    async def test_a_session_with_two_records_is_the_one_of_the_last_sign_in(
+        self,
+    ) -> None:
+        """Behaviour 46: whichever of them is found first."""
+        envelope = Envelope(
+            START, START, START + IDLE, {}, id="x", user="ada", format=FORMAT
+        )
+        for times in ((1.0, 2.0), (2.0, 1.0)):
+            for envelope.auth_time in times:
+                await self.vault.inner.save(None, Record(encode(envelope), user="ada"))
+            self.sessions.lifetime = 2 * START
+
+            (listed,) = await self.sessions.of_user("ada")
+            assert listed.auth_time == 2.0
+            self.store.calls.clear()
+            assert await self.sessions.revoke_all("ada") == 1
+            assert self.store.calls == ["find", "delete", "delete", "find"]
+
     async def test_a_move_that_loses_leaves_nothing(self) -> None:
         """Behaviour 46: the old record was deleted before it could be overwritten."""
         token = await self.signed_in()
@@ -1167,6 +1185,24 @@ class LimitTest(SessionsCase):
         self.store.before_find = come
 
         assert await self.is_alive(await self.sign_in(self.sessions))
+
+    async def test_logins_in_one_process_take_turns(self) -> None:
+        """Behaviour 46: the second is stored when the first is through."""
+        self.sessions.max_per_user_policy = "oldest"
+        later: list[asyncio.Task[str]] = []
+
+        async def come_as_well() -> None:
+            later.append(asyncio.ensure_future(self.sign_in(self.sessions)))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert self.store.calls.count("save") == 1
+
+        self.store.before_find = come_as_well
+        await self.sign_in(self.sessions)
+        await later[0]
+
+        assert self.store.calls.count("save") == 2
+        assert len(await self.sessions.of_user("ada")) == 1
 
     async def test_whoever_stays_is_not_waited_for_for_ever(self) -> None:
         """Behaviour 46: the clock of another process may be ahead."""

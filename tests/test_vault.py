@@ -421,6 +421,12 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
                 f"{name} cannot look up the sessions of a user. Use a backend that"
                 " declares lists_users, such as 'sqlite'."
             )
+            with pytest.raises(SessionError) as caught:
+                await vault.end_before("ada", 1.0, None)
+            assert str(caught.value) == (
+                f"{name} cannot end the sessions of a user. Use a backend that declares"
+                " lists_users, such as 'sqlite'."
+            )
 
 
 class FingerprintTest(unittest.IsolatedAsyncioTestCase):

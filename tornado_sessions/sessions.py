@@ -358,17 +358,17 @@ class Sessions:
         reason: str | None = None,
     ) -> None:
         """Tells the listener of an event; ask first whether there is one."""
-        if self.listener is not None:
-            mark = self.vault.fingerprint
-            event = SessionEvent(
-                name=name,
-                time=self.now(),
-                fingerprint=None if token is None else mark(token),
-                former=None if former is None else mark(former),
-                user=user,
-                reason=reason,
-            )
-            tell(self.listener, event)
+        assert self.listener is not None
+        mark = self.vault.fingerprint
+        event = SessionEvent(
+            name=name,
+            time=self.now(),
+            fingerprint=None if token is None else mark(token),
+            former=None if former is None else mark(former),
+            user=user,
+            reason=reason,
+        )
+        tell(self.listener, event)
 
     # Reading.
 
