@@ -28,7 +28,7 @@ each_distribution = pytest.mark.parametrize(
 levels = (
     {"errors", "events"},
     {"backend", "merge"},
-    {"codec", "cookies", "registry", "vault"},
+    {"codec", "cookies", "registry", "transports", "vault"},
     {"session", "settings"},
     {"sessions"},
     {"web"},

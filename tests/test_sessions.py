@@ -330,7 +330,7 @@ class CommitTest(SessionsCase):
             await session.save()
 
         assert str(caught.value) == (
-            "The request came with two different session cookies, so there is no"
+            "The request came with two different session ids, so there is no"
             " telling whose session this is; nothing is stored."
         )
         assert self.vault.calls == []

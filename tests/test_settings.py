@@ -148,6 +148,7 @@ class BackendSettingTest:
             {"session_persistent": 1},
             {"session_namespace": None},
             {"session_lifetme": 1},
+            {"session_transports": ()},
         ):
             error_of(session_backend="counted:", **wrong)
 
@@ -202,7 +203,10 @@ class CookieSettingsTest:
 class TimeoutSettingsTest:
     @pytest.mark.parametrize(
         ("setting", "field"),
-        [("session_idle_timeout", "idle_timeout"), ("session_lifetime", "lifetime")],
+        [
+            ("session_idle_timeout", "idle_timeout"),
+            ("session_lifetime", "lifetime"),
+        ],
     )
     @pytest.mark.parametrize(
         ("value", "seconds"),
@@ -219,7 +223,10 @@ class TimeoutSettingsTest:
         """Behaviour 52: of any length."""
         assert getattr(read(**{setting: value}), field) == seconds
 
-    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    @pytest.mark.parametrize(
+        "name",
+        ["session_idle_timeout", "session_lifetime"],
+    )
     @pytest.mark.parametrize("value", ["60", None, True, [60]])
     def test_it_is_nothing_else(self, name: str, value: object) -> None:
         """With the setting and its value."""

@@ -142,7 +142,7 @@ class Session(MutableMapping[str, Any]):
         self.cookie_due = False
         # The headers of the response have left.
         self.sent = False
-        # The request came with two different cookies of our name.
+        # The request came with two different ids.
         self.ambiguous = False
         # A `transact` is under way.
         self.transacting = False

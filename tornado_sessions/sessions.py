@@ -37,6 +37,7 @@ from tornado_sessions.errors import (
 from tornado_sessions.events import Listener, SessionEvent, tell
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.settings import read_settings
+from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Sessions:
         idle_timeout: float = 24 * 3600,
         lifetime: float = 14 * 24 * 3600,
         persistent: bool = False,
+        transports: Transports | None = None,
         max_per_user: int | None = None,
         max_per_user_policy: str = "oldest",
         listener: Listener | None = None,
@@ -112,6 +114,10 @@ class Sessions:
         self.idle_timeout = idle_timeout
         self.lifetime = lifetime
         self.persistent = persistent
+        # None where cookies are the only way, so that this costs one test.
+        self.transports = transports
+        if transports is not None and transports.is_cookie_alone:
+            self.transports = None
         self.max_per_user = max_per_user
         self.max_per_user_policy = max_per_user_policy
         self.listener = listener
@@ -144,6 +150,7 @@ class Sessions:
                 idle_timeout=settings.idle_timeout,
                 lifetime=settings.lifetime,
                 persistent=settings.persistent,
+                transports=settings.transports,
                 max_per_user=settings.max_per_user,
                 max_per_user_policy=settings.max_per_user_policy,
                 listener=settings.listener,
@@ -637,7 +644,7 @@ class Sessions:
         """Stores ``envelope`` as seen now, and answers the client's token."""
         if session.ambiguous:
             raise SessionError(
-                "The request came with two different session cookies, so there is"
+                "The request came with two different session ids, so there is"
                 " no telling whose session this is; nothing is stored."
             )
         if session.sent and (token is None or not self.revocable):

@@ -15,6 +15,7 @@ from tornado_sessions.backend import Backend
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.events import Listener
 from tornado_sessions.registry import open_backend
+from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
 
 logger = logging.getLogger("tornado_sessions")
@@ -27,6 +28,7 @@ _defaults: dict[str, Any] = {
     "session_lifetime": 14 * 24 * 3600,
     "session_persistent": False,
     "session_namespace": "",
+    "session_transports": ("cookie",),
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
     "session_listener": None,
@@ -42,6 +44,7 @@ class Settings:
     idle_timeout: float
     lifetime: float
     persistent: bool
+    transports: Transports
     max_per_user: int | None
     max_per_user_policy: str
     listener: Listener | None
@@ -79,11 +82,12 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             idle_timeout,
             lifetime,
         )
+    transports = Transports(values["session_transports"])
     _check_limit(values)
     _check_listener(values["session_listener"])
     # The cookie first: a contradiction there needs no backend to be told.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
-    vault = _vault(values["session_backend"], values["session_namespace"], settings)
+    vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
     if limit is not None and not vault.lists_users:
         name = type(getattr(vault, "backend", vault)).__name__
@@ -97,11 +101,26 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         idle_timeout=idle_timeout,
         lifetime=lifetime,
         persistent=values["session_persistent"],
+        transports=transports,
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
         listener=values["session_listener"],
         vault=vault,
     )
+
+
+def _vault_for(
+    transports: Transports, values: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Vault:
+    vault = _vault(values["session_backend"], values["session_namespace"], settings)
+    if "query" in transports.names and not vault.revocable:
+        raise ValueError(
+            f"session_transports={transports.names!r} needs a backend that keeps"
+            f" sessions on the server: with {type(vault).__name__} the id is the"
+            " session itself, too long for a URL, and another one after each change."
+            " Remove 'query', or choose another session_backend."
+        )
+    return vault
 
 
 def _vault(backend: Any, namespace: str, settings: Mapping[str, Any]) -> Vault:  # noqa: ANN401
