@@ -50,6 +50,7 @@ class DefaultsTest:
         assert settings.idle_timeout == 24 * 3600
         assert settings.lifetime == 14 * 24 * 3600
         assert settings.persistent is False
+        assert settings.socket_interval == 30
 
     def test_they_are_those_of_sessions_made_by_hand(self) -> None:
         """One default in one place would be better; two that agree will do."""
@@ -148,6 +149,7 @@ class BackendSettingTest:
             {"session_persistent": 1},
             {"session_namespace": None},
             {"session_lifetme": 1},
+            {"session_socket_interval": 0},
             {"session_transports": ()},
         ):
             error_of(session_backend="counted:", **wrong)
@@ -206,6 +208,7 @@ class TimeoutSettingsTest:
         [
             ("session_idle_timeout", "idle_timeout"),
             ("session_lifetime", "lifetime"),
+            ("session_socket_interval", "socket_interval"),
         ],
     )
     @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ class TimeoutSettingsTest:
 
     @pytest.mark.parametrize(
         "name",
-        ["session_idle_timeout", "session_lifetime"],
+        ["session_idle_timeout", "session_lifetime", "session_socket_interval"],
     )
     @pytest.mark.parametrize("value", ["60", None, True, [60]])
     def test_it_is_nothing_else(self, name: str, value: object) -> None:

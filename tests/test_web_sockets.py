@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
+from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application
 from tornado.websocket import (
     WebSocketClientConnection,
@@ -28,6 +30,7 @@ from tornado_sessions import (
     SessionMixin,
     Sessions,
 )
+from tornado_sessions.sockets import Sockets
 from tornado_sessions.testing.faults import FaultyVault
 
 pytestmark = pytest.mark.gen_test
@@ -146,6 +149,23 @@ async def test_a_bare_handshake_creates_nothing(site: Site) -> None:
     assert socket.headers is not None
     assert "Set-Cookie" not in socket.headers
     assert site.vault.calls == []
+
+
+async def test_a_handshake_that_looks_creates_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviours 13, 72: and there is nothing to warn of."""
+
+    class Handler(Socket):
+        async def prepare(self) -> None:
+            await super().prepare()
+            self.session.get("a")
+
+    socket = await site.connect(Handler)
+
+    assert await ask(socket) == {"opened": {}, "now": {}}
+    assert site.vault.calls == []
+    assert "WebSocket handshake" not in caplog.text
 
 
 async def test_a_change_before_the_handshake_waits_for_the_first_save(
@@ -349,3 +369,517 @@ async def test_a_handshake_without_the_store_is_answered_503(
     with pytest.raises(HTTPClientError, match="503"):
         await site.connect(Socket)
     errors.append("Uncaught exception GET /socket")
+
+
+# A session that ends.
+
+
+@pytest.fixture
+def late_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the store alone, but for what a test does."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("tornado_sessions.sockets._FIRST_CHECK", 3600)
+
+
+class Closing(Socket):
+    """Tells when it was closed, and how often its session has ended."""
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        super().open()
+        self.settings["opened"] = self
+        self.settings.setdefault("closed", asyncio.Event())
+
+    def on_session_end(self) -> None:
+        self.settings["ends"] = self.settings.get("ends", 0) + 1
+        super().on_session_end()
+
+    def on_close(self) -> None:
+        self.settings["closed"].set()
+
+
+async def closed(socket: WebSocketClientConnection) -> int | None:
+    """Waits for the end, and answers its code."""
+    assert await asyncio.wait_for(cast(Any, socket.read_message()), 5) is None
+    return socket.close_code
+
+
+async def test_a_session_that_ends_during_the_handshake_closes_the_socket(
+    site: Site,
+) -> None:
+    """Behaviour 72: within a second, long before the interval is over."""
+
+    class Handler(Socket):
+        async def prepare(self) -> None:
+            await super().prepare()
+            assert site.token is not None
+            await site.vault.inner.delete(site.token)
+
+    await site.begin(a=1)
+
+    assert await closed(await site.connect(Handler)) == 1008
+
+
+async def test_a_socket_that_ends_its_own_session_can_say_so(site: Site) -> None:
+    """Behaviour 72: there is a moment for what it still has to send."""
+
+    class Handler(Closing):
+        async def on_message(self, message: str | bytes) -> None:
+            self.session.destroy()
+            await self.session.save()
+            await asyncio.sleep(0)
+            await self.write_message('"bye"')
+
+    await site.begin(a=1)
+    socket = await site.connect(Handler)
+
+    assert await ask(socket) == "bye"
+    assert await closed(socket) == 1008
+    assert site.app.settings["ends"] == 1
+
+
+async def test_on_session_end_can_be_overridden(site: Site, late_checks: None) -> None:
+    """Behaviour 72: to send something first."""
+
+    class Handler(Closing):
+        def on_session_end(self) -> None:
+            self.write_message('"ended"')
+            super().on_session_end()
+
+    token = await site.begin(a=1)
+    socket = await site.connect(Handler)
+    session = await site.sessions.load(token)
+    session.destroy()
+    await session.save()
+
+    assert await cast(Any, socket.read_message()) == '"ended"'
+    assert await closed(socket) == 1008
+
+
+async def test_a_socket_is_not_heard_after_its_session_has_ended(site: Site) -> None:
+    """Behaviour 72: a client may go on sending until the connection is closed."""
+    heard = []
+
+    class Handler(Closing):
+        def on_message(self, message: str | bytes) -> None:
+            heard.append(message)
+
+    await site.begin(a=1)
+    socket = await site.connect(Handler)
+    handler = site.app.settings["opened"]
+    handler.on_session_end()
+    handler.on_message("late")
+
+    assert await closed(socket) == 1008
+    assert heard == []
+
+
+async def test_either_order_of_the_bases_will_do(site: Site, late_checks: None) -> None:
+    """Behaviour 72: as it does for the rest."""
+
+    class Handler(WebSocketHandler, SessionMixin):
+        def on_message(self, message: str | bytes) -> None:
+            raise AssertionError
+
+    token = await site.begin(a=1)
+    socket = await site.connect(Handler)
+    session = await site.sessions.load(token)
+    session.regenerate()
+    await session.save()
+
+    assert await closed(socket) == 1008
+
+
+async def test_a_revocation_by_handle_closes_the_sockets(site: Site) -> None:
+    """Behaviours 46, 72: whoever revokes a session need not know its token."""
+    token = await site.begin(a=1)
+    socket = await site.connect(Socket)
+    session = await site.sessions.load(token)
+    site.sessions._ended(handle="another")
+    site.sessions._ended(handle=session.id)
+
+    assert await closed(socket) == 1008
+
+
+async def test_a_socket_that_was_closed_is_forgotten(site: Site) -> None:
+    """Nothing is looked up any more for it, and nothing is held."""
+    await site.begin(a=1)
+    one, two = await site.connect(Closing), await site.connect(Closing)
+    assert repr(site.sessions.sockets) == "<Sockets 2 open>"
+    for socket, left in ((one, 1), (two, 0)):
+        site.app.settings["closed"].clear()
+        socket.close()
+        await site.app.settings["closed"].wait()
+
+        assert len(site.sessions.sockets) == left
+    assert site.sessions.sockets._timer is None
+
+
+async def test_sessions_that_are_closed_look_after_no_socket(site: Site) -> None:
+    """Behaviour 65: nothing is asked of a store that is closed."""
+    await site.begin(a=1)
+    socket = await site.connect(Socket)
+    await site.sessions.close()
+
+    assert site.sessions.sockets._timer is None
+    assert await ask(socket) == {"opened": {"a": 1}, "now": {"a": 1}}
+
+
+async def test_a_store_that_is_broken_closes_no_socket(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 72: and it is told, as nobody else may hear of it."""
+    token = await site.begin(a=1)
+    assert await site.sessions._is_kept(token)
+    monkeypatch.delattr(site.vault, "inner")
+
+    assert await site.sessions._is_kept(token)
+    (record,) = [r for r in caplog.records if r.name == "tornado_sessions"]
+    assert record.getMessage() == "A session could not be looked up."
+    assert record.exc_info is not None
+
+
+async def test_an_upgrade_to_something_else_is_not_ours(site: Site) -> None:
+    """A 101 need not be of a WebSocket."""
+
+    watched = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            dict(self.session)
+            self.set_status(101)
+            self.finish()
+            watched.append(len(site.sessions.sockets))
+
+    await site.begin(a=1)
+    site.app.add_handlers(".*", [("/other", Handler)])
+    client = AsyncHTTPClient(force_instance=True)
+    with pytest.raises(HTTPStreamClosedError):
+        await client.fetch(
+            site.base_url.replace("ws", "http", 1) + "/other",
+            headers={"Cookie": f"session={site.token}"},
+        )
+    client.close()
+
+    assert watched == [0]
+
+
+# Looking after many.
+
+
+class Clients:
+    """Sessions that have open sockets, by their tokens, and what is asked of them."""
+
+    def __init__(self, interval: float) -> None:
+        self.alive: set[str] = set()
+        self.asked: list[str] = []
+        self.ended: list[str] = []
+        self.at_once = 0
+        self.peak = 0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.news = asyncio.Event()
+        self.sockets = Sockets(interval, self.is_alive, self.start)
+
+    def start(self, work: Any) -> None:  # noqa: ANN401
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def is_alive(self, token: str) -> bool:
+        self.asked.append(token)
+        self.news.set()
+        self.at_once += 1
+        self.peak = max(self.peak, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        return token in self.alive
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until so much was asked that ``condition`` is met."""
+        while not condition():
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 5)
+
+    async def close(self) -> None:
+        self.sockets.close()
+        await asyncio.gather(*self.tasks)
+
+    def open(self, token: str) -> Client:
+        self.alive.add(token)
+        client = Client(self, token)
+        self.sockets.add(client, token, f"handle of {token}")
+        return client
+
+
+class Client:
+    def __init__(self, clients: Clients, token: str) -> None:
+        self.clients = clients
+        self.token = token
+        self.over = asyncio.Event()
+
+    def on_session_end(self) -> None:
+        self.clients.ended.append(self.token)
+        self.over.set()
+
+
+async def test_a_session_is_looked_up_once_for_all_its_sockets() -> None:
+    """Behaviour 72: and by one timer; what ended is told to each of them."""
+    clients = Clients(0.01)
+    held = [clients.open(token) for token in "aabbb"]
+    clients.alive.remove("b")
+    await asyncio.gather(*(client.over.wait() for client in held[2:]))
+
+    assert clients.ended == ["b", "b", "b"]
+    assert clients.asked.count("b") == 1
+    assert len(clients.sockets) == 2
+    await clients.close()
+
+
+async def test_many_sessions_are_looked_up_a_few_at_a_time() -> None:
+    """Behaviours 70, 72: also where all of their sockets were opened at once."""
+    clients = Clients(0.01)
+    held = [clients.open(str(number)) for number in range(200)]
+    await clients.until(lambda: len(set(clients.asked)) == 200)
+
+    assert 1 < clients.peak <= 16
+    assert clients.ended == []
+    assert len(held) == len(clients.sockets)
+    await clients.close()
+
+
+async def test_a_handler_that_is_gone_is_not_looked_up() -> None:
+    """What nobody else refers to is not held, and its session is forgotten."""
+    clients = Clients(0.01)
+    gone, held = clients.open("gone"), clients.open("held")
+    del gone
+    gc.collect()
+    await clients.until(lambda: clients.asked.count("held") == 3)
+
+    assert "gone" not in clients.asked
+    assert list(clients.sockets._watched) == [held.token]
+    await clients.close()
+
+
+async def test_a_socket_that_comes_again_is_looked_up_once_in_each_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is left over in the schedule from before does not count."""
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    clients = Clients(3600)
+    other = clients.open("other")
+    for _ in range(10):
+        client = clients.open("a")
+        clients.sockets.remove(client, "a")
+        clients.sockets.remove(client, "a")
+    client = clients.open("a")
+    await clients.until(lambda: "a" in clients.asked)
+    await asyncio.gather(*clients.tasks)
+
+    assert clients.asked == ["other", "a"]
+    clients.sockets.remove(client, "a")
+    clients.sockets.remove(other, "other")
+    assert clients.sockets._schedule == []
+    await clients.close()
+
+
+async def test_a_new_socket_does_not_wait_for_the_others() -> None:
+    """Behaviour 72: the timer is set to whoever is first."""
+    clients = Clients(3600)
+    one = clients.open("one")
+    await clients.until(lambda: clients.asked == ["one"])
+    await asyncio.gather(*clients.tasks)
+    two = clients.open("two")
+    await clients.until(lambda: clients.asked == ["one", "two"])
+
+    assert len({one, two}) == len(clients.sockets)
+    await clients.close()
+
+
+async def test_nothing_is_looked_up_after_the_close() -> None:
+    """Also where somebody was being looked up just then."""
+    clients = Clients(0.001)
+    client = clients.open("a")
+    await clients.until(lambda: bool(clients.asked))
+    await clients.close()
+
+    assert clients.sockets._timer is None
+    assert not client.over.is_set()
+
+
+async def test_an_end_is_told_by_token_or_by_handle() -> None:
+    """Behaviours 46, 72: and to nobody else."""
+    clients = Clients(3600)
+    held = [clients.open(token) for token in "abc"]
+    clients.sockets.end("unknown")
+    clients.sockets.end(handle="unknown")
+    clients.sockets.end("a")
+    clients.sockets.end(handle="handle of b")
+    await asyncio.gather(*(client.over.wait() for client in held[:2]))
+
+    assert clients.ended == ["a", "b"]
+    assert len(clients.sockets) == 1
+    await clients.close()
+
+
+async def test_a_socket_that_goes_while_its_session_is_looked_up_is_forgotten() -> None:
+    """The answer is for nobody then."""
+    clients = Clients(0.001)
+    client = clients.open("a")
+    await clients.until(lambda: bool(clients.asked))
+    clients.sockets.remove(client, "a")
+    await asyncio.gather(*clients.tasks)
+
+    assert clients.ended == []
+    assert clients.sockets._timer is None
+
+
+# Keeping a session alive.
+
+
+class Chatting(Closing):
+    session_keep_alive = True
+
+    def on_message(self, message: str | bytes) -> Any:  # noqa: ANN401
+        return self.write_message(json.dumps(message))
+
+
+async def settle(site: Site) -> None:
+    while site.sessions._tasks:
+        await asyncio.wait(site.sessions._tasks)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_message_keeps_the_session_alive_where_told_to(
+    site: Site, keeps: bool, late_checks: None
+) -> None:
+    """Behaviours 48, 49, 72: with a save in each tenth of the idle timeout."""
+
+    class Handler(Chatting):
+        session_keep_alive = keeps
+
+    token = await site.begin(a=1)
+    time = site.sessions.now()
+    site.sessions.now = lambda: time
+    socket = await site.connect(Handler)
+    handler = site.app.settings["opened"]
+    for _ in range(30):
+        for _ in range(3):
+            assert await ask(socket, "hello") == "hello"
+            await settle(site)
+        time += site.sessions.idle_timeout / 20
+    calls = list(site.vault.calls)
+    session = await site.sessions.load(token)
+
+    assert session.is_new is not keeps
+    assert calls.count("save") == (14 if keeps else 0)
+    # The handshake, and what keeps it alive: the first message, and one in a tenth.
+    assert calls.count("load") == (16 if keeps else 1)
+    socket.close()
+    await site.app.settings["closed"].wait()
+    assert "on_message" not in vars(handler)
+
+
+async def test_what_a_socket_changes_is_saved_beside_what_keeps_it_alive(
+    site: Site,
+) -> None:
+    """Behaviours 36, 72: the record has another version then."""
+
+    class Handler(Chatting):
+        async def on_message(self, message: str | bytes) -> None:
+            await settle(site)
+            self.session["b"] = 2
+            await self.session.save()
+            await self.write_message("{}")
+
+    await site.begin(a=1)
+    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: time
+    socket = await site.connect(Handler)
+    await ask(socket)
+    restored = await site.sessions.load(site.token)
+
+    assert dict(restored) == {"a": 1, "b": 2}
+
+
+async def test_messages_that_come_at_once_note_it_once(
+    site: Site, late_checks: None
+) -> None:
+    """Behaviours 49, 72: also before the store has answered."""
+    await site.begin(a=1)
+    socket = await site.connect(Chatting)
+    loads = site.vault.calls.count("load")
+    gate = site.vault.gate = asyncio.Event()
+    for _ in range(3):
+        await ask(socket, "hello")
+    gate.set()
+    await settle(site)
+
+    assert site.vault.calls.count("load") == loads + 1
+
+
+async def test_a_message_to_a_session_that_has_ended_closes_the_socket(
+    site: Site, late_checks: None
+) -> None:
+    """Behaviour 72: it is noticed on the way."""
+    token = await site.begin(a=1)
+    socket = await site.connect(Chatting)
+    await ask(socket, "hello")
+    await settle(site)
+    await site.vault.inner.delete(token)
+    time = site.sessions.now() + site.sessions.idle_timeout / 5
+    site.sessions.now = lambda: time
+    await ask(socket, "hello")
+
+    assert await closed(socket) == 1008
+
+
+async def test_a_store_that_is_down_is_told_and_tried_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviours 30, 72: and not with each message."""
+    await site.begin(a=1)
+    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: time
+    socket = await site.connect(Chatting)
+    site.vault.failing = {"load"}
+    for _ in range(3):
+        await ask(socket, "hello")
+        await settle(site)
+    site.vault.failing = set()
+    time += 2
+    await ask(socket, "hello")
+    await settle(site)
+
+    told = [r.getMessage() for r in caplog.records if "kept alive" in r.getMessage()]
+    assert told == ["A session could not be kept alive: Cannot load the session."]
+    assert (await site.sessions.load(site.token)).last_seen == pytest.approx(time)
+
+
+async def test_a_session_in_the_cookie_cannot_be_kept_alive(
+    app: Application, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket can send no cookie; one warning says so."""
+    site.sessions.revocable = False
+    await site.begin(a=1)
+    for _ in range(2):
+        await ask(await site.connect(Chatting), "hello")
+
+    told = [r.getMessage() for r in caplog.records if "keep_alive" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0] == (
+        "session_keep_alive of Chatting does nothing: this backend keeps the session in"
+        " the cookie, and a WebSocket can send none."
+    )
+    assert "on_message" not in vars(app.settings["opened"])
+
+
+async def test_a_session_that_is_revoked_closes_its_sockets(
+    site: Site, late_checks: None
+) -> None:
+    """Behaviours 46, 72: at once, where it happens in the same process."""
+    token = await site.begin(a=1)
+    session = await site.sessions.load(token)
+    session.login("ada")
+    await session.save()
+    site.token = session.token
+    socket = await site.connect(Socket)
+
+    assert await site.sessions.revoke("ada", session.id)
+    assert await closed(socket) == 1008

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import math
 import random
 import time
 import weakref
@@ -37,6 +38,7 @@ from tornado_sessions.errors import (
 from tornado_sessions.events import Listener, SessionEvent, tell
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.settings import read_settings
+from tornado_sessions.sockets import Sockets
 from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
 
@@ -102,6 +104,7 @@ class Sessions:
         idle_timeout: float = 24 * 3600,
         lifetime: float = 14 * 24 * 3600,
         persistent: bool = False,
+        socket_interval: float = 30,
         transports: Transports | None = None,
         max_per_user: int | None = None,
         max_per_user_policy: str = "oldest",
@@ -114,6 +117,7 @@ class Sessions:
         self.idle_timeout = idle_timeout
         self.lifetime = lifetime
         self.persistent = persistent
+        self.sockets = Sockets(socket_interval, self._is_kept, self.start)
         # None where cookies are the only way, so that this costs one test.
         self.transports = transports
         if transports is not None and transports.is_cookie_alone:
@@ -150,6 +154,7 @@ class Sessions:
                 idle_timeout=settings.idle_timeout,
                 lifetime=settings.lifetime,
                 persistent=settings.persistent,
+                socket_interval=settings.socket_interval,
                 transports=settings.transports,
                 max_per_user=settings.max_per_user,
                 max_per_user_policy=settings.max_per_user_policy,
@@ -241,6 +246,24 @@ class Sessions:
                 session.transacting = False
                 _inside.reset(inside)
 
+    async def touch(self, token: str) -> float:
+        """Notes that the session of ``token`` is in use, if it is time to.
+
+        Answers when that is the next time, in seconds since the epoch. For a
+        session that is used without requests, as on a WebSocket. Raises
+        `.BackendError` if the store fails.
+        """
+        session = await self.load(token)
+        if session.is_new:
+            self._ended(token)
+            return math.inf
+        await self.commit(session)
+        idle = session.base.idle
+        throttle = (self.idle_timeout if idle is None else idle) / 10
+        # Where the note could not be stored, the next message is to try again,
+        # but not each of a thousand.
+        return max(session.last_seen + throttle, self.now() + min(throttle, 1))
+
     async def of_user(self, user: str) -> list[UserSession]:
         """Answers the live sessions of ``user``, the latest sign-in first.
 
@@ -320,6 +343,7 @@ class Sessions:
         if self._purge_timer is not None:
             self._purge_timer.cancel()
             self._purge_timer = None
+        self.sockets.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.vault.close()
@@ -421,6 +445,20 @@ class Sessions:
             " the request changed is not stored."
         )
 
+    async def _is_kept(self, token: str) -> bool:
+        """Tells whether the store still has the session; True if it is down."""
+        try:
+            record = await self.vault.load(token)
+            return (
+                record is not None and self._read(token, record, self.now()) is not None
+            )
+        except BackendError:
+            # Nobody is put out because of that. The requests tell of it.
+            return True
+        except Exception:
+            logger.warning("A session could not be looked up.", exc_info=True)
+            return True
+
     # The sessions of a user.
 
     async def _list(self, user: str) -> dict[str, _Listed]:
@@ -500,6 +538,7 @@ class Sessions:
                     await self.vault.delete_found(key)
                     if alive and self.listener is not None:
                         self._tell_revoked(key, user, reason)
+                self._ended(handle=handle)
                 if alive:
                     ended.add(handle)
 
@@ -579,6 +618,7 @@ class Sessions:
             left = {**session.ended}
             left.pop(token, None)
             session.ended = left
+            self._ended(token)
             if self.listener is not None:
                 self.tell("destroyed", token, user=user)
         base, former, fresh = session.base, session.token, session.fresh
@@ -690,6 +730,7 @@ class Sessions:
         """
         fresh = await self._insert(session, envelope)
         if not self.revocable:
+            self._ended(token)
             return fresh
         try:
             await self.vault.save(token, Record(_ENDED, version, envelope.seen))
@@ -698,6 +739,7 @@ class Sessions:
             with contextlib.suppress(BackendError):
                 await self.vault.delete(fresh)
             raise
+        self._ended(token)
         try:
             await self.vault.delete(token)
         except BackendError as error:
@@ -797,6 +839,13 @@ class Sessions:
                 " transact() on the same session. It is to change values only:"
                 " transact() saves them."
             )
+
+    def _ended(self, token: str | None = None, *, handle: str | None = None) -> None:
+        """Tells whoever waits for it that a session has ended in this process.
+
+        It is named by its token, or by its public handle, `.Session.id`.
+        """
+        self.sockets.end(token, handle=handle)
 
     # Events. Nobody comes here unless there is a listener.
 

@@ -28,6 +28,7 @@ _defaults: dict[str, Any] = {
     "session_lifetime": 14 * 24 * 3600,
     "session_persistent": False,
     "session_namespace": "",
+    "session_socket_interval": 30,
     "session_transports": ("cookie",),
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
@@ -44,6 +45,7 @@ class Settings:
     idle_timeout: float
     lifetime: float
     persistent: bool
+    socket_interval: float
     transports: Transports
     max_per_user: int | None
     max_per_user_policy: str
@@ -82,6 +84,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             idle_timeout,
             lifetime,
         )
+    socket_interval = _seconds("session_socket_interval", values)
     transports = Transports(values["session_transports"])
     _check_limit(values)
     _check_listener(values["session_listener"])
@@ -101,6 +104,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         idle_timeout=idle_timeout,
         lifetime=lifetime,
         persistent=values["session_persistent"],
+        socket_interval=socket_interval,
         transports=transports,
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],

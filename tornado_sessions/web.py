@@ -32,6 +32,7 @@ import datetime
 import functools
 import ipaddress
 import logging
+import math
 import sys
 import types
 import urllib.parse
@@ -41,6 +42,7 @@ from typing import Any, TypeVar
 import tornado.httputil
 import tornado.iostream
 import tornado.web
+import tornado.websocket
 
 from tornado_sessions.codec import Envelope
 from tornado_sessions.cookies import Cookie
@@ -93,6 +95,10 @@ class SessionMixin(tornado.web.RequestHandler):
     response leaves, however the response is finished.
     """
 
+    #: Whether what a WebSocket receives counts as use of the session, as a
+    #: request does. It costs a save in each tenth of the idle timeout.
+    session_keep_alive = False
+
     # Of the class, so that a request that needs no session sets nothing up.
     _sessions: Sessions | None = None
     _session: Session | None = None
@@ -109,6 +115,8 @@ class SessionMixin(tornado.web.RequestHandler):
     _id_in_url = False
     # There are headers to write although there is no session.
     _speaks = False
+    _socket_token: str | None = None
+    _touch_due = 0.0
     _store_failed = False
     _committing = False
     _waiters: tuple[asyncio.Future[None], ...] = ()
@@ -442,12 +450,8 @@ class SessionMixin(tornado.web.RequestHandler):
         if session is None:
             return
         session.sent = True
-        if self.get_status() == 101 and session.is_new and session.modified:
-            logger.warning(
-                "A change to a new session cannot be kept: a WebSocket handshake gives"
-                " no cookie to a visitor without one. Write to the session in an"
-                " ordinary request first."
-            )
+        if self.get_status() == 101:
+            self._open_socket(session)
         if self._transports is not None:
             self._write_transport_headers(session, self._transports)
             if self._way != "cookie":
@@ -505,6 +509,70 @@ class SessionMixin(tornado.web.RequestHandler):
                 sessions.tell_once(logging.WARNING, _WITHHELD, "cookie")
             self._session_cookie = cookie
         return cookie
+
+    # WebSockets.
+
+    def on_session_end(self) -> None:
+        """Closes a WebSocket whose session has ended, with the code 1008.
+
+        Called once, where the session was destroyed or was given a new id, or
+        has expired. Override it to send something first, and call super.
+        """
+        assert isinstance(self, tornado.websocket.WebSocketHandler)
+        # A client that goes on sending is not heard any more.
+        self.__dict__["on_message"] = _ignore
+        self.close(1008, "The session has ended.")
+
+    def on_connection_close(self) -> None:
+        """Forgets a WebSocket that was closed."""
+        if self._socket_token is not None:
+            self.sessions.sockets.remove(self, self._socket_token)
+            # It refers to this handler.
+            self.__dict__.pop("on_message", None)
+        super().on_connection_close()
+
+    def _open_socket(self, session: Session) -> None:
+        if session.token is None:
+            if session.modified:
+                logger.warning(
+                    "A change to a new session cannot be kept: a WebSocket handshake"
+                    " gives no cookie to a visitor without one. Write to the session"
+                    " in an ordinary request first."
+                )
+            return
+        if not isinstance(self, tornado.websocket.WebSocketHandler):
+            return
+        sessions, self._socket_token = self.sessions, session.token
+        sessions.sockets.add(self, session.token, session.base.id)
+        if not self.session_keep_alive:
+            return
+        if sessions.revocable:
+            receive = functools.partial(self._receive, self.on_message)
+            self.__dict__["on_message"] = receive
+        else:
+            sessions.tell_once(
+                logging.WARNING,
+                "session_keep_alive of %s does nothing: this backend keeps the session"
+                " in the cookie, and a WebSocket can send none.",
+                type(self).__name__,
+            )
+
+    def _receive(
+        self, on_message: Callable[[str | bytes], T], message: str | bytes
+    ) -> T:
+        sessions = self.sessions
+        if sessions.now() >= self._touch_due:
+            self._touch_due = math.inf
+            sessions.start(self._touch())
+        return on_message(message)
+
+    async def _touch(self) -> None:
+        assert self._socket_token is not None
+        try:
+            self._touch_due = await self.sessions.touch(self._socket_token)
+        except BackendError as error:
+            logger.warning("A session could not be kept alive: %s", error)
+            self._touch_due = self.sessions.now() + RETRY_AFTER
 
     # The ways in, besides the cookie.
 
@@ -673,7 +741,7 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     raise SuspendedError("A backend that declares itself immediate has suspended.")
 
 
-def _ignore(chunk: bytes) -> None:
+def _ignore(chunk: str | bytes) -> None:
     pass
 
 

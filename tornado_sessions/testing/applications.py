@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import tornado.httpserver
 import tornado.template
 import tornado.web
+import tornado.websocket
 
 from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import SessionError
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.web import SessionMixin, recent_login
 
@@ -34,6 +37,24 @@ class ActingHandler(tornado.web.RequestHandler):
 
 class ActingSessionHandler(SessionMixin, ActingHandler):
     """Does the same with a session, which is touched by nothing but the acts."""
+
+
+class ActingSocketHandler(SessionMixin, tornado.websocket.WebSocketHandler):
+    """Does what each message names, and sends what the last of it answered.
+
+    An error of the session is sent by its name.
+    """
+
+    async def on_message(self, message: str | bytes) -> None:
+        answer: object = None
+        try:
+            for act in self.settings["acts"][message]:
+                answer = act(self)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+        except SessionError as error:
+            answer = type(error).__name__
+        await self.write_message(json.dumps(answer))
 
 
 class MemberHandler(ActingSessionHandler):
@@ -62,11 +83,15 @@ class Site:
 
 
 def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:
-    """Makes the application: ``/`` has a session, ``/plain`` knows of none."""
+    """Makes the application: ``/`` has a session, ``/plain`` knows of none.
+
+    At ``/socket`` it has one on a WebSocket.
+    """
     return tornado.web.Application(
         [
             ("/", ActingSessionHandler),
             ("/plain", ActingHandler),
+            ("/socket", ActingSocketHandler),
             ("/members", MemberHandler),
             ("/recent", RecentHandler),
         ],

@@ -38,6 +38,7 @@ from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.saving import SavingContract
+from tornado_sessions.testing.sockets import SocketContract
 from tornado_sessions.testing.transports import TransportContract
 from tornado_sessions.testing.users import UsersContract
 from tornado_sessions.testing.visitors import session_cookies
@@ -90,6 +91,7 @@ class HandlerContract(
     ConcurrencyContract,
     ExpiryContract,
     TransportContract,
+    SocketContract,
     UsersContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.

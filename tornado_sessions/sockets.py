@@ -1,0 +1,174 @@
+"""Closes the open WebSockets of sessions that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+# How many seconds a handler has for what it still wants to send to a socket
+# whose session has ended.
+_GRACE = 0.1
+
+# After how many seconds at the most a new socket is looked after for the first
+# time: its session may have ended while the handshake was under way.
+_FIRST_CHECK = 1.0
+
+# How many sessions are loaded at once.
+_AT_ONCE = 16
+
+
+class Socket(Protocol):
+    """What is closed: a WebSocket handler."""
+
+    def on_session_end(self) -> None: ...
+
+
+class _Watched:
+    """The sockets of one session."""
+
+    def __init__(self, handle: str, due: float) -> None:
+        self.handle = handle
+        self.due = due
+        # A handler that is gone without a word is not held.
+        self.sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
+
+
+class Sockets:
+    """The open WebSockets of one application, by their sessions.
+
+    A session that ends in this process closes its sockets at once; see `end`.
+    What ends elsewhere, and what expires, is found in the store: each session
+    that has an open socket is looked up with ``is_alive`` once in ``interval``
+    seconds, at a moment of its own. One timer serves all of them, and none
+    runs while no socket is open.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        is_alive: Callable[[str], Awaitable[bool]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._interval = interval
+        self._is_alive = is_alive
+        self._start = start
+        self._watched: dict[str, _Watched] = {}
+        # When to look after which token. What no longer agrees with _watched is
+        # left over.
+        self._schedule: list[tuple[float, str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._checking = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return sum(len(watched.sockets) for watched in self._watched.values())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self)} open>"
+
+    def add(self, socket: Socket, token: str, handle: str) -> None:
+        """Notes an open socket of the session with this token and public handle."""
+        if token not in self._watched:
+            delay = random.uniform(0, min(_FIRST_CHECK, self._interval))
+            self._watched[token] = _Watched(handle, 0.0)
+            self._look_after(token, delay)
+        self._watched[token].sockets.add(socket)
+        self._set_timer()
+
+    def remove(self, socket: Socket, token: str) -> None:
+        """Forgets a socket that was closed; does nothing if it is unknown."""
+        watched = self._watched.get(token)
+        if watched is not None:
+            watched.sockets.discard(socket)
+            if not watched.sockets:
+                del self._watched[token]
+        if not self._watched:
+            self._stop()
+
+    def end(self, token: str | None = None, *, handle: str | None = None) -> None:
+        """Closes the sockets of a session that has ended, a moment later.
+
+        It is named by its token, or by its public handle where nobody knows
+        the token.
+        """
+        if not self._watched:
+            return
+        if token is None:
+            ended = [t for t, w in self._watched.items() if w.handle == handle]
+        else:
+            ended = [token] if token in self._watched else []
+        loop = asyncio.get_running_loop()
+        for known in ended:
+            for socket in self._watched.pop(known).sockets:
+                loop.call_later(_GRACE, socket.on_session_end)
+
+    def close(self) -> None:
+        """Looks after nothing any more; the sockets stay open."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        self._schedule.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_after(self, token: str, delay: float) -> None:
+        due = asyncio.get_running_loop().time() + delay
+        self._watched[token].due = due
+        heapq.heappush(self._schedule, (due, token))
+
+    def _set_timer(self) -> None:
+        if self._checking or self._closed or not self._schedule:
+            return
+        due = self._schedule[0][0]
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(due, self._check_now)
+
+    def _check_now(self) -> None:
+        self._timer = None
+        self._checking = True
+        self._start(self._check())
+
+    async def _check(self) -> None:
+        try:
+            while tokens := self._take_due():
+                await asyncio.gather(*map(self._check_one, tokens))
+        finally:
+            self._checking = False
+            self._set_timer()
+
+    def _take_due(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        tokens: list[str] = []
+        while self._schedule and len(tokens) < _AT_ONCE:
+            due, token = self._schedule[0]
+            if due > now:
+                break
+            heapq.heappop(self._schedule)
+            watched = self._watched.get(token)
+            if watched is None or watched.due != due:
+                continue
+            if watched.sockets:
+                tokens.append(token)
+            else:
+                del self._watched[token]
+        return tokens
+
+    async def _check_one(self, token: str) -> None:
+        alive = await self._is_alive(token)
+        if token not in self._watched:
+            return
+        if alive:
+            # Sockets that were opened all at once drift apart.
+            self._look_after(token, self._interval * random.uniform(2 / 3, 1))
+        else:
+            self.end(token)
