@@ -28,7 +28,7 @@ each_distribution = pytest.mark.parametrize(
 levels = (
     {"errors", "events"},
     {"backend", "merge"},
-    {"codec", "cookies", "registry", "sockets", "transports", "vault"},
+    {"codec", "cookies", "registry", "sockets", "transports", "vault", "xsrf"},
     {"session", "settings"},
     {"sessions"},
     {"web"},

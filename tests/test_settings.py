@@ -151,6 +151,7 @@ class BackendSettingTest:
             {"session_lifetme": 1},
             {"session_socket_interval": 0},
             {"session_transports": ()},
+            {"session_xsrf": True},
         ):
             error_of(session_backend="counted:", **wrong)
 

@@ -97,6 +97,7 @@ class Session(MutableMapping[str, Any]):
         "destroyed",
         "ended",
         "fresh",
+        "moved",
         "renew",
         "sent",
         "stale",
@@ -137,8 +138,10 @@ class Session(MutableMapping[str, Any]):
         self.renew = renew
         self.fresh = False
         self.ended: Mapping[str, str | None] = _nothing
-        # What the response has to say about the cookie.
+        # What the response has to say about the cookie, and whether a token for
+        # the session before is worth anything in this one.
         self.destroyed = False
+        self.moved = False
         self.cookie_due = False
         # The headers of the response have left.
         self.sent = False
@@ -544,6 +547,7 @@ class Session(MutableMapping[str, Any]):
         return {**values, **encoded} if changed else loaded
 
     def _move(self) -> None:
+        self.moved = True
         self.fresh = self.token is not None
 
     def _field(self, **fields: Any) -> None:

@@ -41,6 +41,7 @@ from tornado_sessions.settings import read_settings
 from tornado_sessions.sockets import Sockets
 from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
+from tornado_sessions.xsrf import XSRFKeys
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ class Sessions:
         persistent: bool = False,
         socket_interval: float = 30,
         transports: Transports | None = None,
+        xsrf_keys: XSRFKeys | None = None,
         max_per_user: int | None = None,
         max_per_user_policy: str = "oldest",
         listener: Listener | None = None,
@@ -122,6 +124,7 @@ class Sessions:
         self.transports = transports
         if transports is not None and transports.is_cookie_alone:
             self.transports = None
+        self.xsrf_keys = xsrf_keys
         self.max_per_user = max_per_user
         self.max_per_user_policy = max_per_user_policy
         self.listener = listener
@@ -156,6 +159,7 @@ class Sessions:
                 persistent=settings.persistent,
                 socket_interval=settings.socket_interval,
                 transports=settings.transports,
+                xsrf_keys=settings.xsrf_keys,
                 max_per_user=settings.max_per_user,
                 max_per_user_policy=settings.max_per_user_policy,
                 listener=settings.listener,

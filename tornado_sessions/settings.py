@@ -17,6 +17,7 @@ from tornado_sessions.events import Listener
 from tornado_sessions.registry import open_backend
 from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
+from tornado_sessions.xsrf import XSRFKeys
 
 logger = logging.getLogger("tornado_sessions")
 
@@ -30,6 +31,7 @@ _defaults: dict[str, Any] = {
     "session_namespace": "",
     "session_socket_interval": 30,
     "session_transports": ("cookie",),
+    "session_xsrf": False,
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
     "session_listener": None,
@@ -47,6 +49,7 @@ class Settings:
     persistent: bool
     socket_interval: float
     transports: Transports
+    xsrf_keys: XSRFKeys | None
     max_per_user: int | None
     max_per_user_policy: str
     listener: Listener | None
@@ -70,11 +73,9 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         )
     if not isinstance(values["session_cookie_kwargs"], Mapping):
         raise ValueError("session_cookie_kwargs is to be a dict of attributes.")
-    if not isinstance(values["session_persistent"], bool):
-        raise ValueError(
-            f"session_persistent={values['session_persistent']!r} is to be True or"
-            " False."
-        )
+    for name in ("session_persistent", "session_xsrf"):
+        if not isinstance(values[name], bool):
+            raise ValueError(f"{name}={values[name]!r} is to be True or False.")
     idle_timeout = _seconds("session_idle_timeout", values)
     lifetime = _seconds("session_lifetime", values)
     if idle_timeout > lifetime:
@@ -90,6 +91,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     _check_listener(values["session_listener"])
     # The cookie first: a contradiction there needs no backend to be told.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
+    xsrf_keys = _xsrf_keys(settings) if values["session_xsrf"] else None
     vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
     if limit is not None and not vault.lists_users:
@@ -106,11 +108,27 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         persistent=values["session_persistent"],
         socket_interval=socket_interval,
         transports=transports,
+        xsrf_keys=xsrf_keys,
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
         listener=values["session_listener"],
         vault=vault,
     )
+
+
+def _xsrf_keys(settings: Mapping[str, Any]) -> XSRFKeys:
+    if not settings.get("xsrf_cookies"):
+        raise ValueError(
+            "session_xsrf=True binds Tornado's XSRF tokens to the session, and there are"
+            " none. Set xsrf_cookies=True as well."
+        )
+    version = settings.get("xsrf_cookie_version", 2)
+    if version != 2:
+        raise ValueError(
+            f"session_xsrf=True contradicts xsrf_cookie_version={version!r}: only"
+            " version 2 is masked. Remove xsrf_cookie_version."
+        )
+    return XSRFKeys(settings.get("cookie_secret"), settings.get("key_version"))
 
 
 def _vault_for(

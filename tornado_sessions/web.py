@@ -63,6 +63,7 @@ from tornado_sessions.transports import (
     read_header,
     take_from_url,
 )
+from tornado_sessions.xsrf import Binding, mask
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -115,6 +116,7 @@ class SessionMixin(tornado.web.RequestHandler):
     _id_in_url = False
     # There are headers to write although there is no session.
     _speaks = False
+    _xsrf: Binding | None = None
     _socket_token: str | None = None
     _touch_due = 0.0
     _store_failed = False
@@ -250,6 +252,37 @@ class SessionMixin(tornado.web.RequestHandler):
         namespace = super().get_template_namespace()
         namespace.setdefault("session_url", self.session_url)
         return namespace
+
+    @property
+    def xsrf_token(self) -> bytes:
+        """Tornado's XSRF token, bound to the session if ``session_xsrf`` is set."""
+        if self.sessions.xsrf_keys is None:
+            return super().xsrf_token
+        binding = self._bind_xsrf()
+        binding.handed_out = self._speaks = True
+        return mask(binding.secret(self._has_moved()), self.sessions.now())
+
+    def check_xsrf_cookie(self) -> None:
+        """Verifies Tornado's XSRF token, and that it is of this session.
+
+        The latter if ``session_xsrf`` is set. It is asked before `prepare`, and
+        so before the session is loaded: the request's own id is enough.
+        """
+        if self.sessions.xsrf_keys is None:
+            super().check_xsrf_cookie()
+            return
+        headers = self.request.headers
+        argument = (
+            self.get_argument("_xsrf", None)
+            or headers.get("X-Xsrftoken")
+            or headers.get("X-Csrftoken")
+        )
+        if not argument:
+            raise tornado.web.HTTPError(403, "'_xsrf' argument missing from POST")
+        if not self._bind_xsrf().accepts(argument):
+            raise tornado.web.HTTPError(
+                403, "'_xsrf' argument does not match the XSRF cookie and the session"
+            )
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Commits the session before the headers leave, then flushes."""
@@ -448,8 +481,12 @@ class SessionMixin(tornado.web.RequestHandler):
             self.set_header("Cache-Control", "no-store")
         session = self._session
         if session is None:
+            if self._xsrf is not None:
+                self._write_xsrf_cookie()
             return
         session.sent = True
+        if (self._sessions or self.sessions).xsrf_keys is not None:
+            self._write_xsrf_cookie()
         if self.get_status() == 101:
             self._open_socket(session)
         if self._transports is not None:
@@ -509,6 +546,52 @@ class SessionMixin(tornado.web.RequestHandler):
                 sessions.tell_once(logging.WARNING, _WITHHELD, "cookie")
             self._session_cookie = cookie
         return cookie
+
+    # XSRF tokens.
+
+    def _bind_xsrf(self) -> Binding:
+        if self._xsrf is None:
+            keys = self.sessions.xsrf_keys
+            assert keys is not None
+            cookie = self.get_cookie(self._xsrf_cookie_name())
+            self._xsrf = Binding(keys, cookie, self._sent_token())
+        return self._xsrf
+
+    def _write_xsrf_cookie(self) -> None:
+        """Has the client's XSRF cookie hold for the id that it has from now on."""
+        session, binding = self._session, self._bind_xsrf()
+        if binding.handed_out and not self._session_used:
+            self._add_header("Vary", "Cookie")
+        token = self._client_token
+        if session is not None and session.token is not None:
+            token = session.token
+        data = binding.renewed(token, self._has_moved())
+        if data is None:
+            return
+        kwargs = dict(self.settings.get("xsrf_cookie_kwargs", {}))
+        if session is not None and session.user is not None:
+            # As Tornado does for whoever is signed in.
+            kwargs.setdefault("expires_days", 30)
+        masked = mask(data, self.sessions.now())
+        self.set_cookie(self._xsrf_cookie_name(), masked, **kwargs)
+
+    def _xsrf_cookie_name(self) -> str:
+        name: str = self.settings.get("xsrf_cookie_name", "_xsrf")
+        return name
+
+    def _has_moved(self) -> bool:
+        """Tells whether what was handed out for this session before is void."""
+        session = self._session
+        return session is not None and (session.moved or session.destroyed)
+
+    def _sent_token(self) -> str | None:
+        """Answers the one id that the client has sent, also before prepare()."""
+        transports = self.sessions.transports
+        if transports is not None:
+            tokens = self._read_tokens(transports)
+        else:
+            tokens = self._read_cookies(self.request.headers.get_list("Cookie"))
+        return tokens[0] if len(tokens) == 1 else None
 
     # WebSockets.
 

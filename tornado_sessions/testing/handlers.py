@@ -42,6 +42,7 @@ from tornado_sessions.testing.sockets import SocketContract
 from tornado_sessions.testing.transports import TransportContract
 from tornado_sessions.testing.users import UsersContract
 from tornado_sessions.testing.visitors import session_cookies
+from tornado_sessions.testing.xsrf import XSRFContract
 from tornado_sessions.web import SessionMixin
 
 START = {"a": 1, "b": {"c": [1, 2]}}
@@ -92,6 +93,7 @@ class HandlerContract(
     ExpiryContract,
     TransportContract,
     SocketContract,
+    XSRFContract,
     UsersContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.

@@ -1,0 +1,178 @@
+"""Proves over HTTP that Tornado's XSRF tokens go with sessions, and bind to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.httpclient import HTTPResponse
+
+from tornado_sessions.testing.applications import (
+    Act,
+    Site,
+    destroy,
+    login,
+    look,
+    put,
+    regenerate,
+)
+from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.web import SessionMixin
+
+
+def form(handler: SessionMixin) -> None:
+    """Writes what a form would hold."""
+    handler.write(handler.xsrf_token)
+
+
+class Browser:
+    """A visitor who keeps all cookies, and sends forms."""
+
+    def __init__(self, visitor: Visitor) -> None:
+        self.visitor = visitor
+        self.cookies: dict[str, str] = {}
+
+    def gets(self, *acts: Act, **request: Any) -> HTTPResponse:
+        headers = request.pop("headers", {})
+        if self.cookies:
+            pairs = [f"{name}={value}" for name, value in self.cookies.items()]
+            headers = headers | {"Cookie": "; ".join(pairs)}
+        response = self.visitor.does(*acts, headers=headers, **request)
+        for line in response.headers.get_list("Set-Cookie"):
+            name, _, rest = line.partition("=")
+            value, _, attributes = rest.partition(";")
+            self.cookies[name] = value.strip('"')
+            if "Max-Age=0;" in attributes:
+                del self.cookies[name]
+        return response
+
+    def posts(self, token: str, *acts: Act) -> int:
+        """Sends a form with ``token``, and answers the status."""
+        response = self.gets(*acts, method="POST", body=f"_xsrf={token}")
+        return response.code
+
+    def form(self, *acts: Act) -> str:
+        """Answers the token of a page that has a form."""
+        return self.gets(*acts, form).body.decode()
+
+
+class XSRFContract(VisitorTests):
+    """What holds of ``xsrf_cookies``, by itself and with ``session_xsrf``."""
+
+    def browser(self, site: Site | None = None) -> Browser:
+        return Browser(self.visitor(site or self.serve_bound()))
+
+    def serve_bound(self) -> Site:
+        return self.serve(xsrf_cookies=True, session_xsrf=True)
+
+    def test_xsrf_cookies_work_as_without_sessions(self) -> None:
+        """One token is good for all: before a session, with it, after a login."""
+        site = self.serve(xsrf_cookies=True)
+        ada = self.browser(site)
+        self.assertEqual(ada.posts("", put(a=1)), 403)
+        token = ada.form()
+        for act in (put(a=1), login("ada"), regenerate, put(a=2), destroy, put(a=3)):
+            self.assertEqual(ada.posts(token, act), 200)
+        self.assertEqual(self.browser(site).posts(token, put(a=1)), 403)
+
+    def test_a_form_from_before_the_session_is_good_for_it(self) -> None:
+        """A visitor's first page, in two tabs, is not to annoy anybody."""
+        ada = self.browser()
+        token = ada.form()
+        self.assertEqual(ada.posts(token, put(a=1)), 200)
+        self.assertIn("session", ada.cookies)
+        self.assertEqual(ada.posts(token, put(a=2)), 200)
+
+    def test_a_session_may_begin_on_a_page_without_a_form(self) -> None:
+        """What was handed out before is bound to it all the same."""
+        ada = self.browser()
+        token = ada.form()
+        ada.gets(put(a=1))
+        self.assertEqual(ada.posts(token, put(a=2)), 200)
+
+    def test_a_form_is_good_however_often_its_session_is_saved(self) -> None:
+        """Also where each save makes another id."""
+        ada = self.browser()
+        token = ada.form(put(a=0))
+        for number in range(3):
+            ada.gets(put(b=number))
+            self.assertEqual(ada.posts(token, put(a=number)), 200)
+
+    def test_a_token_from_before_the_login_is_refused(self) -> None:
+        """It may have been planted; so is one from before a regenerate()."""
+        for act in (login("ada"), regenerate):
+            ada = self.browser()
+            token = ada.form(put(a=1))
+            self.assertEqual(ada.posts(token, act), 200)
+            self.assertEqual(ada.posts(token, put(a=2)), 403)
+            self.assertEqual(ada.posts(ada.form(), put(a=2)), 200)
+
+    def test_a_visitor_who_begins_with_a_login_gets_another_token(self) -> None:
+        """What an attacker has planted in front of it is worth nothing after it."""
+        ada = self.browser()
+        token = ada.form()
+        self.assertEqual(ada.posts(token, login("ada")), 200)
+        self.assertEqual(ada.posts(token, put(a=2)), 403)
+
+    def test_a_form_in_the_response_of_a_login_is_good(self) -> None:
+        """Though the new id is drawn after it was rendered."""
+        for acts in ((login("ada"),), (put(a=1), login("ada")), (regenerate, put(b=1))):
+            ada = self.browser()
+            for _ in range(2):
+                token = ada.form(*acts)
+                self.assertEqual(ada.posts(token, put(a=2)), 200)
+
+    def test_a_token_of_another_session_is_refused(self) -> None:
+        """Also with the cookie that it came with."""
+        site = self.serve_bound()
+        ada, eve = self.browser(site), self.browser(site)
+        ada.form(login("ada"))
+        token = eve.form(login("eve"))
+        self.assertEqual(ada.posts(token, put(a=1)), 403)
+        ada.cookies["_xsrf"] = eve.cookies["_xsrf"]
+        self.assertEqual(ada.posts(token, put(a=1)), 403)
+        self.assertEqual(ada.posts(ada.form(), put(a=1)), 200)
+
+    def test_a_cookie_that_was_planted_is_refused(self) -> None:
+        """Where there is a session; a visitor without one has nothing to lose."""
+        site = self.serve_bound()
+        ada, eve = self.browser(site), self.browser(site)
+        token = eve.form()
+        ada.gets(login("ada"))
+        ada.cookies["_xsrf"] = eve.cookies["_xsrf"]
+        self.assertEqual(ada.posts(token, put(a=1)), 403)
+
+    def test_a_token_from_before_the_logout_is_refused(self) -> None:
+        """And the next page has another one."""
+        ada = self.browser()
+        token = ada.form(login("ada"))
+        self.assertEqual(ada.posts(token, destroy), 200)
+        self.assertEqual(ada.posts(token, put(a=1)), 403)
+        self.assertEqual(ada.posts(ada.form(), put(a=1)), 200)
+
+    def test_a_session_that_has_expired_keeps_its_forms(self) -> None:
+        """Whoever comes back too late can sign in with the page that is open."""
+        ada = self.browser()
+        token = ada.form(login("ada"))
+        self.time += ada.visitor.site.sessions.lifetime + 1
+        self.assertEqual(ada.posts(token, look), 200)
+        self.assertEqual(ada.posts(token, login("ada")), 200)
+        self.assertEqual(ada.posts(token, put(a=1)), 403)
+
+    def test_a_script_sends_the_cookie_in_the_header(self) -> None:
+        """After a login as well, without a page in between."""
+        ada = self.browser()
+        ada.form()
+        for act in (put(a=1), login("ada"), put(a=2), destroy, put(a=3), regenerate):
+            header = {"X-Xsrftoken": ada.cookies["_xsrf"]}
+            response = ada.gets(act, method="POST", body="", headers=header)
+            self.assertEqual(response.code, 200)
+
+    def test_an_xsrf_cookie_is_set_where_there_is_something_to_learn(self) -> None:
+        """A page that hands none out sets none, and neither does a reading one."""
+        ada = self.browser()
+        ada.gets(put(a=1))
+        self.assertNotIn("_xsrf", ada.cookies)
+        token = ada.form()
+        response = ada.gets(look, form)
+        self.assertEqual(response.headers.get_list("Set-Cookie"), [])
+        self.assertNotEqual(response.body.decode(), token)
