@@ -193,6 +193,14 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         self.visitor().does(look, headers=two)
         assert self.tells() == [("refused", None, None, None, "two cookies")]
 
+    def test_two_ids_in_another_way_are_refused(self) -> None:
+        """Behaviours 35, 73: as two cookies are."""
+        site = self.serve(
+            session_transports=("header",), session_listener=self.told.append
+        )
+        self.visitor(site).does(look, headers={"X-Session-Token": "one, two"})
+        assert self.tells() == [("refused", None, None, None, "two ids")]
+
     def test_the_remains_of_a_regenerated_session_are_unknown(self) -> None:
         """The store could not remove them, and they are no session."""
         ada = self.signed_in()
