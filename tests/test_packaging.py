@@ -27,7 +27,7 @@ each_distribution = pytest.mark.parametrize(
 # Imports run downwards only. A module stands above all that it may import.
 levels = (
     {"errors", "events"},
-    {"backend", "merge"},
+    {"backend", "deadlines", "merge"},
     {"codec", "cookies", "registry", "sockets", "transports", "vault", "xsrf"},
     {"session", "settings"},
     {"sessions"},

@@ -553,7 +553,7 @@ class FailureTest(_Case):
             database.executescript(_HANG_IN_DELETE)
         delete = asyncio.create_task(backend.delete(key))
         await asyncio.wait([delete], timeout=0.1)
-        self.assertEqual(len(backend._writer._awaited), 1)
+        self.assertEqual(len(backend._writer._deadlines._awaited), 1)
         delete.cancel()
         await asyncio.wait([delete])
 
@@ -685,7 +685,7 @@ class CancellationTest(_Case):
             self.assertEqual(await _data(backend, other), other)
 
         self.assertEqual(backend._reader._under_way, 0)
-        self.assertEqual(backend._reader._awaited, {})
+        self.assertEqual(backend._reader._deadlines._awaited, {})
 
 
 class ProcessTest(_Case):

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import aiosqlite
 
 from tornado_sessions.backend import Backend, Record
+from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
 
 __all__ = ["SQLiteBackend"]
@@ -111,9 +112,6 @@ _ADVICE = {
     "disk I/O": "Check the disk and the file system that it is on.",
     "No such file": "Create its directory.",
 }
-
-# How often in its time limit an operation is looked at.
-_TICKS = 20
 
 
 class SQLiteBackend(Backend):
@@ -384,9 +382,7 @@ class _Lane:
         self._timeout = timeout
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[None] | None = None
-        # What the thread has yet to answer, with the time at which it is given up.
-        self._awaited: dict[asyncio.Future[Any], float] = {}
-        self._watching: asyncio.AbstractEventLoop | None = None
+        self._deadlines = Deadlines(timeout)
         self._under_way = 0
         self._idle: asyncio.Event | None = None
 
@@ -402,8 +398,6 @@ class _Lane:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
-        if self._watching is not loop:
-            self._watch(loop)
         connection = locked = None
         self._under_way += 1
         try:
@@ -446,42 +440,20 @@ class _Lane:
             await connection.interrupt()
             await asyncio.wait([closing], timeout=self._timeout)
 
-    # asyncio.wait_for starts a task for each call before Python 3.12, and even a
-    # timer for each takes a quarter of the time of a read. So all that wait share
-    # one timer, which ends the futures that are due. aiosqlite awaits one future
-    # for each statement, and a cancellation from outside stays a cancellation.
+    # aiosqlite awaits one future for each statement.
 
     @types.coroutine
     def _answer(
         self, statement: Coroutine[Any, Any, T], deadline: float
     ) -> Generator[Any, None, T]:
         future: asyncio.Future[T] = statement.send(None)
-        self._awaited[future] = deadline
+        self._deadlines.add(future, deadline)
         try:
             yield future
             return future.result()
         finally:
-            self._awaited.pop(future, None)
+            self._deadlines.discard(future)
             statement.close()
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        # What waited in another loop has gone with it.
-        self._awaited.clear()
-        self._watching = loop
-        loop.call_later(self._timeout / _TICKS, self._tick, loop)
-
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._watching is not loop:
-            return
-        if not self._under_way:
-            self._watching = None
-            return
-        # The next tick would be too late.
-        due = loop.time() + self._timeout / _TICKS
-        for future, deadline in self._awaited.items():
-            if deadline <= due and not future.done():
-                future.set_exception(asyncio.TimeoutError())
-        loop.call_later(self._timeout / _TICKS, self._tick, loop)
 
     async def _open(self, deadline: float) -> None:
         """Opens the connection, once for all who wait for it."""

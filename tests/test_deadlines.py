@@ -1,0 +1,165 @@
+"""Tests of the time limits that backends share."""
+
+from __future__ import annotations
+
+import asyncio
+import unittest
+import weakref
+
+from tornado_sessions.deadlines import Deadlines
+
+
+class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
+    def setUp(self) -> None:
+        self.deadlines = Deadlines(0.1)
+
+    async def test_an_answer_in_time_is_answered(self) -> None:
+        """What the future answers is what its waiter gets."""
+        future = _new_future()
+        waiting = asyncio.ensure_future(self.deadlines.wait(future))
+        await asyncio.sleep(0)
+
+        future.set_result(7)
+
+        self.assertEqual(await waiting, 7)
+
+    async def test_an_error_in_time_is_raised(self) -> None:
+        """It is the future's own."""
+        future, error = _new_future(), OSError("It broke.")
+        future.set_exception(error)
+
+        with self.assertRaises(OSError) as raised:
+            await self.deadlines.wait(future)
+
+        self.assertIs(raised.exception, error)
+
+    async def test_what_takes_too_long_is_ended(self) -> None:
+        """Behaviour 66: each of many, and the future with its waiter."""
+        futures = [_new_future() for _ in range(10)]
+        waiting = (self.deadlines.wait(future) for future in futures)
+
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            self.assertIsInstance(error, asyncio.TimeoutError)
+        for future in futures:
+            self.assertIsInstance(future.exception(), asyncio.TimeoutError)
+
+    async def test_what_is_still_in_time_goes_on(self) -> None:
+        """Each has its own deadline; one that is given takes the limit's place."""
+        early, late = _new_future(), _new_future()
+        self.deadlines.add(late, asyncio.get_running_loop().time() + 3600)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.wait(early)
+
+        self.assertFalse(late.done())
+        self.deadlines.discard(late)
+
+    async def test_a_deadline_that_has_passed_ends_at_the_next_look(self) -> None:
+        """Behaviour 66: what an operation has spent elsewhere counts."""
+        deadlines = Deadlines(4.0)
+        past, now = _new_future(), _new_future()
+        deadlines.add(now)
+        deadlines.add(past, 1e-9)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await past
+
+        self.assertFalse(now.done())
+        deadlines.discard(past)
+        deadlines.discard(now)
+
+    async def test_what_is_discarded_has_no_limit(self) -> None:
+        """And may be discarded twice."""
+        free = _new_future()
+        self.deadlines.add(free)
+        self.deadlines.discard(free)
+        self.deadlines.discard(free)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.wait(_new_future())
+
+        self.assertFalse(free.done())
+
+    async def test_what_is_done_and_not_discarded_yet_harms_no_other(self) -> None:
+        """Behaviour 66: an answer may come in the turn in which time is up."""
+        done = _new_future()
+        done.set_result(1)
+        self.deadlines.add(done, 1e-9)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.wait(_new_future())
+
+        self.assertEqual(done.result(), 1)
+        self.deadlines.discard(done)
+
+    async def test_a_limit_holds_after_a_rest(self) -> None:
+        """Behaviour 66: nobody looks at the time while there is nothing to do."""
+        done = _new_future()
+        done.set_result(1)
+        await self.deadlines.wait(done)
+        # Longer than until it has found nothing to do.
+        await asyncio.sleep(0.02)
+        self.assertIsNone(self.deadlines._loop)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.wait(_new_future())
+
+    async def test_a_cancellation_stays_one(self) -> None:
+        """Behaviour 68: and the future is cancelled with its waiter."""
+        future = _new_future()
+        waiting = asyncio.ensure_future(self.deadlines.wait(future))
+        await asyncio.sleep(0)
+
+        waiting.cancel()
+
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+        self.assertTrue(future.cancelled())
+
+    async def test_nothing_is_kept_of_what_is_done(self) -> None:
+        """However it ended."""
+        future = _new_future()
+        future.set_result(9)
+        await self.deadlines.wait(future)
+        gone = weakref.ref(future)
+
+        del future
+
+        self.assertIsNone(gone())
+
+
+class LoopsTest(unittest.TestCase):
+    """It is used in one loop after another, and in the order of no one's choice."""
+
+    def setUp(self) -> None:
+        self.deadlines = Deadlines(0.1)
+        self.first, self.second = asyncio.new_event_loop(), asyncio.new_event_loop()
+        self.addCleanup(self.first.close)
+        self.addCleanup(self.second.close)
+
+    def test_a_limit_holds_in_each_loop(self) -> None:
+        """Behaviour 66: what waited in a loop that has gone is nobody's any more."""
+        abandoned = self.first.create_future()
+        self.deadlines.add(abandoned)
+
+        for loop in (self.second, self.first):
+            with self.assertRaises(asyncio.TimeoutError):
+                loop.run_until_complete(self.deadlines.wait(loop.create_future()))
+
+        self.assertFalse(abandoned.done())
+
+    def test_a_loop_that_goes_on_leaves_the_other_alone(self) -> None:
+        """No future is ended out of a loop that it does not belong to."""
+        self.deadlines.add(self.first.create_future())
+        theirs = self.second.create_future()
+        self.deadlines.add(theirs, 1e-9)
+
+        self.first.run_until_complete(asyncio.sleep(0.02))
+        self.assertFalse(theirs.done())
+
+        with self.assertRaises(asyncio.TimeoutError):
+            self.second.run_until_complete(theirs)
+
+
+def _new_future() -> asyncio.Future[int]:
+    return asyncio.get_running_loop().create_future()

@@ -1,0 +1,86 @@
+"""Ends what takes too long, with one timer for all that wait.
+
+For authors of backends, whose every operation has a time limit::
+
+    class PigeonBackend(Backend):
+        def __init__(self, *, timeout=2.0):
+            self._deadlines = Deadlines(timeout)
+
+        async def load(self, key):
+            try:
+                return await self._deadlines.wait(self._loft.send(key))
+            except asyncio.TimeoutError as error:
+                raise BackendError("The pigeon did not come back.") from error
+
+`asyncio.wait_for` starts a task for each call before Python 3.12, and even a
+timer for each takes a good part of the time of a fast operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# How often in its time limit a future is looked at.
+_TICKS = 20
+
+
+class Deadlines:
+    """Ends the futures that are not done within ``timeout`` seconds.
+
+    It looks at them twenty times in that span, and ends one rather a
+    twentieth too early than too late. It can be used in one loop after another.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        # Each with the time at which it is ended.
+        self._awaited: dict[asyncio.Future[Any], float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        """Answers what ``future`` answers, within the limit, and raises what it raises.
+
+        Raises `asyncio.TimeoutError` where it takes too long.
+        """
+        self.add(future)
+        try:
+            return await future
+        finally:
+            self.discard(future)
+
+    def add(self, future: asyncio.Future[Any], deadline: float | None = None) -> None:
+        """Sets `asyncio.TimeoutError` on ``future`` if it is not done in time.
+
+        A ``deadline``, by the clock of its loop, takes the place of the limit,
+        which counts from now. Give it to `discard` when it is done.
+        """
+        loop = future.get_loop()
+        if self._loop is not loop:
+            self._watch(loop)
+        self._awaited[future] = deadline or loop.time() + self.timeout
+
+    def discard(self, future: asyncio.Future[Any]) -> None:
+        """Takes back what `add` was given; does nothing if that is gone."""
+        self._awaited.pop(future, None)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        # What waited in another loop has gone with it.
+        self._awaited.clear()
+        self._loop = loop
+        loop.call_later(self.timeout / _TICKS, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        if not self._awaited:
+            self._loop = None
+            return
+        # The next tick would be too late.
+        due = loop.time() + self.timeout / _TICKS
+        for future, deadline in self._awaited.items():
+            if deadline <= due and not future.done():
+                future.set_exception(asyncio.TimeoutError())
+        loop.call_later(self.timeout / _TICKS, self._tick, loop)
