@@ -78,23 +78,21 @@ class UrlTest(unittest.TestCase):
         self.assertEqual(backend.servers, [("a", 1), ("10.0.0.1", 11211), ("::1", 2)])
 
     def test_options_have_defaults(self) -> None:
-        """Two seconds, four connections, what fits into memcached's mebibyte."""
+        """Two seconds, and what fits into memcached's mebibyte."""
         backend = MemcachedBackend.from_url("memcached://a", {})
 
         self.assertEqual(backend.timeout, 2.0)
         self.assertEqual(backend.prefix, "session:")
-        self.assertEqual(backend.pool_size, 4)
         self.assertEqual(backend.max_bytes, 1_047_552)
 
     def test_options_follow_a_question_mark(self) -> None:
         """They are those of the constructor."""
         backend = MemcachedBackend.from_url(
-            "memcached://a?timeout=0.5&prefix=shop/&pool_size=2&max_bytes=1000", {}
+            "memcached://a?timeout=0.5&prefix=shop/&max_bytes=1000", {}
         )
 
         self.assertEqual(backend.timeout, 0.5)
         self.assertEqual(backend.prefix, "shop/")
-        self.assertEqual(backend.pool_size, 2)
         self.assertEqual(backend.max_bytes, 1000)
 
     def test_an_unknown_option_is_refused(self) -> None:
@@ -102,7 +100,7 @@ class UrlTest(unittest.TestCase):
         self._assert_refused(
             "memcached://a?tiemout=1",
             "has no option 'tiemout'. Its options are 'timeout', 'prefix',"
-            " 'pool_size', 'max_bytes'.",
+            " 'max_bytes'.",
         )
 
     def test_values_that_make_no_sense_are_refused(self) -> None:
@@ -116,8 +114,7 @@ class UrlTest(unittest.TestCase):
             "prefix=a%0d%0a": "not 'a\\r\\n'",
             "prefix=%c3%a9": "not 'é'",
             "prefix=" + 187 * "x": "'prefix' must be at most 186",
-            "pool_size=many": "'pool_size' must be a number, not 'many'",
-            "pool_size=0": "'pool_size' must be a number above 0, not 0",
+            "max_bytes=many": "'max_bytes' must be a number, not 'many'",
             "max_bytes=0": "'max_bytes' must be a number above 0, not 0",
         }.items():
             with self.subTest(option):
@@ -293,28 +290,140 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
         with self.assertRaisesRegex(BackendError, "keeps no versions.*without -C"):
             await backend.load(key)
 
-    async def test_what_is_no_memcached_is_an_error(self) -> None:
-        """Whatever answers there, it is said what and where."""
+    async def test_what_a_server_refuses_disturbs_no_other(self) -> None:
+        """An error to one save is no answer to those that go with it."""
+        backend = self._backend(_start(self, "-I", "512k"))
+        keys = [_new_key() for _ in range(20)]
+        await asyncio.gather(*(backend.save(key, _record(key)) for key in keys))
 
-        async def answer(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            await reader.readline()
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            writer.close()
+        too_large = backend.save(_new_key(), _record(bytes(600_000)))
+        loads = (_data(backend, key) for key in keys)
+        error, *loaded = await asyncio.gather(too_large, *loads, return_exceptions=True)
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        self.addCleanup(server.close)
-        port = server.sockets[0].getsockname()[1]
-        backend = MemcachedBackend(f"127.0.0.1:{port}")
-        self.addAsyncCleanup(backend.close)
-
-        for operation in _operations(backend):
-            with self.assertRaisesRegex(BackendError, f"127.0.0.1:{port} failed:.*400"):
-                await operation()
+        self.assertIsInstance(error, BackendError)
+        self.assertEqual(loaded, keys)
 
     def _backend(self, server: Memcached) -> MemcachedBackend:
         backend = MemcachedBackend.from_url(server.url, {})
+        self.addAsyncCleanup(backend.close)
+        return backend
+
+
+class AnswerTest(unittest.IsolatedAsyncioTestCase):
+    """Behaviours 33, 68: an answer that does not fit reaches nobody."""
+
+    async def test_what_is_no_memcached_is_an_error(self) -> None:
+        """Whatever answers there, it is said what and where."""
+        backend = await self._answering(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        for operation in _operations(backend):
+            with self.assertRaisesRegex(
+                BackendError,
+                f"{self.address} failed: it answered 'HTTP/1.1 400 Bad Request'.",
+            ):
+                await operation()
+
+    async def test_a_record_of_another_key_is_refused(self) -> None:
+        """Behaviour 33: to a load it is no answer, nor None, and no error shows it."""
+        key = _new_key().hex().encode()
+        backend = await self._answering(
+            b"VALUE session:%b 0 7 5\r\nhunter2\r\nEND\r\n" % key
+        )
+
+        for operation in _operations(backend):
+            with self.assertRaises(BackendError) as caught:
+                await operation()
+            message = f"{caught.exception} {caught.exception.__cause__!r}"
+            self.assertIn("failed: it answered a record that was not asked", message)
+            self.assertNotIn(key.decode(), message)
+            self.assertNotIn("hunter2", message)
+
+    async def test_an_answer_to_another_kind_of_command_is_refused(self) -> None:
+        """Behaviour 68: that to a save would make a load say that nothing is there."""
+        for answer, asked in {
+            b"STORED\r\n": "load",
+            b"NOT_FOUND\r\n": "load",
+            b"SERVER_ERROR out of memory\r\n": "load",
+            b"END\r\n": "save",
+            b"ERROR\r\n": "save",
+            b"CLIENT_ERROR bad data chunk\r\n": "save",
+            b"STORED\n": "save",
+        }.items():
+            with self.subTest(answer=answer):
+                backend = await self._answering(answer)
+                load, save, *_ = _operations(backend)
+                told = answer.decode().split()[0]
+                with self.assertRaisesRegex(BackendError, f"it answered '{told}"):
+                    await (load if asked == "load" else save)()
+
+    async def test_all_behind_an_answer_that_does_not_fit_fail(self) -> None:
+        """Behaviour 68: theirs may be shifted as well; the next ones are good."""
+        backend = await self._answering(b"STORED\r\nEND\r\nEND\r\nEND\r\n")
+        loads = (backend.load(_new_key()) for _ in range(4))
+
+        for error in await asyncio.gather(*loads, return_exceptions=True):
+            self.assertIsInstance(error, BackendError)
+
+        self.answer = b"END\r\n"
+        self.assertIsNone(await backend.load(_new_key()))
+
+    async def test_an_answer_too_many_ends_the_connection(self) -> None:
+        """Behaviour 68: it is no answer to the next command."""
+        backend = await self._answering(b"END\r\nEND\r\n")
+
+        with self.assertNoLogs():
+            for _ in range(3):
+                self.assertIsNone(await backend.load(_new_key()))
+
+        self.assertEqual(self.connections, 3)
+
+    async def test_the_connection_of_an_operation_that_took_too_long_is_left(
+        self,
+    ) -> None:
+        """Behaviours 66, 68: what may still come there is nobody's."""
+        backend = await self._answering(b"", timeout=1.0)
+        with self.assertRaisesRegex(BackendError, "did not answer"):
+            await backend.load(_new_key())
+
+        self.answer = b"END\r\n"
+        self.assertIsNone(await backend.load(_new_key()))
+
+        self.assertEqual(self.connections, 2)
+
+    async def test_an_answer_that_is_malformed_is_refused(self) -> None:
+        """A length that is none or wrong, and a line that does not end."""
+        for answer in (
+            b"VALUE\r\n",
+            b"VALUE key 0\r\n",
+            b"VALUE key 0 many 5\r\n",
+            b"VALUE key 0 -20 5\r\n" + bytes(100),
+            b"VALUE {key} 0 2 5\r\nlonger\r\nEND\r\n",
+            b"VALUE {key} 0 4 5\r\ntwo\r\nEND\r\n",
+            b"x" * 3000,
+        ):
+            with self.subTest(answer=answer[:30]):
+                backend = await self._answering(answer + b"END\r\n")
+                with self.assertRaisesRegex(BackendError, "failed: it answered"):
+                    await backend.load(_new_key())
+
+    async def _answering(self, answer: bytes, timeout: float = 60) -> MemcachedBackend:
+        """Answers a backend on a server that has one answer to everything."""
+        self.answer, self.connections = answer, 0
+
+        async def serve(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            self.connections += 1
+            with contextlib.suppress(ConnectionError):
+                while line := await reader.readline():
+                    key = line.split()[1]
+                    writer.write(self.answer.replace(b"{key}", key))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.addCleanup(server.close)
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        backend = MemcachedBackend(self.address, timeout=timeout)
         self.addAsyncCleanup(backend.close)
         return backend
 
@@ -461,6 +570,32 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
                     wire.cut_after = None
                     await backend.load(key)
 
+    async def test_a_connection_that_ends_fails_all_that_share_it(self) -> None:
+        """Behaviour 66: at once, whoever of them was cancelled, and it is said how."""
+        wire = await _Wire.before(self.server)
+        self.addAsyncCleanup(wire.close)
+        for reset, cause in ((False, EOFError), (True, ConnectionResetError)):
+            with self.subTest(reset=reset):
+                backend = MemcachedBackend(wire.address, timeout=60)
+                self.addAsyncCleanup(backend.close)
+                wire.cut_after, wire.reset = None, reset
+                await backend.load(_new_key())
+                wire.cut_after = 0
+                loads = [
+                    asyncio.ensure_future(backend.load(_new_key())) for _ in range(5)
+                ]
+                await asyncio.sleep(0)
+                loads[0].cancel()
+
+                cancelled, *errors = await asyncio.gather(
+                    *loads, return_exceptions=True
+                )
+
+                self.assertIsInstance(cancelled, asyncio.CancelledError)
+                for error in errors:
+                    assert isinstance(error, BackendError)
+                    self.assertIsInstance(error.__cause__, cause)
+
     async def test_a_save_that_failed_may_have_been_stored(self) -> None:
         """Nobody knows, so nothing is said but that it failed."""
         wire = await _Wire.before(self.server)
@@ -491,6 +626,8 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
     def setUp(self) -> None:
         self.server = _start(self)
         self.backend = MemcachedBackend.from_url(self.server.url, {})
+        # With the one that asks.
+        self.at_rest = self._statistic("curr_connections")
         self.addAsyncCleanup(self.backend.close)
 
     async def test_a_thousand_cancellations_give_no_answer_to_another(self) -> None:
@@ -528,12 +665,10 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(await _data(self.backend, key), key)
 
     async def test_the_connection_of_a_cancelled_operation_is_closed(self) -> None:
-        """Behaviour 68: its answer comes to nobody, and no connection is lost."""
-        one = MemcachedBackend.from_url(f"{self.server.url}?pool_size=1", {})
-        self.addAsyncCleanup(one.close)
-        await one.load(_new_key())
+        """Behaviour 68: its answer comes to nobody, and the next one has another."""
+        await self.backend.load(_new_key())
         opened = self._statistic("total_connections")
-        for operation in _operations(one):
+        for operation in _operations(self.backend):
             self.server.pause()
             task = asyncio.ensure_future(operation())
             # Until it waits for the answer.
@@ -542,25 +677,70 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(asyncio.CancelledError):
                 await task
             self.server.resume()
-            self.assertIsNone(await one.load(_new_key()))
+            self.assertIsNone(await self.backend.load(_new_key()))
 
         # Four were opened anew; two that ask for the statistic.
         self.assertEqual(self._statistic("total_connections"), opened + 4 + 1)
+        await self._assert_one_is_open()
 
-    async def test_waiting_for_a_connection_can_be_cancelled(self) -> None:
-        """Behaviour 68: whoever comes later still gets the only one there is."""
-        one = MemcachedBackend.from_url(f"{self.server.url}?pool_size=1", {})
-        self.addAsyncCleanup(one.close)
-        chance = random.Random(68)
-        for _ in range(100):
-            tasks = [asyncio.ensure_future(one.load(_new_key())) for _ in range(10)]
-            for _ in range(chance.randrange(20)):
+    async def test_who_shares_the_connection_of_a_cancelled_operation_is_served(
+        self,
+    ) -> None:
+        """Behaviour 68: each of the others gets its own record, before it is closed."""
+        keys = [_new_key() for _ in range(30)]
+        for key in keys:
+            await self.backend.save(key, _record(key))
+        self.server.pause()
+        loads = [asyncio.ensure_future(self.backend.load(key)) for key in keys]
+        await asyncio.sleep(0)
+        for load in loads[::3]:
+            load.cancel()
+        await asyncio.wait(loads[::3])
+        # On a new connection.
+        loads += [asyncio.ensure_future(self.backend.load(key)) for key in keys]
+        self.server.resume()
+
+        records = await asyncio.gather(*loads, return_exceptions=True)
+
+        for number, (key, record) in enumerate(zip(2 * keys, records, strict=True)):
+            if number < 30 and number % 3 == 0:
+                self.assertIsInstance(record, asyncio.CancelledError)
+            else:
+                assert isinstance(record, Record)
+                self.assertEqual(record.data, key)
+        await self._assert_one_is_open()
+
+    async def test_all_operations_share_one_connection(self) -> None:
+        """However many are under way, and however large what they carry."""
+        await self.backend.load(_new_key())
+        opened = self._statistic("total_connections")
+        keys = [_new_key() for _ in range(100)]
+        data = {key: key * random.randrange(1, 8_000) for key in keys}
+
+        await asyncio.gather(*(self.backend.save(k, _record(data[k])) for k in keys))
+        loaded = await asyncio.gather(*(_data(self.backend, key) for key in keys))
+
+        self.assertEqual(loaded, list(data.values()))
+        # The one that asks.
+        self.assertEqual(self._statistic("total_connections"), opened + 1)
+
+    async def test_a_cancelled_connection_attempt_is_given_up(self) -> None:
+        """Behaviour 68: when nobody waits for it, and not before."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+            address = listener.getsockname()
+            # As many as wait to be accepted; who comes now is not even answered.
+            with socket.create_connection(address):
+                before = os.listdir("/proc/self/fd")
+                backend = MemcachedBackend(f"127.0.0.1:{address[1]}")
+                load = asyncio.ensure_future(backend.load(_new_key()))
+                await asyncio.wait([load], timeout=0.05)
+                load.cancel()
+                await asyncio.wait([load])
+                # The loop cancels the attempt in its next turn.
                 await asyncio.sleep(0)
-            for task in chance.sample(tasks, 8):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0)
 
-            self.assertIsNone(await one.load(_new_key()))
+                self.assertEqual(os.listdir("/proc/self/fd"), before)
 
     async def test_closing_leaves_no_connection_behind(self) -> None:
         """Those in use are closed as soon as they are not."""
@@ -576,6 +756,16 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
         await asyncio.sleep(0)
 
         self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    async def _assert_one_is_open(self) -> None:
+        """Waits until the server has noticed that no other one is."""
+
+        for _ in range(1000):
+            # Ours, and the one that asks; whatever else the server counts.
+            if self._statistic("curr_connections") <= self.at_rest + 1:
+                return
+            await asyncio.sleep(0.01)
+        self.fail("More than one connection is open.")
 
     def _statistic(self, name: str) -> int:
         return _statistic(self.server, name)

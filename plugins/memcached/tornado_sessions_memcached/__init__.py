@@ -15,6 +15,7 @@ import aiomcache
 from aiomcache.pool import Connection
 
 from tornado_sessions.backend import Backend, Record
+from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
 
 __all__ = ["MemcachedBackend"]
@@ -40,8 +41,14 @@ _MAX_BYTES = 1_048_576 - 1024
 # A prime, so that to multiply with any number below it spreads keys evenly.
 _PRIME = 2**61 - 1
 
-# How often in its time limit an operation is looked at.
-_TICKS = 20
+# What memcached answers to `add`, `cas` and `delete`.
+_OUTCOMES = frozenset(
+    word + b"\r\n"
+    for word in (b"STORED", b"NOT_STORED", b"EXISTS", b"NOT_FOUND", b"DELETED")
+)
+
+# More than the first line of any answer has.
+_LONGEST_LINE = 2048
 
 _match_server = re.compile(
     r"(?P<host>\[[0-9a-z:.%_-]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?", re.IGNORECASE
@@ -57,8 +64,8 @@ class MemcachedBackend(Backend):
     share cannot be used, and the others' goes on; to add or to remove one moves
     no session between the others.
 
-    Each operation ends within ``timeout`` seconds. To each server there are at
-    most ``pool_size`` connections. Keys begin with ``prefix``. Servers that
+    Each operation ends within ``timeout`` seconds. All operations of a process
+    share one connection to each server. Keys begin with ``prefix``. Servers that
     were started with a larger ``-I`` can be given a larger ``max_bytes``.
     """
 
@@ -72,7 +79,6 @@ class MemcachedBackend(Backend):
         *servers: str,
         timeout: float = 2.0,
         prefix: str = "session:",
-        pool_size: int = 4,
         max_bytes: int = _MAX_BYTES,
     ) -> None:
         self.servers = [_host_and_port(server) for server in servers]
@@ -91,25 +97,23 @@ class MemcachedBackend(Backend):
                 f"The option 'prefix' must be at most {_KEY_LENGTH - _DIGITS} visible"
                 f" ASCII characters, not {prefix!r}."
             )
-        for name, value in {"pool_size": pool_size, "max_bytes": max_bytes}.items():
-            if value < 1:
-                raise ValueError(
-                    f"The option {name!r} must be a number above 0, not {value!r}."
-                )
+        if max_bytes < 1:
+            raise ValueError(
+                f"The option 'max_bytes' must be a number above 0, not {max_bytes!r}."
+            )
         self.timeout = timeout
         self.prefix = prefix
-        self.pool_size = pool_size
         self.max_bytes: int = max_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pools: list[_Pool] = []
+        self._servers: list[_Server] = []
 
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> MemcachedBackend:
         """Makes the backend of ``memcached://host:11211``, or of ``…//a,b,c``.
 
-        Options follow a question mark: ``timeout``, ``prefix``, ``pool_size``
-        and ``max_bytes``, as the constructor takes them. Raises `ValueError`
-        for anything else.
+        Options follow a question mark: ``timeout``, ``prefix`` and
+        ``max_bytes``, as the constructor takes them. Raises `ValueError` for
+        anything else.
         """
         # Not by urlsplit, which knows of one host only.
         servers, _, query = url.partition("://")[2].partition("?")
@@ -134,47 +138,49 @@ class MemcachedBackend(Backend):
         return cls(*servers.removesuffix("/").split(","), **options)
 
     async def load(self, key: bytes) -> Record | None:
-        pool = self._pool_of(key)
-        data, version = await pool.run(aiomcache.Client.gets, self._name(key))
+        server = self._server_of(key)
+        data, version = await server.run(aiomcache.Client.gets, self._name(key))
         if data is None:
             return None
         if not version:
             # The driver leaves a version of 0 out of its next command, and the
             # server then takes what is in the session for a command.
             raise BackendError(
-                f"memcached at {pool.address} keeps no versions. Start it without -C."
+                f"memcached at {server.address} keeps no versions. Start it without -C."
             )
         return Record(data, version)
 
     async def save(self, key: bytes, record: Record) -> None:
         self.check_size(record)
-        pool, name, exptime = self._pool_of(key), self._name(key), _exptime(record)
+        server, name, exptime = self._server_of(key), self._name(key), _exptime(record)
         data, version = record.data, record.version
         if version is None:
-            stored = await pool.run(aiomcache.Client.add, name, data, exptime)
+            stored = await server.run(aiomcache.Client.add, name, data, exptime)
         else:
-            stored = await pool.run(aiomcache.Client.cas, name, data, version, exptime)
+            stored = await server.run(
+                aiomcache.Client.cas, name, data, version, exptime
+            )
         if not stored:
             raise ConflictError("Another version of the record is stored, or none.")
 
     async def delete(self, key: bytes) -> None:
-        await self._pool_of(key).run(aiomcache.Client.delete, self._name(key))
+        await self._server_of(key).run(aiomcache.Client.delete, self._name(key))
 
     async def close(self) -> None:
         """Closes the connections; another use opens new ones."""
         if self._loop is not asyncio.get_running_loop():
             return
         self._loop = None
-        for pool in self._pools:
-            pool.close()
+        for server in self._servers:
+            server.close()
         # The loop closes the sockets in its next turn.
         await asyncio.sleep(0)
 
     def _name(self, key: bytes) -> bytes:
         return (self.prefix + key.hex()).encode()
 
-    def _pool_of(self, key: bytes) -> _Pool:
-        """Answers the pool of the server that keeps ``key``.
+    def _server_of(self, key: bytes) -> _Server:
+        """Answers the server that keeps ``key``.
 
         That is the one with the highest score of this key (rendezvous hashing),
         so that the order of servers does not matter, nor what others there are.
@@ -183,127 +189,78 @@ class MemcachedBackend(Backend):
         if self._loop is not loop:
             # The first use; or another process, whose connections stay its own.
             self._loop = loop
-            self._pools = [
-                _Pool(loop, host, port, self.timeout, self.pool_size)
-                for host, port in self.servers
+            deadlines = Deadlines(self.timeout)
+            self._servers = [
+                _Server(host, port, deadlines) for host, port in self.servers
             ]
-        if len(self._pools) == 1:
-            return self._pools[0]
+        if len(self._servers) == 1:
+            return self._servers[0]
         # A key is a digest, so any eight bytes of it do.
         number = int.from_bytes(key[:8], "big")
-        return max(self._pools, key=lambda pool: number * pool.factor % _PRIME)
+        return max(self._servers, key=lambda server: number * server.factor % _PRIME)
 
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "timeout": float,
     "prefix": str,
-    "pool_size": int,
     "max_bytes": int,
 }
 
 
-class _Pool:
-    """The connections to one server, opened when they are needed."""
+class _Server:
+    """One server, with the one connection to it that all operations share.
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        host: str,
-        port: int,
-        timeout: float,
-        size: int,
-    ) -> None:
+    The driver takes it for its pool, from which each command gets a connection.
+    What it gets is an `_Exchange`, so that many commands are under way at once.
+    The driver's own pool has one on a connection, and would hand a connection
+    whose command was cancelled, the answer still to come, to the next command.
+    """
+
+    def __init__(self, host: str, port: int, deadlines: Deadlines) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         digest = hashlib.sha256(self.address.encode()).digest()
         self.factor = int.from_bytes(digest[:8], "big") % _PRIME
-        self._loop = loop
-        self._timeout = timeout
-        self._free = [_Connection(host, port) for _ in range(size)]
-        self._waiting: collections.deque[asyncio.Future[_Connection]] = (
-            collections.deque()
-        )
-        # Each with the time at which its operation is given up.
-        self._in_use: dict[_Connection, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._host = host
+        self._port = port
+        self._deadlines = deadlines
+        self._connection: _Connection | None = None
+        self._client = aiomcache.Client(host, port)
+        # There is no public name for it.
+        self._client._pool = self  # type: ignore[assignment]
 
     async def run(self, command: Callable[..., Awaitable[T]], *arguments: object) -> T:
         """Answers what ``command``, a method of aiomcache's client, answers.
 
         Raises `.BackendError` for whatever it raises, and where it takes too long.
         """
-        deadline = self._loop.time() + self._timeout
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout / _TICKS, self._tick)
         try:
-            connection = self._free.pop() if self._free else await self._wait()
-            self._in_use[connection] = deadline
-            try:
-                if not connection.is_open():
-                    await connection.open(deadline - self._loop.time())
-                return await command(connection.client, *arguments)
-            except BaseException:
-                # An answer may be still to come, and is nobody else's.
-                connection.close()
-                raise
-            finally:
-                del self._in_use[connection]
-                self._give(connection)
+            return await command(self._client, *arguments)
         except Exception as error:
             raise BackendError(self._explain(error)) from error
 
     def close(self) -> None:
-        """Closes the connections: those in use when they are given back."""
-        self._closed = True
-        for connection in self._free:
-            connection.close()
+        """Closes the connection, as soon as nobody waits for an answer."""
+        if self._connection is not None:
+            self._connection.retire()
 
-    async def _wait(self) -> _Connection:
-        """Answers the next connection that is given back.
+    # What the client asks of a pool.
 
-        That is in time: those that have them now must give them back before.
-        """
-        waiter: asyncio.Future[_Connection] = self._loop.create_future()
-        self._waiting.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if not waiter.cancelled():
-                # It was given in the same turn of the loop.
-                self._give(waiter.result())
-            raise
+    async def acquire(self) -> Any:  # noqa: ANN401
+        connection = self._connection
+        if connection is None or not connection.is_usable():
+            connection = self._connection = _Connection(self._host, self._port)
+        exchange: Any = _Exchange(connection, self._deadlines)
+        return Connection(reader=exchange, writer=exchange)
 
-    def _give(self, connection: _Connection) -> None:
-        """Hands the connection to whoever has waited longest."""
-        if self._closed:
-            connection.close()
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
-        self._free.append(connection)
-
-    # asyncio.wait_for starts a task for each call before Python 3.12. So all
-    # operations of a pool share one timer, which ends those that are due.
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self._in_use:
-            return
-        # The next tick would be too late.
-        due = self._loop.time() + self._timeout / _TICKS
-        for connection, deadline in self._in_use.items():
-            if deadline <= due:
-                connection.fail(asyncio.TimeoutError())
-        self._timer = self._loop.call_later(self._timeout / _TICKS, self._tick)
+    def release(self, exchange: Any) -> None:  # noqa: ANN401
+        pass
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, asyncio.TimeoutError):
             return (
                 f"memcached at {self.address} did not answer within"
-                f" {self._timeout:g} seconds. Check the server and the network, or"
-                " raise the option 'timeout'."
+                f" {self._deadlines.timeout:g} seconds. Check the server and the"
+                " network, or raise the option 'timeout'."
             )
         if isinstance(error, EOFError):
             return f"memcached at {self.address} closed the connection."
@@ -312,65 +269,191 @@ class _Pool:
         return f"memcached at {self.address} failed: {error}."
 
 
-class _Connection:
-    """One connection, which an aiomcache client of its own takes for its pool.
+class _Exchange:
+    """One command and its answer; the driver takes it for a connection's streams."""
 
-    The driver's pool would hand a connection whose operation was cancelled, the
-    answer still to come, to the next operation.
+    __slots__ = ("_answer", "_connection", "_deadlines", "_position", "command", "done")
+
+    command: bytes
+    #: Done with the whole answer, or when nobody waits for it any more.
+    done: asyncio.Future[bytes]
+
+    def __init__(self, connection: _Connection, deadlines: Deadlines) -> None:
+        self._connection = connection
+        self._deadlines = deadlines
+        self._answer = b""
+        self._position = 0
+
+    def write(self, command: bytes) -> None:
+        self.command = command
+        self.done = self._connection.send(self)
+
+    async def drain(self) -> None:
+        pass
+
+    async def readline(self) -> bytes:
+        if not self._answer:
+            try:
+                self._answer = await self._deadlines.wait(self.done)
+            except (asyncio.CancelledError, asyncio.TimeoutError):
+                self._connection.retire()
+                raise
+        return self._read(self._answer.index(b"\n", self._position) + 1)
+
+    async def readexactly(self, length: int) -> bytes:
+        return self._read(self._position + length)
+
+    def set_exception(self, error: Exception) -> None:
+        """Does nothing: a connection that failed is closed already."""
+
+    def is_answered_by(self, answer: bytes) -> bool:
+        """Tells whether ``answer`` can be the one to the command.
+
+        An error of the server counts where the next answer is then known to be
+        that to the next command.
+        """
+        command = self.command
+        if command.startswith(b"gets "):
+            return answer == b"END\r\n" or (
+                answer.startswith(b"VALUE %b " % command[5:-2])
+                and answer.endswith(b"\r\nEND\r\n")
+            )
+        return answer in _OUTCOMES or answer.startswith(b"SERVER_ERROR ")
+
+    def _read(self, end: int) -> bytes:
+        begin, self._position = self._position, end
+        return self._answer[begin:end]
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, from the first command on until the first doubt.
+
+    All that is written in one turn of the loop goes out at once. memcached
+    answers in the order of the commands, and each answer is matched whole: so
+    one that nobody waits for any more is dropped, and cannot reach another
+    request. Still its connection is closed, when those who share it have theirs.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
-        self._streams: Connection | None = None
-        self.client = aiomcache.Client(host, port)
-        # There is no public name for it.
-        self.client._pool = self  # type: ignore[assignment]
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._retired = False
+        # What is to be sent, and what was sent or is to be, in order.
+        self._unsent: list[bytes] = []
+        self._awaited: collections.deque[_Exchange] = collections.deque()
+        # The beginning of an answer, and how many bytes it has at least.
+        self._received = bytearray()
+        self._expected = 0
+        self._opening = self._loop.create_task(self._open(host, port))
 
-    def is_open(self) -> bool:
-        """Tells whether it can be used, as far as can be known."""
-        if self._streams is None:
+    def is_usable(self) -> bool:
+        """Tells whether it takes commands, as far as can be known."""
+        if self._retired:
             return False
-        reader, writer = self._streams
-        return not (reader.at_eof() or reader.exception() or writer.is_closing())
+        return self._transport is None or not self._transport.is_closing()
 
-    async def open(self, timeout: float) -> None:
-        self.close()
-        loop = asyncio.get_running_loop()
-        reader = _Reader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await asyncio.wait_for(
-            loop.create_connection(lambda: protocol, self._host, self._port), timeout
-        )
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._streams = Connection(reader, writer)
+    def send(self, exchange: _Exchange) -> asyncio.Future[bytes]:
+        """Sends a command and answers a future of its answer."""
+        self._unsent.append(exchange.command)
+        self._awaited.append(exchange)
+        if self._transport is not None:
+            if len(self._awaited) == 1:
+                self._send_all(self._transport)
+            elif len(self._unsent) == 1:
+                self._loop.call_soon(self._send_all, self._transport)
+        return self._loop.create_future()
 
-    def fail(self, error: Exception) -> None:
-        """Ends the operation under way with ``error``."""
-        if self._streams is not None:
-            self._streams.reader.set_exception(error)
-            self.close()
+    def retire(self) -> None:
+        """Takes no more commands, and closes when nobody waits for an answer."""
+        self._retired = True
+        if all(exchange.done.done() for exchange in self._awaited):
+            self._opening.cancel()
+            if self._transport is not None:
+                # Nothing that is still to be sent is sent.
+                self._transport.abort()
 
-    def close(self) -> None:
-        if self._streams is not None:
-            # Nothing that is still to be sent is sent.
-            self._streams.writer.transport.abort()
+    async def _open(self, host: str, port: int) -> None:
+        try:
+            await self._loop.create_connection(lambda: self, host, port)
+        except Exception as error:  # noqa: BLE001 - those who wait are told
+            self._fail(error)
 
-    # What the client asks of a pool.
+    def _send_all(self, transport: asyncio.Transport) -> None:
+        transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
-    async def acquire(self) -> Connection:
-        assert self._streams is not None
-        return self._streams
+    def _fail(self, error: Exception) -> None:
+        for exchange in self._awaited:
+            if not exchange.done.done():
+                exchange.done.set_exception(error)
+        self.retire()
 
-    def release(self, streams: Connection) -> None:
-        pass
+    # What the transport calls.
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401
+        self._transport = transport
+        self._send_all(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._received:
+            self._received += data
+            if len(self._received) < self._expected:
+                return
+            data = bytes(self._received)
+            self._received.clear()
+        try:
+            self._hand_out(data)
+        except _OutOfStepError as error:
+            self._fail(error)
+            return
+        if self._retired:
+            self.retire()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(error or EOFError())
+
+    def _hand_out(self, data: bytes) -> None:
+        begin = 0
+        while begin < len(data):
+            end = _end_of_answer(data, begin)
+            if end > len(data):
+                self._received += data[begin:]
+                self._expected = end - begin
+                return
+            answer = data[begin:end]
+            if not (self._awaited and self._awaited[0].is_answered_by(answer)):
+                raise _OutOfStepError(_unexpected(answer))
+            done = self._awaited.popleft().done
+            if not done.done():
+                done.set_result(answer)
+            begin = end
 
 
-class _Reader(asyncio.StreamReader):
-    async def readline(self) -> bytes:
-        # Not an empty line at the end: the driver would go on reading it for
-        # ever, and never let the loop have its turn.
-        return await self.readuntil(b"\n")
+class _OutOfStepError(Exception):
+    """Raised when an answer does not fit its command: the next may not, either."""
+
+
+def _end_of_answer(data: bytes, begin: int) -> int:
+    """Answers where the answer ends; beyond ``data`` if that is not all of it."""
+    end = data.find(b"\n", begin) + 1
+    if not end:
+        if len(data) - begin > _LONGEST_LINE:
+            raise _OutOfStepError("it answered a line without an end")
+        return len(data) + 1
+    if data.startswith(b"VALUE ", begin):
+        try:
+            # VALUE, key, flags, length, version; then the data and END.
+            end += int(data[begin:end].split(b" ", 4)[3]) + 7
+        except (IndexError, ValueError):
+            raise _OutOfStepError(_unexpected(data[begin:end])) from None
+    return end
+
+
+def _unexpected(answer: bytes) -> str:
+    # The line of a record has its key in it.
+    if answer.startswith(b"VALUE "):
+        return "it answered a record that was not asked for"
+    return f"it answered {answer.decode(errors='replace').rstrip()!r}"
 
 
 def _host_and_port(server: str) -> tuple[str, int]:
