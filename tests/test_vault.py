@@ -101,6 +101,25 @@ class TakenBackend(RecordingBackend):
         await super().save(key, record)
 
 
+class PoolBackend(RecordingBackend):
+    """A backend of two servers, of which one is down; a key's first bit chooses."""
+
+    def __init__(self, *, known: bool) -> None:
+        super().__init__()
+        self.known = known
+        self.down = {0}
+
+    def avoids(self, key: bytes) -> bool:
+        return self.known and len(self.down) == 1 and key[0] >> 7 in self.down
+
+    async def save(self, key: bytes, record: Record) -> None:
+        if key[0] >> 7 in self.down:
+            self.keys.append(key)
+            self.known = True
+            raise BackendError("The server of this key is down.")
+        await super().save(key, record)
+
+
 class TokenTest(unittest.IsolatedAsyncioTestCase):
     def setUp(self) -> None:
         self.backend = RecordingBackend()
@@ -218,6 +237,70 @@ class CollisionTest(unittest.IsolatedAsyncioTestCase):
         )
         assert isinstance(caught.value.__cause__, ConflictError)
         assert len(set(backend.keys)) == 3
+
+
+class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
+    async def test_no_key_is_drawn_that_the_backend_avoids(self) -> None:
+        """Behaviour 66: new sessions go to the servers that are up."""
+        backend = PoolBackend(known=True)
+        vault = Vault(backend)
+
+        for _ in range(20):
+            await vault.save(None, Record(b"data"))
+
+        self.assertEqual(len(backend.records), 20)
+        self.assertEqual({key[0] >> 7 for key in backend.keys}, {1})
+
+    async def test_an_insert_that_failed_for_its_key_is_tried_with_another(
+        self,
+    ) -> None:
+        """Behaviour 66: whoever finds out that a server is down is served as well."""
+        for _ in range(20):
+            backend = PoolBackend(known=False)
+            vault = Vault(backend)
+
+            token = await vault.save(None, Record(b"data"))
+
+            record = await vault.load(token)
+            assert record is not None
+            self.assertEqual(record.data, b"data")
+
+    async def test_with_all_servers_down_an_insert_fails_at_once(self) -> None:
+        """Behaviour 66: no other key would fare better."""
+        backend = PoolBackend(known=False)
+        backend.down = {0, 1}
+
+        with self.assertRaisesRegex(BackendError, "is down"):
+            await Vault(backend).save(None, Record(b"data"))
+
+        self.assertEqual(len(backend.keys), 1)
+
+    async def test_three_inserts_that_fail_for_their_keys_are_an_error(self) -> None:
+        """Behaviour 66: a request does not go through all servers of a large pool."""
+        backend = PoolBackend(known=False)
+        backend.down = {0, 1}
+
+        with (
+            mock.patch.object(backend, "avoids", return_value=True),
+            self.assertRaisesRegex(BackendError, "is down"),
+        ):
+            await Vault(backend).save(None, Record(b"data"))
+
+        self.assertEqual(len(backend.keys), 3)
+
+    async def test_a_save_that_failed_is_not_tried_elsewhere(self) -> None:
+        """Behaviour 30: a session stays where it is, and its token what it is."""
+        backend = PoolBackend(known=True)
+        vault = Vault(backend)
+        token = await vault.save(None, Record(b"old"))
+        record = await vault.load(token)
+        assert record is not None
+        backend.down = {1}
+
+        with self.assertRaisesRegex(BackendError, "is down"):
+            await vault.save(token, Record(b"new", record.version))
+
+        self.assertEqual(len(backend.records), 1)
 
 
 class DigestTest(unittest.IsolatedAsyncioTestCase):

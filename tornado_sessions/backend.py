@@ -131,6 +131,16 @@ class Backend(abc.ABC):
     async def delete(self, key: bytes) -> None:
         """Removes the record; does nothing if there is none."""
 
+    def avoids(self, key: bytes) -> bool:
+        """Tells whether a new record had better have another key.
+
+        So it is where the store has several servers, and the one that would keep
+        ``key`` has just failed while others have not. Another token is drawn
+        then, also where ``save`` of the new record is what failed. It only says
+        what is known, without any I/O.
+        """
+        return False
+
     async def purge(self, now: float) -> int:
         """Removes one batch of records that expired before ``now``.
 

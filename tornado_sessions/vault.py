@@ -18,6 +18,10 @@ _well_formed = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]").fullmatch
 # How many bytes of its own key each record carries, in front of its data.
 _BOUND = 16
 
+# How many tokens are drawn at most to find one that the backend does not avoid.
+# Were nine servers of ten down, one insert in a thousand would still go to them.
+_DRAWS = 64
+
 
 class Vault:
     """Keeps records under tokens: each in a backend, under the token's digest.
@@ -77,21 +81,23 @@ class Vault:
     async def save(self, token: str | None, record: Record) -> str:
         """Stores ``record`` and answers the token that the client holds from now on.
 
-        Without a ``token`` a fresh one is drawn, three at most; else the
-        record is of the version that `load` answered for it. Raises what
-        `.Backend.save` raises.
+        Without a ``token`` a fresh one is drawn, three at most, and none that
+        the backend `~.Backend.avoids`; else the record is of the version that
+        `load` answered for it. Raises what `.Backend.save` raises.
         """
         if token is not None:
             key, version = record.version
             await self.backend.save(key, self._bound(key, version, record))
             return token
-        for _ in range(3):
-            token = secrets.token_urlsafe(32)
-            key = self._key(token)
+        for tries_left in (2, 1, 0):
+            token, key = self._draw()
             try:
                 await self.backend.save(key, self._bound(key, None, record))
             except ConflictError as error:
                 conflict = error
+            except BackendError:
+                if not tries_left or not self.backend.avoids(key):
+                    raise
             else:
                 return token
         raise BackendError(
@@ -149,6 +155,15 @@ class Vault:
     async def close(self) -> None:
         """Closes the backend."""
         await self.backend.close()
+
+    def _draw(self) -> tuple[str, bytes]:
+        """Answers a fresh token and its key, which the backend does not avoid."""
+        for _ in range(_DRAWS):
+            token = secrets.token_urlsafe(32)
+            key = self._key(token)
+            if not self.backend.avoids(key):
+                break
+        return token, key
 
     def _cannot(self, verb: str) -> SessionError:
         name = type(getattr(self, "backend", self)).__name__

@@ -623,6 +623,14 @@ class BackendContract(_Case):
 
         self.assertEqual((await _load(here, key)).data, b"two")
 
+    async def test_a_store_that_works_avoids_no_key(self) -> None:
+        """A new record may have any key, unless a part of the store has failed."""
+        backend = self._open()
+        for key in _new_keys(10):
+            await backend.save(key, _record(b"one"))
+
+        self.assertFalse(any(backend.avoids(key) for key in _new_keys(100)))
+
     # Opening, closing, failing.
 
     async def test_a_backend_is_made_without_a_running_loop(self) -> None:

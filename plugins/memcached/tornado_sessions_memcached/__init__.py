@@ -61,8 +61,8 @@ class MemcachedBackend(Backend):
     """Keeps sessions in memcached, at ``servers`` such as ``"10.0.0.1:11211"``.
 
     Of several servers each keeps a share of the sessions. While one is down its
-    share cannot be used, and the others' goes on; to add or to remove one moves
-    no session between the others.
+    share cannot be used, the others' goes on, and new sessions go to the others;
+    to add or to remove one moves no session between the others.
 
     Each operation ends within ``timeout`` seconds. All operations of a process
     share one connection to each server. Keys begin with ``prefix``. Servers that
@@ -166,6 +166,17 @@ class MemcachedBackend(Backend):
     async def delete(self, key: bytes) -> None:
         await self._server_of(key).run(aiomcache.Client.delete, self._name(key))
 
+    def avoids(self, key: bytes) -> bool:
+        """Tells whether the server of ``key`` has just failed, and another has not.
+
+        "Just" is within the time limit: so a server that is back gets new
+        sessions again.
+        """
+        server = self._server_of(key)
+        return server.is_suspect() and not all(
+            other.is_suspect() for other in self._servers
+        )
+
     async def close(self) -> None:
         """Closes the connections; another use opens new ones."""
         if self._loop is not asyncio.get_running_loop():
@@ -223,6 +234,8 @@ class _Server:
         self._host = host
         self._port = port
         self._deadlines = deadlines
+        # Until when the last failure is held against it; 0 if it has made good.
+        self._suspect_until = 0.0
         self._connection: _Connection | None = None
         self._client = aiomcache.Client(host, port)
         # There is no public name for it.
@@ -233,10 +246,24 @@ class _Server:
 
         Raises `.BackendError` for whatever it raises, and where it takes too long.
         """
+        if self._suspect_until:
+            # One goes ahead, and new sessions wait for how that ends.
+            self._suspect()
         try:
-            return await command(self._client, *arguments)
+            answer = await command(self._client, *arguments)
         except Exception as error:
+            self._suspect()
             raise BackendError(self._explain(error)) from error
+        self._suspect_until = 0.0
+        return answer
+
+    def is_suspect(self) -> bool:
+        """Tells whether it has failed within the time limit, and not made good."""
+        return self._suspect_until > asyncio.get_running_loop().time()
+
+    def _suspect(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._suspect_until = now + self._deadlines.timeout
 
     def close(self) -> None:
         """Closes the connection, as soon as nobody waits for an answer."""
