@@ -408,7 +408,7 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
                     await backend.load(_new_key())
 
     async def _answering(self, answer: bytes, timeout: float = 60) -> MemcachedBackend:
-        """Answers a backend on a server that has one answer to everything."""
+        """Answers a backend on a server that has one answer to every command."""
         self.answer, self.connections = answer, 0
 
         async def serve(
@@ -417,8 +417,9 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
             self.connections += 1
             with contextlib.suppress(ConnectionError):
                 while line := await reader.readline():
-                    key = line.split()[1]
-                    writer.write(self.answer.replace(b"{key}", key))
+                    # A command; the data of a record are one word.
+                    if len(words := line.split()) > 1:
+                        writer.write(self.answer.replace(b"{key}", words[1]))
             writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -632,7 +633,7 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
 
     def setUp(self) -> None:
         self.server = _start(self)
-        self.backend = MemcachedBackend.from_url(self.server.url, {})
+        self.backend = MemcachedBackend.from_url(f"{self.server.url}?timeout=60", {})
         # With the one that asks.
         self.at_rest = self._statistic("curr_connections")
         self.addAsyncCleanup(self.backend.close)
