@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
+import importlib.util
 import json
 import logging
 import os
@@ -17,12 +19,18 @@ import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+)
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from tornado_sessions.backend import Backend, Record
+from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
 
 if TYPE_CHECKING:
@@ -49,8 +57,9 @@ _PAGE = 100
 
 # The part of the time limit that the driver gets. It knows best why it failed, so
 # it is to have the first word. What it does not limit, such as a name server that
-# hangs or motor's threads being taken, ends at the limit itself.
-_DRIVERS_PART = 0.95
+# hangs or motor's threads being taken, ends at the limit itself, give or take a
+# twentieth.
+_DRIVERS_PART = 0.9
 
 # What to do about an error, by the server's code for it.
 _ADVICE = {
@@ -123,6 +132,7 @@ class MongoDBBackend(Backend):
         self._collection = collection
         self._opened: _Opened | None = None
         self._indexing: asyncio.Task[None] | None = None
+        self._deadlines = Deadlines(timeout)
         # Operations that nobody waits for any more.
         self._left: set[asyncio.Future[Any]] = set()
 
@@ -288,11 +298,11 @@ class MongoDBBackend(Backend):
         cancellation can leave the pool of connections locked for ever.
         """
         task = asyncio.ensure_future(operation)
+        ended = task.get_loop().create_future()
+        task.add_done_callback(functools.partial(_end, ended))
         try:
-            await asyncio.wait([task], timeout=self.timeout)
-            if task.done():
-                return task.result()
-            raise asyncio.TimeoutError
+            await self._deadlines.wait(ended)
+            return task.result()
         finally:
             if not task.done():
                 self._left.add(task)
@@ -332,11 +342,24 @@ class MongoDBBackend(Backend):
                 f"No MongoDB server answered for {self.name!r} within {self.timeout:g}"
                 " seconds. Check that the hosts of the URL are up and can be reached,"
                 " and that one of them is the primary; or raise the option 'timeout'."
+                f"{self._doubts()}"
             )
+        if isinstance(error, ConfigurationError):
+            # Of a URL with mongodb+srv:// it is known only now.
+            return f"The hosts of MongoDB for {self.name!r} cannot be found: {error}"
         return (
             f"The connection to MongoDB for {self.name!r} failed:"
             f" {type(error).__name__}. The next request connects anew."
         )
+
+    def _doubts(self) -> str:
+        """Answers why the driver cannot use the servers, as far as it knows."""
+        opened = self._opened
+        topology = opened and opened.client.topology_description
+        servers = topology.server_descriptions().values() if topology else ()
+        # Behind it are the driver's own limits, which are not those that count here.
+        errors = {str(s.error).partition(" (configured")[0] for s in servers if s.error}
+        return "".join(f" The driver says: {error}." for error in sorted(errors))
 
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
@@ -359,6 +382,11 @@ def _place() -> tuple[int, asyncio.AbstractEventLoop]:
     return os.getpid(), asyncio.get_running_loop()
 
 
+def _end(ended: asyncio.Future[None], task: asyncio.Future[Any]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
 def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
     """Answers the database and the driver's options of a URL, without any I/O."""
     scheme, _, rest = url.partition("://")
@@ -374,6 +402,11 @@ def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
             " the user name and the password with urllib.parse.quote_plus()."
         )
     if scheme == "mongodb+srv":
+        if importlib.util.find_spec("dns") is None:
+            raise ValueError(
+                "A URL that begins with 'mongodb+srv://' needs dnspython. Install it"
+                " with: pip install dnspython"
+            )
         # To look at such a URL the driver asks the name server. What comes from
         # there changes nothing of this.
         kept = (option for option in query.split("&") if not option.startswith("srv"))
