@@ -394,16 +394,16 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
     async def test_an_answer_that_is_malformed_is_refused(self) -> None:
         """A length that is none or wrong, and a line that does not end."""
         for answer in (
-            b"VALUE\r\n",
-            b"VALUE key 0\r\n",
-            b"VALUE key 0 many 5\r\n",
-            b"VALUE key 0 -20 5\r\n" + bytes(100),
+            b"VALUE\r\nEND\r\n",
+            b"VALUE key 0\r\nEND\r\n",
+            b"VALUE key 0 many 5\r\nEND\r\n",
+            b"VALUE key 0 -20 5\r\n" + bytes(100) + b"\r\nEND\r\n",
             b"VALUE {key} 0 2 5\r\nlonger\r\nEND\r\n",
-            b"VALUE {key} 0 4 5\r\ntwo\r\nEND\r\n",
+            b"VALUE {key} 0 4 5\r\ntwo\r\nEND\r\nEND\r\n",
             b"x" * 3000,
         ):
             with self.subTest(answer=answer[:30]):
-                backend = await self._answering(answer + b"END\r\n")
+                backend = await self._answering(answer)
                 with self.assertRaisesRegex(BackendError, "failed: it answered"):
                     await backend.load(_new_key())
 

@@ -360,6 +360,21 @@ class MotorTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
 class PyMongoTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
     driver = "pymongo"
 
+    def test_a_loop_may_end_before_what_a_cancelled_request_began(self) -> None:
+        """Behaviour 34: it is cancelled then, and nobody is told."""
+        self.addCleanup(_collect_sockets)
+        backend = _backend("pymongo", "mongodb://127.0.0.1:1", timeout=60)
+
+        async def cancel_a_load() -> None:
+            load = asyncio.ensure_future(backend.load(bytes(32)))
+            await asyncio.wait([load], timeout=0.05)
+            load.cancel()
+            await asyncio.wait([load])
+
+        with self.assertNoLogs(level=logging.WARNING):
+            asyncio.run(cancel_a_load())
+        self.assertEqual(backend._left, set())
+
 
 class URLTest(unittest.TestCase):
     def test_a_bare_name_is_the_server_of_this_machine(self) -> None:
