@@ -261,10 +261,6 @@ class _Server:
         """Tells whether it has failed within the time limit, and not made good."""
         return self._suspect_until > asyncio.get_running_loop().time()
 
-    def _suspect(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._suspect_until = now + self._deadlines.timeout
-
     def close(self) -> None:
         """Closes the connection, as soon as nobody waits for an answer."""
         if self._connection is not None:
@@ -281,6 +277,10 @@ class _Server:
 
     def release(self, exchange: Any) -> None:  # noqa: ANN401
         pass
+
+    def _suspect(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._suspect_until = now + self._deadlines.timeout
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, asyncio.TimeoutError):
