@@ -1,0 +1,244 @@
+"""Reads by which id a request names its session, and tells the client of another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.errors import SessionError
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import logger
+from tornado_sessions.transports import (
+    HEADER,
+    PARAMETER,
+    Transports,
+    put_in_url,
+    read_header,
+    take_from_url,
+)
+from tornado_sessions.web.base import SessionHandler
+from tornado_sessions.web.loopback import is_on_loopback
+
+_ON_LOOPBACK = (
+    "Over plain http on loopback the session cookie goes out without Secure and its"
+    " prefix, as %r. Behind a proxy that ends https, start the server with"
+    " xheaders=True."
+)
+
+_WITHHELD = (
+    "The session %s is withheld: the request came over plain http, where anyone can"
+    " read it. Serve https; behind a proxy that ends https, start the server with"
+    " xheaders=True and let the proxy set X-Forwarded-Proto. For development on a"
+    " network that you trust: session_cookie_kwargs={'secure': False}."
+)
+
+
+class IdHandler(SessionHandler):
+    """Takes the id from a cookie, and from elsewhere where the settings say so."""
+
+    _session_cookie: Cookie | None = None
+    # Where there are other ways than the cookie: by which of them the id comes
+    # and goes, "" for by none, and what became of the URL.
+    _transports: Transports | None = None
+    _way = "cookie"
+    _url_tokens: Sequence[str] = ()
+    _linked_token: str | None = None
+    _id_in_url = False
+
+    def session_url(self, url: str) -> str:
+        """Answers ``url`` with the session's id in it, for a client without cookies.
+
+        It is for links, forms and redirects, also in templates, and does
+        something only where ``session_transports`` has ``"query"``. The URL
+        stays as it is where the client has sent its cookie or the header, where
+        there is no session, and where it leads to another host.
+
+        A session that is new, or was given a new id with `.Session.login`, has
+        to be saved first: ``await self.session.save()``. Else this raises
+        `.SessionError`.
+        """
+        if not self._session_loaded and self.get_status() >= 400:
+            # An error page from before prepare(); see get_current_user().
+            return url
+        if self._transports is None or "query" not in self._transports.names:
+            return url
+        session = self.session
+        has_cookie = self._way == "cookie" and self._client_token is not None
+        if has_cookie or self._way in ("header", ""):
+            return url
+        if session.fresh or (
+            session.token is None and session.pack() is not session.base
+        ):
+            raise SessionError(
+                "session_url() needs the session's id, which is drawn when the session"
+                " is saved. Call 'await self.session.save()' before it."
+            )
+        if session.token is None:
+            return url
+        request = self.request
+        linked = put_in_url(url, session.token, request.protocol, request.host)
+        if linked != url:
+            if self._headers_written and not self._id_in_url:
+                raise SessionError(
+                    "session_url() needs headers of its own, and the headers of the"
+                    " response are out already. Call it before flush()."
+                )
+            self._linked_token, self._id_in_url = session.token, True
+        return linked
+
+    def get_template_namespace(self) -> dict[str, Any]:
+        """Adds `session_url` to what templates find."""
+        namespace = super().get_template_namespace()
+        namespace.setdefault("session_url", self.session_url)
+        return namespace
+
+    # What the client sends.
+
+    def _sent_token(self) -> str | None:
+        """Answers the one id that the client has sent, also before prepare()."""
+        transports = self.sessions.transports
+        if transports is not None:
+            tokens = self._read_tokens(transports)
+        else:
+            tokens = self._read_cookies(self.request.headers.get_list("Cookie"))
+        return tokens[0] if len(tokens) == 1 else None
+
+    def _read_cookies(self, lines: Sequence[str]) -> Sequence[str]:
+        cookie = self._find_session_cookie()
+        return () if cookie is None else cookie.read(lines)
+
+    def _read_tokens(self, transports: Transports) -> Sequence[str]:
+        """Answers the different ids of the first way by which the client sends any.
+
+        The answer goes back by the same way: a script that adds the header to a
+        request with a cookie is not to read the cookie's id in the response.
+        """
+        self._transports = transports
+        self._take_tokens_from_url()
+        request = self.request
+        if (
+            request.protocol != "https"
+            and self.sessions.cookie.secure
+            and not is_on_loopback(request)
+        ):
+            self._way = ""
+            self.sessions.tell_once(logging.WARNING, _WITHHELD, "id")
+            return ()
+        # Where the client sends none, a header is not for it.
+        self._way = next((name for name in transports.names if name != "header"), "")
+        for name in transports.names:
+            if name == "cookie":
+                tokens = sent = self._read_cookies(request.headers.get_list("Cookie"))
+            elif name == "header":
+                sent = request.headers.get_list(HEADER)
+                tokens = read_header(sent)
+            else:
+                tokens = sent = self._url_tokens
+            if sent:
+                self._way = name
+                return tokens
+        return ()
+
+    def _take_tokens_from_url(self) -> None:
+        """Takes the ids out of the URL, so that no log and no link repeats them."""
+        names = self.settings.get("session_transports")
+        # Not from Sessions.of: before prepare() nobody has checked the settings.
+        if not isinstance(names, (list, tuple)) or "query" not in names:
+            return
+        request = self.request
+        uri, tokens = take_from_url(request.uri or "")
+        if not tokens:
+            return
+        self._url_tokens = tokens
+        self._id_in_url = self._speaks = True
+        request.uri, request.query = uri, uri.partition("?")[2]
+        request.query_arguments.pop(PARAMETER, None)
+        request.arguments.pop(PARAMETER, None)
+        if PARAMETER in request.body_arguments:
+            request.arguments[PARAMETER] = list(request.body_arguments[PARAMETER])
+
+    def _tell_ambiguous(self, count: int) -> None:
+        if self.sessions.listener is not None:
+            reason = "two cookies" if self._way == "cookie" else "two ids"
+            self.sessions.tell("refused", reason=reason)
+        if self._way != "cookie":
+            logger.warning(
+                "A request came with %d different session ids in its %s; none is"
+                " taken.",
+                count,
+                "URL" if self._way == "query" else HEADER,
+            )
+            return
+        assert self._session_cookie is not None
+        logger.warning(
+            "A request came with %d different cookies named %s; none is taken, and"
+            " the client is told to drop its own.",
+            count,
+            self._session_cookie.name,
+        )
+
+    def _find_session_cookie(self) -> Cookie | None:
+        """Answers the cookie for this request's transport; None to withhold it."""
+        cookie = self._session_cookie
+        if cookie is None:
+            sessions, request = self.sessions, self.request
+            if request.protocol == "https" or not sessions.cookie.secure:
+                cookie = sessions.cookie
+            elif is_on_loopback(request):
+                cookie = sessions.loopback_cookie
+                sessions.tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
+            else:
+                sessions.tell_once(logging.WARNING, _WITHHELD, "cookie")
+            self._session_cookie = cookie
+        return cookie
+
+    # What it is told.
+
+    def _write_transport_headers(
+        self, session: Session, transports: Transports
+    ) -> None:
+        if self._session_used and transports.vary:
+            self._add_header("Vary", transports.vary)
+        token = session.token
+        if token is not None and self._linked_token not in (None, token):
+            logger.warning(
+                "session_url() was called before the session was given a new id: the"
+                " links of this response lead to no session. Call 'await"
+                " self.session.save()' after login() or regenerate(), and"
+                " session_url() after that."
+            )
+        if self._way != "header":
+            return
+        if self._is_expired(session):
+            token = ""
+        elif token is None or token == self._client_token:
+            return
+        self.set_header(HEADER, token or "")
+        self.set_header("Cache-Control", "no-store")
+
+    def _set_cookie_line(self, session: Session) -> str | None:
+        """Answers what the client has to learn of its cookie, if anything."""
+        token = session.token
+        if token is None:
+            if not self._is_expired(session):
+                return None
+        elif token == self._client_token and not session.cookie_due:
+            return None
+        cookie = self._find_session_cookie()
+        if cookie is None:
+            return None
+        if token is None:
+            return cookie.expired_line()
+        return cookie.line(
+            token, max(1, session.expires_in) if session.persistent else None
+        )
+
+    def _is_expired(self, session: Session) -> bool:
+        """Tells whether the client is to drop the id that it has sent."""
+        return session.ambiguous or (
+            session.token is None
+            and self._client_token is not None
+            and session.destroyed
+        )

@@ -1,0 +1,334 @@
+"""Loads a handler's session first, and has it saved before the response leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import tornado.iostream
+import tornado.web
+
+from tornado_sessions.codec import Envelope
+from tornado_sessions.errors import (
+    BackendError,
+    SessionDataError,
+    SessionError,
+    SessionGoneError,
+    SessionLimitError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import logger
+from tornado_sessions.web.sockets import SocketHandler
+
+T = TypeVar("T")
+
+#: After how many seconds a client may ask again while the store is down.
+RETRY_AFTER = 2
+
+
+class SessionMixin(SocketHandler):
+    """A request handler with a session, kept where ``session_backend`` says.
+
+    ``class H(SessionMixin)`` and ``class H(SessionMixin, WebSocketHandler)``
+    work. What is in `session` is in the store before the first byte of the
+    response leaves, however the response is finished.
+    """
+
+    _store_failed = False
+    _committing = False
+    _waiters: tuple[asyncio.Future[None], ...] = ()
+    _commit_failed = False
+    _packed: Envelope | None = None
+    _adopted = 0
+    _send: Callable[[], asyncio.Future[None]] | None = None
+
+    async def prepare(self) -> None:
+        """Loads the session; a request without its cookie costs no store call.
+
+        Where the store fails, the client is answered 503 and its cookie stays
+        as it is. A handler that overrides this calls
+        ``await super().prepare()`` first.
+        """
+        sessions = self.sessions
+        tokens: Sequence[str] = ()
+        if sessions.transports is not None:
+            tokens = self._read_tokens(sessions.transports)
+        elif lines := self.request.headers.get_list("Cookie"):
+            cookie = self._find_session_cookie()
+            if cookie is not None:
+                tokens = cookie.read(lines)
+        if len(tokens) == 1:
+            self._client_token = tokens[0]
+            try:
+                self._session = await sessions.load(tokens[0])
+            except BackendError:
+                self.log_exception(*sys.exc_info())
+                self._store_failed = self._speaks = True
+                self.send_error(503)
+                # Nothing of a subclass is to run now.
+                raise tornado.web.Finish from None
+        elif tokens:
+            self._session = Session(sessions)
+            self._session.ambiguous = True
+            self._tell_ambiguous(len(tokens))
+        self._session_loaded = True
+        more = super().prepare()
+        if more is not None:
+            await more
+
+    def get_current_user(self) -> Any:  # noqa: ANN401
+        """Answers `.Session.user`.
+
+        None where an error is answered before the session could be loaded.
+        """
+        if not self._session_loaded and self.get_status() >= 400:
+            return None
+        return self.session.user
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """Commits the session before the headers leave, then flushes."""
+        if not self._headers_written:
+            # With the footers it comes from finish(), and everything is committed.
+            if not include_footers and self._must_commit():
+                if self._committing:
+                    return self._wait_for_commit()
+                return self._commit_then(self._flush_committed)
+            if self._session is not None or self._speaks or not self._session_loaded:
+                self._write_session_headers()
+        return super().flush(include_footers)
+
+    def finish(
+        self, chunk: str | bytes | dict[str, Any] | None = None
+    ) -> asyncio.Future[None]:
+        """Commits the session, then finishes the response."""
+        if self._session is None or self._finished or not self._must_commit():
+            return super().finish(chunk)
+        if chunk is not None:
+            self.write(chunk)
+        # For the handler it is over; undone in _commit.
+        self._finished = True
+        return self._commit_then(super().finish)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answers a failed store with 503, and says nothing of its reasons."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, BackendError):
+            # In debug mode the traceback would carry the store's own text.
+            del kwargs["exc_info"]
+            self._store_failed = self._speaks = True
+            status_code = 503
+        elif isinstance(error, SessionError) and self._session is not None:
+            if isinstance(error, SessionGoneError):
+                status_code = 409
+            elif isinstance(error, SessionLimitError):
+                status_code = 403
+            elif self._session.ambiguous:
+                status_code = 400
+            # It is answered; there is nothing to try again.
+            self._session.drop()
+        super().send_error(status_code, **kwargs)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: types.TracebackType | None,
+    ) -> None:
+        """Logs an error as Tornado does, without the id that came in the URL.
+
+        That a login was refused is no error.
+        """
+        if not self._session_loaded:
+            self._take_tokens_from_url()
+        if isinstance(value, SessionLimitError):
+            logger.info("%s", value)
+        else:
+            super().log_exception(typ, value, tb)
+
+    # Committing.
+
+    def _must_commit(self) -> bool:
+        """Tells whether there is anything to commit, and packs it."""
+        session = self._session
+        # After a 101 Tornado takes the socket away at once: it cannot wait.
+        if session is None or self._commit_failed or self.get_status() == 101:
+            return False
+        if not (self._session_used or session.renew or self._committing):
+            return False
+        if self.get_status() >= 500:
+            session.drop()
+        # Nothing may raise here that send_error() could meet. The commit finds
+        # it again and answers it.
+        try:
+            self._packed = session.pack()
+        except SessionDataError:
+            self._packed = None
+        self._adopted = session.adopted
+        return (
+            self._committing
+            or self._packed is not session.base
+            or session.fresh
+            or session.renew
+            or bool(session.ended)
+        )
+
+    def _commit_then(
+        self, send: Callable[[], asyncio.Future[None]]
+    ) -> asyncio.Future[None]:
+        # A finish() while a flush() waits: finish is what follows.
+        self._send = send
+        if not self._committing:
+            if self.sessions.vault.immediate:
+                return self._commit_now()
+            # A body still on its way is not for a handler that has finished.
+            if self._finished:
+                self.data_received = _ignore  # type: ignore[method-assign]
+            self._committing = True
+            self.sessions.start(self._commit_and_tell())
+        return self._wait_for_commit()
+
+    def _wait_for_commit(self) -> asyncio.Future[None]:
+        """Answers what is done when the commit is, and sent.
+
+        Whoever stops waiting for it does not stop the commit.
+        """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters += (waiter,)
+        return waiter
+
+    def _commit_now(self) -> asyncio.Future[None]:
+        try:
+            sent = run_now(self._commit())
+        except SuspendedError:
+            error_info = sys.exc_info()
+            self.log_exception(*error_info)
+            self.send_error(500, exc_info=error_info)
+            sent = None
+        return sent or _done()
+
+    async def _commit_and_tell(self) -> None:
+        failure: Exception | None = None
+        try:
+            sent = await self._commit()
+        except Exception as error:  # noqa: BLE001 - as Tornado does for a handler
+            # Nobody may be waiting, and then nobody else would hear of it.
+            logger.exception("A response could not be finished.")
+            failure = error
+        else:
+            if sent is not None:
+                try:
+                    await sent
+                except tornado.iostream.StreamClosedError as error:
+                    failure = error
+        for waiter in self._waiters:
+            if waiter.done():
+                continue
+            if failure is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(failure)
+                # That a client hung up is no news where nobody waits.
+                waiter.exception()
+
+    async def _commit(self) -> asyncio.Future[None] | None:
+        """Commits and sends; every error is answered here."""
+        session = self._session
+        assert session is not None
+        try:
+            try:
+                while True:
+                    packed = self._packed
+                    await self.sessions.commit(session, packed, self._adopted)
+                    if self._packed is packed and not (session.fresh or session.ended):
+                        break
+                    # A finish() came while a flush() waited, or a verb.
+            except SessionGoneError as error:
+                logger.info("%s", error)
+                session.drop()
+                session.cookie_due = False
+            except BaseException:
+                self._commit_failed = True
+                # send_error() calls finish() again: nothing may be left to do.
+                session.drop()
+                session.ended = {}
+                raise
+            finally:
+                self._committing = self._finished = False
+            # A bound method kept on its own object would be a cycle, and the
+            # handler would wait for the garbage collection.
+            send, self._send = self._send, None
+            assert send is not None
+            return send()
+        except Exception:  # noqa: BLE001 - as Tornado does for a handler
+            error_info = sys.exc_info()
+            self.log_exception(*error_info)
+            if not self._finished:
+                self.send_error(500, exc_info=error_info)
+            return None
+
+    # The headers.
+
+    def _flush_committed(self) -> asyncio.Future[None]:
+        self._write_session_headers()
+        return super().flush()
+
+    def _write_session_headers(self) -> None:
+        if self._store_failed:
+            self.set_header("Retry-After", RETRY_AFTER)
+        if not self._session_loaded:
+            self._take_tokens_from_url()
+        if self._id_in_url:
+            self.set_header("Referrer-Policy", "no-referrer")
+            self.set_header("Cache-Control", "no-store")
+        session = self._session
+        if session is None:
+            if self._xsrf is not None:
+                self._write_xsrf_cookie()
+            return
+        session.sent = True
+        if (self._sessions or self.sessions).xsrf_keys is not None:
+            self._write_xsrf_cookie()
+        if self.get_status() == 101:
+            self._open_socket(session)
+        if self._transports is not None:
+            self._write_transport_headers(session, self._transports)
+            if self._way != "cookie":
+                return
+        elif self._session_used:
+            self._add_header("Vary", "Cookie")
+        line = self._set_cookie_line(session)
+        if line is not None:
+            self._add_header("Set-Cookie", line)
+            self.set_header("Cache-Control", "no-store")
+
+
+class SuspendedError(RuntimeError):
+    """Raised when a coroutine has suspended that was to run to its end."""
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs to its end a coroutine that never suspends.
+
+    That costs no task. Raises `SuspendedError` if it does suspend. To drive it
+    once and resume it in a task would not do: a time limit binds to the task
+    that runs the first step, and would cancel the handler.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise SuspendedError("A backend that declares itself immediate has suspended.")
+
+
+def _ignore(chunk: bytes) -> None:
+    pass
+
+
+def _done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future

@@ -1,0 +1,98 @@
+"""Ties an open WebSocket to its session: the one ends with the other."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import tornado.websocket
+
+from tornado_sessions.errors import BackendError
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import logger
+from tornado_sessions.web.xsrf import XSRFHandler
+
+T = TypeVar("T")
+
+# After how many seconds a session that could not be kept alive is tried again.
+_RETRY_AFTER = 2
+
+
+class SocketHandler(XSRFHandler):
+    """Is closed with its session if it is a `~tornado.websocket.WebSocketHandler`."""
+
+    #: Whether what a WebSocket receives counts as use of the session, as a
+    #: request does. It costs a save in each tenth of the idle timeout.
+    session_keep_alive = False
+
+    _socket_token: str | None = None
+    _touch_due = 0.0
+
+    def on_session_end(self) -> None:
+        """Closes a WebSocket whose session has ended, with the code 1008.
+
+        Called once, where the session was destroyed or was given a new id, or
+        has expired. Override it to send something first, and call super.
+        """
+        assert isinstance(self, tornado.websocket.WebSocketHandler)
+        # A client that goes on sending is not heard any more.
+        self.__dict__["on_message"] = _ignore
+        self.close(1008, "The session has ended.")
+
+    def on_connection_close(self) -> None:
+        """Forgets a WebSocket that was closed."""
+        if self._socket_token is not None:
+            self.sessions.sockets.remove(self, self._socket_token)
+            # It refers to this handler.
+            self.__dict__.pop("on_message", None)
+        super().on_connection_close()
+
+    def _open_socket(self, session: Session) -> None:
+        if session.token is None:
+            if session.modified:
+                logger.warning(
+                    "A change to a new session cannot be kept: a WebSocket handshake"
+                    " gives no cookie to a visitor without one. Write to the session"
+                    " in an ordinary request first."
+                )
+            return
+        if not isinstance(self, tornado.websocket.WebSocketHandler):
+            return
+        sessions, self._socket_token = self.sessions, session.token
+        sessions.sockets.add(self, session.token, session.base.id)
+        if not self.session_keep_alive:
+            return
+        if sessions.revocable:
+            receive = functools.partial(self._receive, self.on_message)
+            self.__dict__["on_message"] = receive
+        else:
+            sessions.tell_once(
+                logging.WARNING,
+                "session_keep_alive of %s does nothing: this backend keeps the session"
+                " in the cookie, and a WebSocket can send none.",
+                type(self).__name__,
+            )
+
+    def _receive(
+        self, on_message: Callable[[str | bytes], T], message: str | bytes
+    ) -> T:
+        sessions = self.sessions
+        if sessions.now() >= self._touch_due:
+            self._touch_due = math.inf
+            sessions.start(self._touch())
+        return on_message(message)
+
+    async def _touch(self) -> None:
+        assert self._socket_token is not None
+        try:
+            self._touch_due = await self.sessions.touch(self._socket_token)
+        except BackendError as error:
+            logger.warning("A session could not be kept alive: %s", error)
+            self._touch_due = self.sessions.now() + _RETRY_AFTER
+
+
+def _ignore(message: str | bytes) -> None:
+    pass
