@@ -14,7 +14,12 @@ setup(
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
     python_requires=">=3.10",
-    packages=["tornado_sessions", "tornado_sessions.testing", "tornado_sessions.web"],
+    packages=[
+        "tornado_sessions",
+        "tornado_sessions.sessions",
+        "tornado_sessions.testing",
+        "tornado_sessions.web",
+    ],
     package_data={"tornado_sessions": ["py.typed"]},
     install_requires=["tornado>=6.5", "msgspec>=0.18"],
     extras_require={

@@ -15,7 +15,6 @@ import pytest
 import tornado.web
 from tornado_sessions_memory import MemoryBackend
 
-import tornado_sessions.sessions
 from tornado_sessions import (
     BackendError,
     ConflictError,
@@ -30,6 +29,7 @@ from tornado_sessions import (
     registry,
 )
 from tornado_sessions.codec import FORMAT, Envelope, decode, encode
+from tornado_sessions.sessions import base, commits, users
 from tornado_sessions.testing import FaultyVault
 
 START = 1_000_000.0
@@ -668,7 +668,7 @@ class ContestTest(SessionsCase):
         """Behaviour 37: after so long it is a failure, with a hint."""
         sessions = self.contested(rivals=float("inf"))
         session = await sessions.load(await self.stored({"a": 1}))
-        with mock.patch.object(tornado_sessions.sessions, "PATIENCE", 0.0):
+        with mock.patch.object(commits, "PATIENCE", 0.0):
             session["a"] = 2
             with pytest.raises(BackendError) as saving:
                 await session.save()
@@ -689,7 +689,7 @@ class ContestTest(SessionsCase):
         sessions = self.contested(rivals=3)
         session = await sessions.load(await self.stored({"a": 1}))
         session["a"] = 2
-        with mock.patch.object(tornado_sessions.sessions, "PATIENCE", 60.0):
+        with mock.patch.object(commits, "PATIENCE", 60.0):
             await session.save()
 
         assert self.contest.won == 3
@@ -1106,7 +1106,7 @@ class UsersTest(SessionsCase):
 
         self.store.before_delete = come_again
         with (
-            mock.patch.object(tornado_sessions.sessions, "PATIENCE", -1.0),
+            mock.patch.object(users, "PATIENCE", -1.0),
             pytest.raises(BackendError, match="Not all sessions of the user could be"),
         ):
             await self.sessions.revoke_all("ada")
@@ -1920,7 +1920,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_it_runs_by_itself_time_and_again(self) -> None:
         """Behaviour 65: once sessions are in use."""
-        with mock.patch.object(tornado_sessions.sessions, "PURGE_INTERVAL", 0.0):
+        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)
             await asyncio.wait_for(self.backend.twice.wait(), 10)
 
@@ -1947,7 +1947,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 65: the store may be back the next time."""
         self.backend.fails = 1
         with (
-            mock.patch.object(tornado_sessions.sessions, "PURGE_INTERVAL", 0.0),
+            mock.patch.object(base, "PURGE_INTERVAL", 0.0),
             self.assertLogs("tornado_sessions", "WARNING") as logged,
         ):
             await self.sessions.load(UNKNOWN)
@@ -1990,7 +1990,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
         """Behaviour 65: `close` in the middle of it."""
         self.backend.gate = asyncio.Event()
-        with mock.patch.object(tornado_sessions.sessions, "PURGE_INTERVAL", 0.0):
+        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)
             await asyncio.wait_for(self.backend.begun.wait(), 10)
             closing = asyncio.ensure_future(self.sessions.close())

@@ -1,0 +1,248 @@
+"""Reads the records of one application's sessions, and has the expired removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import weakref
+from collections.abc import Coroutine
+from typing import Any
+
+from tornado_sessions.backend import Record
+from tornado_sessions.codec import Envelope, decode
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.errors import BackendError, SessionDataError, SessionGoneError
+from tornado_sessions.events import Listener
+from tornado_sessions.sessions.telling import TellingSessions
+from tornado_sessions.sockets import Sockets
+from tornado_sessions.transports import Transports
+from tornado_sessions.vault import Vault
+from tornado_sessions.xsrf import XSRFKeys
+
+logger = logging.getLogger("tornado_sessions")
+
+#: How many seconds the clocks of two servers may differ.
+CLOCK_SKEW = 300.0
+
+#: How many seconds pass between two clean-ups, give or take a third, so that
+#: the processes of one store take it in turns.
+PURGE_INTERVAL = 900.0
+
+#: For how many seconds an operation keeps trying while others change the session.
+PATIENCE = 10.0
+
+
+class BaseSessions(TellingSessions):
+    """The settings, the clock and the store of all sessions of one application."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        *,
+        cookie: Cookie | None = None,
+        idle_timeout: float = 24 * 3600,
+        lifetime: float = 14 * 24 * 3600,
+        persistent: bool = False,
+        socket_interval: float = 30,
+        transports: Transports | None = None,
+        xsrf_keys: XSRFKeys | None = None,
+        max_per_user: int | None = None,
+        max_per_user_policy: str = "oldest",
+        listener: Listener | None = None,
+    ) -> None:
+        super().__init__(vault, listener)
+        self.revocable = vault.revocable
+        self.cookie = cookie or Cookie("session", {})
+        self.loopback_cookie = self.cookie.on_loopback()
+        self.idle_timeout = idle_timeout
+        self.lifetime = lifetime
+        self.persistent = persistent
+        self.sockets = Sockets(socket_interval, self._is_kept, self.start)
+        # None where cookies are the only way, so that this costs one test.
+        self.transports = transports
+        if transports is not None and transports.is_cookie_alone:
+            self.transports = None
+        self.xsrf_keys = xsrf_keys
+        self.max_per_user = max_per_user
+        self.max_per_user_policy = max_per_user_policy
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._purge_timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in {type(self.vault).__name__}>"
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs ``work`` in a task that `close` waits for."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def purge(self) -> int:
+        """Removes what has expired from the store and answers how many went.
+
+        It runs by itself every quarter of an hour once sessions are in use.
+        Raises `.BackendError` if the store fails.
+        """
+        purged = 0
+        while batch := await self.vault.purge(self.now()):
+            purged += batch
+            # Between two batches requests have their turn.
+            await asyncio.sleep(0)
+        return purged
+
+    async def close(self) -> None:
+        """Waits for the commits under way and closes the store.
+
+        Call it when the server has stopped and its requests have ended.
+        """
+        self._closed = True
+        if self._purge_timer is not None:
+            self._purge_timer.cancel()
+            self._purge_timer = None
+        self.sockets.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.vault.close()
+
+    def ends(self, envelope: Envelope) -> float:
+        """Answers when a session ends that is not used again.
+
+        That is after its idle timeout or its lifetime, whichever is first, in
+        seconds since the epoch. The lifetime counts from the sign-in, or
+        from the beginning where nobody has signed in.
+        """
+        began, idle, life = envelope.auth_time, envelope.idle, envelope.lifetime
+        return min(
+            envelope.seen + (self.idle_timeout if idle is None else idle),
+            (envelope.created if began is None else began)
+            + (self.lifetime if life is None else life),
+        )
+
+    def timeout(self, envelope: Envelope) -> float:
+        """Answers for how many seconds a session can be left alone at the most."""
+        idle = self.idle_timeout if envelope.idle is None else envelope.idle
+        life = self.lifetime if envelope.lifetime is None else envelope.lifetime
+        return min(idle, life)
+
+    def is_persistent(self, envelope: Envelope) -> bool:
+        """Tells whether the cookie of a session outlives the browser."""
+        own = envelope.persistent
+        return self.persistent if own is None else own
+
+    # Reading.
+
+    def _read(self, token: str, record: Record, now: float) -> Envelope | None:
+        """Answers what a record holds; None if that is no session any more."""
+        try:
+            envelope = decode(record.data)
+        except SessionDataError:
+            logger.warning(
+                "The record of session %s cannot be decoded; it is treated as no"
+                " session and left as it is.",
+                self.vault.fingerprint(token),
+            )
+            if self.listener is not None:
+                self.tell("refused", token, reason="undecodable")
+            return None
+        if self._is_alive(envelope, now):
+            return envelope
+        if self.listener is not None:
+            self._tell_expired(token, envelope, now)
+        return None
+
+    def _is_alive(self, envelope: Envelope, now: float) -> bool:
+        # Where the record and the settings of today disagree, the earlier end
+        # counts. The settings may have changed since the record was stored.
+        return (
+            now < envelope.expires
+            and now < self.ends(envelope)
+            and envelope.created <= now + CLOCK_SKEW >= envelope.seen
+        )
+
+    async def _newest(self, token: str) -> tuple[Envelope, Any]:
+        answer = self.vault.load(token)
+        record = await (
+            answer if self.listener is None else self._noted("read", answer)
+        )
+        if record is not None:
+            envelope = self._read(token, record, self.now())
+            if envelope is not None:
+                return envelope, record.version
+        raise SessionGoneError(
+            "The session was ended elsewhere while this request used it; what"
+            " the request changed is not stored."
+        )
+
+    async def _is_kept(self, token: str) -> bool:
+        """Tells whether the store still has the session; True if it is down."""
+        try:
+            record = await self.vault.load(token)
+            return (
+                record is not None and self._read(token, record, self.now()) is not None
+            )
+        except BackendError:
+            # Nobody is put out because of that. The requests tell of it.
+            return True
+        except Exception:
+            logger.warning("A session could not be looked up.", exc_info=True)
+            return True
+
+    def _tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
+        if envelope.expires <= 0:
+            # What is left of one that was regenerated.
+            self._tell_unknown(token)
+            return
+        own, began = envelope.lifetime, envelope.auth_time
+        life = self.lifetime if own is None else own
+        ends = (envelope.created if began is None else began) + life
+        # Else it comes from the future.
+        idle = now >= min(envelope.expires, self.ends(envelope))
+        reason = "lifetime" if now >= ends else "idle" if idle else "clock"
+        self.tell("expired", token, user=envelope.user, reason=reason)
+
+    # Taking turns, and the end.
+
+    def _turn(self, token: str) -> asyncio.Lock:
+        """Answers what the commits of one session take turns by."""
+        lock = self._turns.get(token)
+        if lock is None:
+            lock = self._turns[token] = asyncio.Lock()
+        return lock
+
+    def _ended(self, token: str | None = None, *, handle: str | None = None) -> None:
+        """Tells whoever waits for it that a session has ended in this process.
+
+        It is named by its token, or by its public handle, `.Session.id`.
+        """
+        self.sockets.end(token, handle=handle)
+
+    # Clean-up.
+
+    def _schedule_purge(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = PURGE_INTERVAL * random.uniform(2 / 3, 4 / 3)
+        self._purge_timer = loop.call_later(delay, self._purge_now)
+
+    def _purge_now(self) -> None:
+        self.start(self._purge_and_reschedule())
+
+    async def _purge_and_reschedule(self) -> None:
+        try:
+            purged = await self.purge()
+            logger.debug("%d expired sessions were removed.", purged)
+        except Exception:
+            logger.warning("The clean-up of expired sessions failed.", exc_info=True)
+        if not self._closed:
+            self._schedule_purge()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Whoever waits for the task is told; a client that hung up is no news.
+            task.exception()

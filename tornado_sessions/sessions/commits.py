@@ -1,0 +1,472 @@
+"""Loads sessions, and makes the store agree with what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import tornado.web
+
+from tornado_sessions.backend import Record
+from tornado_sessions.codec import FORMAT, Envelope, encode, rebase, same_content
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionError,
+    SessionLimitError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.sessions.base import PATIENCE
+from tornado_sessions.sessions.telling import logger
+from tornado_sessions.sessions.users import UsersSessions, own
+from tornado_sessions.settings import read_settings
+
+T = TypeVar("T")
+
+# Stores an envelope in place of one version of a record; answers the token.
+_Store = Callable[[Session, str, Envelope, Any], Awaitable[str]]
+
+#: The longest pause between two tries, in seconds.
+_LONGEST_PAUSE = 0.05
+
+# What a record says that another one has taken the place of.
+_ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
+
+#: The session whose transaction the running code is part of. The tasks that it
+#: starts inherit it.
+_inside: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+    "tornado_sessions_inside", default=None
+)
+
+
+class Sessions(UsersSessions):
+    """All sessions of one application.
+
+    `Sessions.of` answers an application's own. It is what handlers use
+    through `.SessionMixin`, what a shutdown closes, and what code outside
+    handlers uses.
+    """
+
+    @classmethod
+    def of(cls, application: tornado.web.Application) -> Sessions:
+        """Answers the sessions of ``application``, the same ones at every call.
+
+        The first call reads the settings and raises `ValueError` where they
+        contradict each other, `.BackendNotFoundError` where the backend is not
+        installed. Call it when the application starts: no loop has to run.
+        """
+        sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
+        if sessions is None:
+            settings = read_settings(application.settings)
+            sessions = cls(
+                settings.vault,
+                cookie=settings.cookie,
+                idle_timeout=settings.idle_timeout,
+                lifetime=settings.lifetime,
+                persistent=settings.persistent,
+                socket_interval=settings.socket_interval,
+                transports=settings.transports,
+                xsrf_keys=settings.xsrf_keys,
+                max_per_user=settings.max_per_user,
+                max_per_user_policy=settings.max_per_user_policy,
+                listener=settings.listener,
+            )
+            # On the application itself, so that they live as long as it does.
+            application._tornado_sessions = sessions  # type: ignore[attr-defined]
+        return sessions
+
+    async def load(self, token: str | None) -> Session:
+        """Answers the session of ``token``.
+
+        It is a new one if there is no token, or if the token is malformed,
+        unknown or expired, or if its record cannot be decoded. Raises
+        `.BackendError` if the store fails, and for a record that only a newer
+        version of this library can read.
+        """
+        if token is None:
+            return Session(self)
+        if self._purge_timer is None and not self._closed:
+            self._schedule_purge()
+        answer = self.vault.load(token)
+        record = await (
+            answer if self.listener is None else self._noted("read", answer)
+        )
+        if record is None:
+            if self.listener is not None:
+                self._tell_unknown(token)
+            return Session(self)
+        now = self.now()
+        envelope = self._read(token, record, now)
+        if envelope is None:
+            return Session(self)
+        idle = self.idle_timeout if envelope.idle is None else envelope.idle
+        renew = record.renew or now - envelope.seen >= idle / 10
+        session = Session(self, envelope, token, record.version, renew)
+        own.set(session)
+        return session
+
+    async def commit(
+        self,
+        session: Session,
+        packed: Envelope | None = None,
+        adopted: int = 0,
+    ) -> None:
+        """Makes the store agree with ``session``.
+
+        ``packed`` is what `.Session.pack` answered, where it was called
+        already, and ``adopted`` the session's own count at that time.
+        Afterwards ``session.token`` is what the client must hold. Raises as
+        `.Session.save` does; what failed is still to be done then.
+        """
+        if session.transacting:
+            self._refuse_inside_transact(session)
+            # What was packed holds half of what another task is about to save.
+            packed = None
+        if self.vault.immediate:
+            await self._commit(session, packed, adopted)
+        else:
+            async with session.turn():
+                await self._commit(session, packed, adopted)
+
+    async def reload(self, session: Session) -> None:
+        """See `.Session.reload`."""
+        if session.token is None:
+            session.drop()
+            return
+        self._refuse_inside_transact(session)
+        async with session.turn():
+            newest, version = await self._newest(session.token)
+            session.drop()
+            session.adopt(newest)
+            session.version, session.stale = version, False
+
+    async def transact(
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any:  # noqa: ANN401
+        """See `.Session.transact`."""
+        self._refuse_inside_transact(session)
+        async with session.turn():
+            session.transacting = True
+            inside = _inside.set(session)
+            try:
+                return await self._transact(session, function)
+            finally:
+                session.transacting = False
+                _inside.reset(inside)
+
+    async def touch(self, token: str) -> float:
+        """Notes that the session of ``token`` is in use, if it is time to.
+
+        Answers when that is the next time, in seconds since the epoch. For a
+        session that is used without requests, as on a WebSocket. Raises
+        `.BackendError` if the store fails.
+        """
+        session = await self.load(token)
+        if session.is_new:
+            self._ended(token)
+            return math.inf
+        await self.commit(session)
+        idle = session.base.idle
+        throttle = (self.idle_timeout if idle is None else idle) / 10
+        # Where the note could not be stored, the next message is to try again,
+        # but not each of a thousand.
+        return max(session.last_seen + throttle, self.now() + min(throttle, 1))
+
+    # Writing.
+
+    async def _commit(
+        self, session: Session, packed: Envelope | None, adopted: int
+    ) -> None:
+        if packed is None or session.adopted != adopted:
+            # A transaction has ended meanwhile: what was packed before would undo it.
+            packed = session.pack()
+        while session.ended:
+            token, user = next(iter(session.ended.items()))
+            deleted = self.vault.delete(token)
+            await (deleted if self.listener is None else self._noted("write", deleted))
+            left = {**session.ended}
+            left.pop(token, None)
+            session.ended = left
+            self._ended(token)
+            if self.listener is not None:
+                self.tell("destroyed", token, user=user)
+        base, former, fresh = session.base, session.token, session.fresh
+        if not fresh and (
+            packed is base
+            # After a save in the same request it is another object.
+            or (session.stale and same_content(packed, base))
+        ):
+            if session.renew:
+                await self._renew(session)
+            return
+        # A regenerate() from here on is for the next commit.
+        session.fresh = False
+        try:
+            if former is None:
+                token = await (
+                    self._put(session, None, packed, None)
+                    if self.max_per_user is None
+                    else self._insert(session, packed)
+                )
+            else:
+                store = self._move if fresh else self._put
+                try:
+                    if session.stale or self.now() >= base.expires:
+                        token = await self._store_on_newest(
+                            session, former, packed, store
+                        )
+                    else:
+                        token = await store(session, former, packed, session.version)
+                except ConflictError:
+                    token = await self._store_in_turn(session, former, packed, store)
+        except SessionLimitError:
+            if self.listener is not None:
+                self.tell("refused", former, user=packed.user, reason="limit")
+            session.drop()
+            raise
+        except BaseException:
+            session.fresh = session.fresh or fresh
+            raise
+        if self.listener is not None and (fresh or former is None):
+            self.tell(
+                "created" if former is None else "regenerated",
+                token,
+                former=former,
+                user=packed.user,
+                reason=None if packed.auth_time == base.auth_time else "login",
+            )
+        if session.base is base:
+            if former is None:
+                own.set(session)
+            session.settle(token, packed)
+        elif token not in session.ended:
+            # It was destroyed meanwhile; what has just been stored goes as well.
+            session.ended = {**session.ended, token: packed.user}
+
+    async def _insert(self, session: Session, envelope: Envelope) -> str:
+        """Stores ``envelope`` under a fresh token, and answers it.
+
+        For a login, and for nothing else, it sees to it that the user has no more
+        sessions than they may have. Parallel logins each store their session
+        first and then look: whoever looks last sees all of them.
+        """
+        user, limit = envelope.user, self.max_per_user
+        if (
+            limit is None
+            or user is None
+            or envelope.auth_time == session.base.auth_time
+        ):
+            return await self._put(session, None, envelope, None)
+        # No token has a space in it.
+        async with self._turn(f"user {user}"):
+            token = await self._put(session, None, envelope, None)
+            try:
+                if self.max_per_user_policy == "refuse":
+                    await self._refuse_if_too_many(user, envelope.id, limit)
+                else:
+                    await self._end(
+                        user, lambda listed: self._too_many(listed, limit), "limit"
+                    )
+            except SessionLimitError:
+                # One that stayed would count for the next login, too.
+                await self.vault.delete(token)
+                raise
+            except BaseException:
+                with contextlib.suppress(BackendError):
+                    await self.vault.delete(token)
+                raise
+            return token
+
+    async def _put(
+        self,
+        session: Session,
+        token: str | None,
+        envelope: Envelope,
+        version: Any,  # noqa: ANN401
+    ) -> str:
+        """Stores ``envelope`` as seen now, and answers the client's token."""
+        if session.ambiguous:
+            raise SessionError(
+                "The request came with two different session ids, so there is"
+                " no telling whose session this is; nothing is stored."
+            )
+        if session.sent and (token is None or not self.revocable):
+            session.require_cookie()
+        if self._purge_timer is None and not self._closed:
+            self._schedule_purge()
+        # To the millisecond: more digits would only take room in every record.
+        envelope.seen = int(self.now() * 1000) / 1000
+        envelope.expires = self.ends(envelope)
+        record = Record(encode(envelope), version, envelope.expires, envelope.user)
+        answer = self.vault.save(token, record)
+        return await (answer if self.listener is None else self._noted("write", answer))
+
+    async def _renew(self, session: Session) -> None:
+        """Pushes the expiry forward after a pure read."""
+        session.renew = False
+        if self.now() >= session.base.expires or (session.sent and not self.revocable):
+            return
+        packed = msgspec.structs.replace(session.base)
+        try:
+            token = await self._put(session, session.token, packed, session.version)
+        except ConflictError:
+            # Whoever was first has renewed it, or has ended it.
+            return
+        except (BackendError, SessionDataError) as error:
+            # Longer by a digit of a time, it may no longer fit where it is.
+            logger.warning("A session could not be renewed: %s", error)
+            return
+        session.settle(token, packed)
+
+    async def _move(
+        self,
+        session: Session,
+        token: str,
+        envelope: Envelope,
+        version: Any,  # noqa: ANN401
+    ) -> str:
+        """Stores ``envelope`` under a fresh token and ends the old record.
+
+        That one is overwritten with an ended session before it is removed: so
+        no other request saves to it in between, and one that has ended it first
+        is noticed.
+        """
+        fresh = await self._insert(session, envelope)
+        if not self.revocable:
+            self._ended(token)
+            return fresh
+        try:
+            await self.vault.save(token, Record(_ENDED, version, envelope.seen))
+        except SessionError:
+            # The client will never learn of the fresh token.
+            with contextlib.suppress(BackendError):
+                await self.vault.delete(fresh)
+            raise
+        self._ended(token)
+        try:
+            await self.vault.delete(token)
+        except BackendError as error:
+            logger.warning("What is left of a session could not be removed: %s", error)
+        return fresh
+
+    async def _store_in_turn(
+        self, session: Session, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        """Stores ``packed`` after another request has been first."""
+        if self.listener is not None:
+            self.tell("conflict", token, user=packed.user)
+        if self.vault.immediate:
+            # Nothing comes between a load and a save that never suspend.
+            return await self._store_on_newest(session, token, packed, store)
+        async with self._turn(token):
+            return await self._persist(
+                lambda: self._store_on_newest(session, token, packed, store)
+            )
+
+    async def _store_on_newest(
+        self, session: Session, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        base = session.base
+        newest, version = await self._newest(token)
+        if base.user in (None, packed.user):
+            merged = rebase(base, packed, newest)
+        else:
+            # Nothing of the user before comes along, however late it was saved.
+            merged = msgspec.structs.replace(packed)
+        token = await store(session, token, merged, version)
+        packed.seen, packed.expires = merged.seen, merged.expires
+        return token
+
+    # Transactions.
+
+    async def _transact(
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any:  # noqa: ANN401
+        mine, base = session.pack(), session.base
+        if session.token is None:
+            return await self._run(session, function, mine)
+        try:
+            return await self._run_on_newest(session, function, base, mine)
+        except ConflictError:
+            if self.listener is not None:
+                self.tell("conflict", session.token, user=mine.user)
+        async with self._turn(session.token):
+            return await self._persist(
+                lambda: self._run_on_newest(session, function, base, mine)
+            )
+
+    async def _run_on_newest(
+        self,
+        session: Session,
+        function: Callable[[Session], Any],
+        base: Envelope,
+        mine: Envelope,
+    ) -> Any:  # noqa: ANN401
+        assert session.token is not None
+        newest, version = await self._newest(session.token)
+        before = rebase(base, mine, newest) if mine is not base else newest
+        session.adopt(newest, before)
+        session.version, session.stale = version, False
+        return await self._run(session, function, before)
+
+    async def _run(
+        self,
+        session: Session,
+        function: Callable[[Session], Any],
+        before: Envelope,
+    ) -> Any:  # noqa: ANN401
+        """Runs ``function`` once and saves; whatever fails, its changes go."""
+        token, fresh = session.token, session.fresh
+        try:
+            result = function(session)
+            answer = await result if inspect.isawaitable(result) else result
+            packed = session.pack()
+            if token is None or token != session.token or session.fresh:
+                await self._commit(session, packed, session.adopted)
+            elif packed is not session.base:
+                if session.stale:
+                    raise ConflictError("A response of this request has saved it.")
+                token = await self._put(session, token, packed, session.version)
+                session.settle(token, packed)
+        except BaseException:
+            if session.token == token:
+                session.adopt(session.base, before)
+                session.fresh = fresh
+            raise
+        return answer
+
+    def _refuse_inside_transact(self, session: Session) -> None:
+        if session.transacting and _inside.get() is session:
+            raise SessionError(
+                "The function given to transact() called save(), reload() or"
+                " transact() on the same session. It is to change values only:"
+                " transact() saves them."
+            )
+
+    # Trying again.
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Tries until no other process gets there first."""
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.001
+        while True:
+            try:
+                return await attempt()
+            except ConflictError as error:
+                if time.monotonic() > deadline:
+                    raise BackendError(
+                        f"The session could not be saved within {PATIENCE:.0f} s:"
+                        " other processes kept changing it. Store less often, or"
+                        " spread what changes over several sessions."
+                    ) from error
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
