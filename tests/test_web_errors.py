@@ -157,6 +157,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 UNCAUGHT = "Uncaught exception"
+STORE_FAILED = "503 GET"
 
 
 class Read(SessionMixin):
@@ -522,7 +523,7 @@ async def test_a_failed_save_is_answered_503(
     assert b"fire" not in response.body
     assert "Location" not in response.headers
     assert await site.stored() == ({"n": 0} if known else None)
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
 
     site.vault.failing = set()
     assert (await site.fetch(Write)).code == 200
@@ -542,7 +543,7 @@ async def test_the_stores_own_words_stay_here_in_debug_mode(
     assert response.code == 503
     assert b"fire" not in response.body
     assert b"Traceback" not in response.body
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
 
 
 async def test_a_caught_failure_of_save_leaves_the_change_to_be_saved(
@@ -583,7 +584,27 @@ async def test_a_failed_load_is_answered_503_and_passes(
     assert down.headers["Retry-After"] == "2"
     assert cookies(down) == []
     assert json.loads(back.body) == {"a": 1}
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
+
+
+@pytest.mark.parametrize(("level", "traces"), [(logging.INFO, 0), (logging.DEBUG, 1)])
+async def test_a_store_that_is_down_gets_one_line_a_request(
+    site: Site,
+    errors: list[str],
+    caplog: pytest.LogCaptureFixture,
+    level: int,
+    traces: int,
+) -> None:
+    """It has the driver's own words, and at DEBUG a traceback."""
+    caplog.set_level(level, "tornado_sessions")
+    await site.begin(a=1)
+    site.vault.failing = {"load"}
+    await site.fetch(Read)
+
+    reason = f"Cannot load the session. (OSError: {site.vault.reason})"
+    line = f"503 GET /0 (127.0.0.1): {reason}"
+    assert [r.getMessage() for r in caplog.records if r.exc_info] == [line] * traces
+    errors.append(line)
 
 
 async def test_nothing_of_a_handler_runs_where_the_load_failed(
@@ -605,7 +626,7 @@ async def test_nothing_of_a_handler_runs_where_the_load_failed(
 
     assert (await site.fetch(Handler)).code == 503
     assert ran == []
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -624,7 +645,7 @@ async def test_a_failed_destroy_is_no_success_and_clears_the_cookie(
     response = await site.fetch(Handler)
 
     assert (response.code, cookies(response)) == (503, [""])
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
 
 
 async def test_a_failed_regenerate_leaves_the_old_token(
@@ -642,7 +663,7 @@ async def test_a_failed_regenerate_leaves_the_old_token(
 
     assert (response.code, cookies(response)) == (503, [])
     assert await site.stored() == {"a": 1}
-    errors.append(UNCAUGHT)
+    errors.append(STORE_FAILED)
 
 
 async def test_a_failed_renewal_is_logged_and_the_response_goes_out(
@@ -678,7 +699,7 @@ async def test_a_save_that_fails_after_the_headers_is_logged(
 
     assert response.body == b"a"
     assert await site.stored() == {"a": 0}
-    errors += [UNCAUGHT, "Cannot send error response after headers written"]
+    errors += [STORE_FAILED, "Cannot send error response after headers written"]
 
 
 @pytest.mark.parametrize("status", [200, 404])

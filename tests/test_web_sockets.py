@@ -368,7 +368,7 @@ async def test_a_handshake_without_the_store_is_answered_503(
     site.vault.failing = {"load"}
     with pytest.raises(HTTPClientError, match="503"):
         await site.connect(Socket)
-    errors.append("Uncaught exception GET /socket")
+    errors.append("503 GET /socket")
 
 
 # A session that ends.

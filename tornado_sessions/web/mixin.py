@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import types
 from collections.abc import Callable, Coroutine, Sequence
@@ -139,12 +140,26 @@ class SessionMixin(SocketHandler):
     ) -> None:
         """Logs an error as Tornado does, without the id that came in the URL.
 
-        That a login was refused is no error.
+        A store that fails gets one line for each request, with the driver's own
+        words, and a traceback only where the logger ``tornado_sessions`` is at
+        DEBUG. That a login was refused is no error.
         """
         if not self._session_loaded:
             self._take_tokens_from_url()
         if isinstance(value, SessionLimitError):
             logger.info("%s", value)
+        elif isinstance(value, BackendError):
+            request, reason = self.request, str(value)
+            if value.__cause__ is not None and str(value.__cause__) not in reason:
+                reason += f" ({type(value.__cause__).__name__}: {value.__cause__})"
+            logger.error(
+                "503 %s %s (%s): %s",
+                request.method,
+                request.uri,
+                request.remote_ip,
+                reason,
+                exc_info=logger.isEnabledFor(logging.DEBUG),
+            )
         else:
             super().log_exception(typ, value, tb)
 
