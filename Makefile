@@ -12,7 +12,7 @@ empty :=
 space := $(empty) $(empty)
 export PATH := $(subst $(space),:,$(wildcard $(addsuffix /versions/3.*/bin,$(pyenv))) $(PATH))
 
-.PHONY: demo test bench
+.PHONY: demo test bench docs
 
 # The shop on http://localhost:8888, or elsewhere: make demo PORT=9000 BACKEND=memory
 # tox would answer Ctrl-C as well, so it makes the environment and then gets out of the way.
@@ -26,6 +26,10 @@ test: .venv/bin/tox
 
 bench: .venv/bin/tox
 	@.venv/bin/tox run -q -e bench
+
+# The pages, in docs/_build/index.html.
+docs: .venv/bin/tox
+	@.venv/bin/tox run -q -e docs
 
 # tox does not notice when a setup.py asks for something new, so then its
 # environments are made anew.

@@ -97,6 +97,12 @@ class NamingTest:
             folder.name: [f"tornado-sessions-{folder.name}"] for folder in plugins
         }
 
+    def test_every_plugin_has_its_page(self) -> None:
+        """The documentation shows the README of each."""
+        pages = {path.stem for path in (root / "docs" / "plugins").glob("*.md")}
+
+        assert pages - {"index"} == set(names)
+
 
 class DistributionTest:
     """What is in the tree is in the wheels, and the versions fit together."""

@@ -1,0 +1,54 @@
+"""Settings of Sphinx. ``make docs`` builds the pages, and a warning is an error."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+import tornado_sessions
+
+root = Path(__file__).parent.parent
+
+project = "tornado_sessions"
+version = release = tornado_sessions.version
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+html_theme = "furo"
+html_title = f"{project} {version}"
+myst_heading_anchors = 3
+# As Tornado has it: what stands in single backticks is a link.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+
+
+def _page(path: str) -> str:
+    """Answers the page that shows a file of the repository, or the file itself."""
+    if path == "README.md":
+        return "/index.md"
+    if match := re.fullmatch(r"plugins/(\w+)/README\.md", path):
+        return f"/plugins/{match[1]}.md"
+    if path.startswith("docs/"):
+        return path.removeprefix("docs")
+    if path.endswith(".py"):
+        return "/api.rst"
+    return f"/../{path}"
+
+
+def _lead_to_pages(
+    app: object, relative_path: Path, parent: str, content: list[str]
+) -> None:
+    """Has the links of an included README lead to pages rather than to files."""
+    folder = (root / "docs" / relative_path).resolve().parent.relative_to(root)
+
+    def lead(match: re.Match[str]) -> str:
+        path, mark, anchor = match[1].partition("#")
+        target = posixpath.normpath(posixpath.join(folder, path))
+        return f"]({_page(target)}{mark}{anchor})"
+
+    content[0] = re.sub(r"\]\(([\w./-]+[\w#-]*)\)", lead, content[0])
+
+
+def setup(app: Any) -> None:  # noqa: ANN401
+    app.connect("include-read", _lead_to_pages)
