@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
+import socket
+import sqlite3
 import sys
 
 import tornado.options
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.options import define, options
+from tornado.web import Application
 
+from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
+from example_app.live import Tabs
+from example_app.processes import check_processes, fork, stop_signal
 from tornado_sessions import SessionError
 
 define("port", default=8888, help="listen on this port; 0 for any that is free")
 define("address", default="localhost", help="listen on this address")
+define("processes", default=1, help="serve with so many processes")
 define(
     "session_backend",
     default="sqlite:///shop-sessions.db",
     help="keep the sessions in this store: a URL, or the name of a backend",
+)
+define(
+    "accounts_file",
+    default="shop-accounts.db",
+    help="keep names and passwords in this file, which is made if there is none",
 )
 define(
     "cookie_secret_file",
@@ -30,31 +41,55 @@ define(
 )
 
 
-async def main() -> None:
+def main() -> None:
     try:
         tornado.options.parse_command_line()
-        secret = read_secret(options.cookie_secret_file)
-        app = make_app(options.session_backend, secret)
+        app = make_app(
+            options.session_backend,
+            read_secret(options.cookie_secret_file),
+            Accounts(options.accounts_file),
+            Tabs(options.processes),
+        )
         # Settings that cannot work are found here, and not by a visitor.
-        all_sessions = get_sessions(app)
+        check_processes(options.processes, get_sessions(app))
         sockets = bind_sockets(options.port, options.address)
-    except (tornado.options.Error, SessionError, ValueError, OSError) as error:
+    except (
+        tornado.options.Error,
+        SessionError,
+        ValueError,
+        OSError,
+        sqlite3.Error,
+    ) as error:
         sys.exit(f"The shop cannot open. {error}")
 
-    server = HTTPServer(app)
-    server.add_sockets(sockets)
     # The name alone: the URL of a store may have a password in it.
     backend = options.session_backend.partition(":")[0]
     port = sockets[0].getsockname()[1]
     print(f"The shop is open at http://{options.address}:{port}", flush=True)
     print(f"Its sessions are kept by the backend {backend!r}.", flush=True)
 
-    await stop_signal()
+    # Backends connect when they are first used, and so after this.
+    process, ended = fork(options.processes) if options.processes > 1 else (0, None)
+    asyncio.run(serve(app, sockets, process, ended))
+
+
+async def serve(
+    app: Application,
+    sockets: list[socket.socket],
+    process: int,
+    ended: socket.socket | None,
+) -> None:
+    """Serves the shop until it is to end, and then loses nothing."""
+    app.settings["tabs"].listen(process)
+    server = HTTPServer(app)
+    server.add_sockets(sockets)
+    await stop_signal(ended)
     server.stop()
     if requests := app.settings["requests"]:
         await asyncio.wait(requests, timeout=10)
-    for sessions in all_sessions:
+    for sessions in get_sessions(app):
         await sessions.close()
+    app.settings["tabs"].close()
     await server.close_all_connections()
 
 
@@ -76,13 +111,5 @@ def read_secret(path: str) -> str:
     return secret
 
 
-async def stop_signal() -> None:
-    """Returns when the process is asked to end."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -7,11 +7,14 @@ from typing import Any
 
 from tornado.web import Application
 
-from example_app import handlers
+from example_app import base, curious, live, shop, signing_in
+from example_app.accounts import Accounts
 from tornado_sessions import Sessions
 
 
-def make_app(session_backend: str, cookie_secret: str) -> Application:
+def make_app(
+    session_backend: str, cookie_secret: str, accounts: Accounts, tabs: live.Tabs
+) -> Application:
     """Makes the shop, and the page that counts visits.
 
     That page is an application of its own inside the shop: it wants a short
@@ -27,7 +30,7 @@ def make_app(session_backend: str, cookie_secret: str) -> Application:
         "requests": set(),
     }
     views = Application(
-        [(r"/views", handlers.ViewsHandler)],
+        [(r"/views", curious.ViewsHandler)],
         session_cookie_name="views",
         session_namespace="views",
         session_idle_timeout=60,
@@ -35,20 +38,27 @@ def make_app(session_backend: str, cookie_secret: str) -> Application:
     )
     return Application(
         [
-            (r"/", handlers.CatalogueHandler, {}, "catalogue"),
-            (r"/product/([a-z-]+)", handlers.ProductHandler, {}, "product"),
-            (r"/cart", handlers.CartHandler, {}, "cart"),
-            (r"/checkout", handlers.CheckoutHandler, {}, "checkout"),
-            (r"/order", handlers.OrderHandler, {}, "order"),
-            (r"/login", handlers.LoginHandler, {}, "login"),
-            (r"/logout", handlers.LogoutHandler, {}, "logout"),
+            (r"/", shop.CatalogueHandler, {}, "catalogue"),
+            (r"/product/([a-z-]+)", shop.ProductHandler, {}, "product"),
+            (r"/cart", shop.CartHandler, {}, "cart"),
+            (r"/checkout", shop.CheckoutHandler, {}, "checkout"),
+            (r"/order", shop.OrderHandler, {}, "order"),
+            (r"/login", signing_in.LoginHandler, {}, "login"),
+            (r"/signup", signing_in.SignupHandler, {}, "signup"),
+            (r"/logout", signing_in.LogoutHandler, {}, "logout"),
+            (r"/session", curious.SessionHandler, {}, "session"),
+            (r"/news", live.NewsHandler, {}, "news"),
+            (r"/tab", live.TabHandler, {}, "tab"),
             (r"/views", views),
         ],
         views=views,
+        accounts=accounts,
+        tabs=tabs,
         login_url="/login",
         xsrf_cookies=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
-        default_handler_class=handlers.NotFoundHandler,
+        websocket_ping_interval=30,
+        default_handler_class=base.NotFoundHandler,
         **settings,
     )
 

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import html
+import json
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.testing import bind_unused_port
 from tornado.web import Application
+from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 import example_app
 from example_app.__main__ import read_secret
+from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
 from example_app.catalogue import money
+from example_app.curious import duration
+from example_app.live import NO_SESSION, Tabs
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
 SECRET = "a secret of the tests, 32 bytes or more"
+
+ADA = {"name": "ada", "password": "lovelace"}
 
 # For what has nothing to do with where sessions are kept.
 one_backend = pytest.mark.parametrize("backend", ["memory"], indirect=True)
@@ -79,18 +87,26 @@ class Visitor:
         assert token is not None
         return fields | {"_xsrf": token[1]}
 
-    async def login(self, next_path: str = "/") -> Page:
-        return await self.post(
-            "/login", name="ada", password="lovelace", next=next_path
-        )
+    async def sign_up(self, next_path: str = "/", **fields: object) -> Page:
+        return await self.post("/signup", **ADA, next=next_path, **fields)
 
-    async def fetch(self, path: str, body: str | None = None) -> HTTPResponse:
+    async def open_tab(self) -> WebSocketClientConnection:
+        url = self.base_url.replace("http", "ws", 1) + "/tab"
+        return await websocket_connect(HTTPRequest(url, headers=self.headers))
+
+    @property
+    def headers(self) -> dict[str, str]:
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        return {"Cookie": cookies} if cookies else {}
+
+    async def fetch(
+        self, path: str, body: str | None = None, **headers: str
+    ) -> HTTPResponse:
         response = await self.client.fetch(
             self.base_url + path,
             method="GET" if body is None else "POST",
             body=body,
-            headers={"Cookie": cookies} if cookies else {},
+            headers=self.headers | headers,
             follow_redirects=False,
             raise_error=False,
         )
@@ -117,7 +133,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def app(io_loop: IOLoop, backend: str, tmp_path: Path) -> Iterator[Application]:
-    app = make_app(backend_url(backend, tmp_path), SECRET)
+    app = open_app(backend, tmp_path)
+    io_loop.add_callback(app.settings["tabs"].listen)
     yield app
     io_loop.run_sync(lambda: close(app))
 
@@ -129,11 +146,22 @@ def visitor(app: Application, http_client: AsyncHTTPClient, base_url: str) -> Vi
     return Visitor(http_client, base_url)
 
 
+def session_lines(response: HTTPResponse) -> list[str]:
+    lines = response.headers.get_list("Set-Cookie")
+    return [line for line in lines if line.startswith("session=")]
+
+
 def backend_url(backend: str, folder: Path) -> str:
     return f"sqlite:///{folder}/shop.db" if backend == "sqlite" else f"{backend}:"
 
 
+def open_app(backend: str, folder: Path) -> Application:
+    accounts = Accounts(str(folder / "accounts.db"))
+    return make_app(backend_url(backend, folder), SECRET, accounts, Tabs())
+
+
 async def close(app: Application) -> None:
+    app.settings["tabs"].close()
     for sessions in get_sessions(app):
         await sessions.close()
 
@@ -143,7 +171,7 @@ async def test_the_catalogue_shows_a_dozen_products(visitor: Visitor) -> None:
     page = await visitor.get("/")
 
     assert page.code == 200
-    assert page.body.count("<h2>") == 12
+    assert page.body.count("<h3>") == 12
     assert page.text.count("€") == 12
     assert "Storm umbrella Turns inside out, and back. €39.00" in page.text
 
@@ -152,7 +180,7 @@ async def test_the_catalogue_shows_a_dozen_products(visitor: Visitor) -> None:
 async def test_every_product_has_a_page(visitor: Visitor) -> None:
     """Whatever the catalogue links to is there."""
     catalogue = await visitor.get("/")
-    paths = re.findall(r'<h2><a href="([^"]+)"', catalogue.body)
+    paths = re.findall(r'<h3><a href="([^"]+)"', catalogue.body)
 
     pages = [await visitor.get(path) for path in paths]
 
@@ -173,7 +201,7 @@ async def test_an_added_product_is_in_the_cart(visitor: Visitor) -> None:
 
     assert page.path == "/cart"
     assert "Box kite: added to your cart." in page.text
-    assert "Cart (3)" in page.text
+    assert "Cart 3 products" in page.text
     assert "Total €56.85" in page.text
     assert "added to your cart" not in (await visitor.get("/cart")).text
 
@@ -184,7 +212,7 @@ async def test_adding_again_adds_to_what_is_there(visitor: Visitor) -> None:
     await visitor.post("/product/umbrella", quantity=2)
     page = await visitor.post("/product/kite")
 
-    assert "Cart (4)" in page.text
+    assert "Cart 4 products" in page.text
     assert "Total €115.90" in page.text
 
 
@@ -193,7 +221,7 @@ async def test_a_quantity_can_be_changed(visitor: Visitor) -> None:
     await visitor.post("/product/kite", quantity=3)
     page = await visitor.post("/cart", product="kite", quantity=7)
 
-    assert "Cart (7)" in page.text
+    assert "Cart 7 products" in page.text
     assert "Total €132.65" in page.text
 
 
@@ -204,7 +232,7 @@ async def test_a_product_can_be_removed(visitor: Visitor) -> None:
     page = await visitor.post("/cart", product="kite", quantity=0)
 
     assert "Box kite: removed." in page.text
-    assert "Cart (1)" in page.text
+    assert "Cart 1 products" in page.text
     assert "Total €39.00" in page.text
 
 
@@ -228,7 +256,7 @@ async def test_a_quantity_that_is_none_is_refused(
     page = await visitor.post("/cart", product="kite", quantity=quantity)
 
     assert page.code == 400
-    assert "Cart (1)" in (await visitor.get("/cart")).text
+    assert "Cart 1 products" in (await visitor.get("/cart")).text
 
 
 async def test_two_visitors_have_two_carts(visitor: Visitor) -> None:
@@ -250,7 +278,7 @@ async def test_two_clicks_at_once_add_two(visitor: Visitor) -> None:
 
     await asyncio.gather(*(visitor.submit("/product/kite") for _ in range(10)))
 
-    assert "Cart (11)" in (await visitor.get("/cart")).text
+    assert "Cart 11 products" in (await visitor.get("/cart")).text
 
 
 @merging_backends
@@ -265,7 +293,7 @@ async def test_products_added_at_once_are_all_in_the_cart(
         *(visitor.submit("/cart", product=slug, quantity=2) for slug in slugs)
     )
 
-    assert "Cart (11)" in (await visitor.get("/cart")).text
+    assert "Cart 11 products" in (await visitor.get("/cart")).text
 
 
 async def test_signing_in_keeps_the_cart_and_changes_the_cookie(
@@ -274,16 +302,18 @@ async def test_signing_in_keeps_the_cart_and_changes_the_cookie(
     """Behaviour 9: the visitor's values stay, under another token."""
     await visitor.post("/product/kite", quantity=2)
     before = visitor.cookies["session"]
-    page = await visitor.login()
+    page = await visitor.sign_up()
 
     assert "Welcome, ada." in page.text
-    assert "Cart (2)" in page.text
+    assert "Cart 2 products" in page.text
     assert visitor.cookies["session"] != before
 
 
 @one_backend
 async def test_a_wrong_password_signs_nobody_in(visitor: Visitor) -> None:
     """The page comes back with the name, and without a word on which was wrong."""
+    await visitor.sign_up()
+    await visitor.post("/logout")
     page = await visitor.post("/login", name="ada", password="byron")
     unknown = await visitor.post("/login", name="byron", password="lovelace")
 
@@ -297,7 +327,7 @@ async def test_a_wrong_password_signs_nobody_in(visitor: Visitor) -> None:
 async def test_signing_out_empties_the_cart(visitor: Visitor, backend: str) -> None:
     """Behaviours 42, 44: the cookie goes, and a copy of it is worth nothing."""
     await visitor.post("/product/kite")
-    await visitor.login()
+    await visitor.sign_up()
     stolen = visitor.cookies["session"]
     page = await visitor.post("/logout")
 
@@ -317,7 +347,7 @@ async def test_checkout_asks_to_sign_in_and_goes_on(visitor: Visitor) -> None:
     assert page.path == "/login?next=%2Fcheckout"
     assert 'name="next" value="/checkout"' in page.body
 
-    page = await visitor.login("/checkout")
+    page = await visitor.sign_up("/checkout")
 
     assert page.path == "/checkout"
     assert "Total €37.90" in page.text
@@ -340,9 +370,7 @@ async def test_signing_in_never_leads_to_another_site(
     visitor: Visitor, path: str
 ) -> None:
     """A link to the sign-in page cannot name a place outside of the shop."""
-    response = await visitor.submit(
-        "/login", name="ada", password="lovelace", next=path
-    )
+    response = await visitor.submit("/signup", **ADA, next=path)
 
     assert response.code == 302
     assert response.headers["Location"] == "/"
@@ -350,7 +378,7 @@ async def test_signing_in_never_leads_to_another_site(
 
 async def test_checkout_of_nothing_leads_to_the_cart(visitor: Visitor) -> None:
     """There is no order without a product."""
-    await visitor.login()
+    await visitor.sign_up()
 
     assert (await visitor.get("/checkout")).path == "/cart"
     assert (await visitor.post("/checkout")).path == "/"
@@ -360,7 +388,7 @@ async def test_an_order_empties_the_cart_and_is_remembered(visitor: Visitor) -> 
     """The order has a number, the lines and the total, also when asked again."""
     await visitor.post("/product/kite", quantity=2)
     await visitor.post("/product/tea-flask")
-    await visitor.login()
+    await visitor.sign_up()
     page = await visitor.post("/checkout")
 
     number = re.search(r"Your order is [0-9A-F]{8} \.", page.text)
@@ -377,7 +405,7 @@ async def test_an_order_empties_the_cart_and_is_remembered(visitor: Visitor) -> 
 async def test_ordering_twice_orders_once(visitor: Visitor) -> None:
     """Of several clicks at once all but one find the cart empty."""
     await visitor.post("/product/kite", quantity=2)
-    await visitor.login()
+    await visitor.sign_up()
     form = urlencode(await visitor.fill())
     await asyncio.gather(*(visitor.fetch("/checkout", form) for _ in range(8)))
     page = await visitor.get("/order")
@@ -392,7 +420,7 @@ async def test_an_order_needs_somebody_who_is_signed_in(visitor: Visitor) -> Non
     page = await visitor.post("/checkout")
 
     assert page.code == 403
-    assert "Cart (1)" in (await visitor.get("/")).text
+    assert "Cart 1 products" in (await visitor.get("/")).text
 
 
 async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> None:
@@ -402,7 +430,7 @@ async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> 
 
     assert response.code == 403
     assert "403 Forbidden" in Page(403, "", response.body.decode()).text
-    assert "Cart (1)" in (await visitor.get("/cart")).text
+    assert "Cart 1 products" in (await visitor.get("/cart")).text
 
 
 @one_backend
@@ -429,6 +457,192 @@ async def test_a_store_that_fails_gets_an_error_page(
     assert "please try again in a moment" in page.text
     assert "session" not in visitor.cookies
     assert (await visitor.get("/")).code == 200
+
+
+@one_backend
+async def test_a_name_belongs_to_one_account(visitor: Visitor) -> None:
+    """Whoever signs up with a name that is taken, in any case, does not get in."""
+    await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url)
+    page = await other.post("/signup", name="Ada", password="another one")
+
+    assert page.code == 409
+    assert "There is somebody called ada already." in page.text
+    assert "Sign out" not in (await other.get("/")).text
+
+
+@one_backend
+@pytest.mark.parametrize("name", ["", "a", "1st", "a b", "<b>", "a" * 31, "ädä"])
+async def test_a_name_that_is_none_is_refused(visitor: Visitor, name: str) -> None:
+    """The form comes back with what was entered, and says what a name is."""
+    page = await visitor.post("/signup", name=name, password="lovelace")
+
+    assert page.code == 400
+    assert "A name has 2 to 30 letters and digits" in page.text
+    assert f'name="name" value="{html.escape(name)}"' in page.body
+
+
+@one_backend
+async def test_a_short_password_is_refused(visitor: Visitor) -> None:
+    """The eighth character makes it long enough."""
+    page = await visitor.post("/signup", name="ada", password="1234567")
+
+    assert page.code == 400
+    assert "A password has 8 characters or more." in page.text
+    assert (await visitor.post("/signup", name="ada", password="12345678")).code == 200
+
+
+@one_backend
+async def test_signing_in_again_finds_the_account(visitor: Visitor) -> None:
+    """Who has signed out gets in with the same name, in any case, and password."""
+    await visitor.sign_up()
+    await visitor.post("/logout")
+    page = await visitor.post("/login", name="ADA", password="lovelace")
+
+    assert "Welcome, ada." in page.text
+
+
+async def test_remember_me_outlives_the_browser(visitor: Visitor) -> None:
+    """Behaviours 50, 51: the cookie carries the age that the visitor asked for."""
+    response = await visitor.submit("/signup", **ADA, remember="yes")
+    (line,) = session_lines(response)
+
+    assert "; Max-Age=2592000" in line
+    assert "Outlives the browser yes" in (await visitor.get("/session")).text
+
+
+async def test_without_remember_me_the_cookie_ends_with_the_browser(
+    visitor: Visitor,
+) -> None:
+    """Behaviour 51: it carries no age."""
+    (line,) = session_lines(await visitor.submit("/signup", **ADA))
+
+    assert "Max-Age" not in line
+    assert "Outlives the browser no" in (await visitor.get("/session")).text
+
+
+async def test_two_accounts_of_one_password_have_two_hashes(tmp_path: Path) -> None:
+    """Each has a salt of its own, and no password is in the file."""
+    path = tmp_path / "accounts.db"
+    accounts = Accounts(str(path))
+    await accounts.create("ada", "lovelace")
+    await accounts.create("byron", "lovelace")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT salt, hash FROM accounts").fetchall()
+
+    assert len({part for row in rows for part in row}) == 4
+    assert b"lovelace" not in path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_an_account_outlives_the_application(tmp_path: Path) -> None:
+    """Who opens the file again finds who has signed up."""
+    path = str(tmp_path / "accounts.db")
+    assert await Accounts(path).create("ada", "lovelace")
+    accounts = Accounts(path)
+
+    assert await accounts.check("ada", "lovelace")
+    assert not await accounts.check("ada", "byron")
+    assert not await accounts.create("ada", "byron")
+
+
+async def test_a_script_gets_numbers_in_place_of_a_page(visitor: Visitor) -> None:
+    """What is added with JavaScript is told at once, and leaves no message."""
+    await visitor.post("/product/kite")
+    body = urlencode(await visitor.fill(quantity=2))
+    response = await visitor.fetch("/product/kite", body, Accept="application/json")
+
+    assert json.loads(response.body) == {
+        "quantity": 3,
+        "text": "Box kite: added to your cart.",
+    }
+    assert "added" not in (await visitor.get("/cart")).text
+
+
+async def test_news_are_the_user_and_the_number_of_products(visitor: Visitor) -> None:
+    """A page asks for them when it has heard that something changed."""
+    nothing = await visitor.fetch("/news")
+    await visitor.post("/product/kite", quantity=4)
+    await visitor.sign_up()
+
+    assert json.loads(nothing.body) == {"user": None, "quantity": 0}
+    assert json.loads((await visitor.fetch("/news")).body) == {
+        "user": "ada",
+        "quantity": 4,
+    }
+
+
+async def test_a_tab_hears_of_what_another_one_does(visitor: Visitor) -> None:
+    """Of every change to the cart, and of signing out."""
+    await visitor.post("/product/kite")
+    tab = await visitor.open_tab()
+    heard = [await tab.read_message()]
+    for path, fields in [
+        ("/product/kite", {}),
+        ("/cart", {"product": "kite", "quantity": 9}),
+        ("/logout", {}),
+    ]:
+        await visitor.post(path, **fields)
+        heard.append(await tab.read_message())
+    tab.close()
+
+    assert heard == ["news"] * 4
+
+
+@one_backend
+async def test_a_tab_hears_nothing_of_other_visitors(visitor: Visitor) -> None:
+    """The next that it hears is of its own visitor."""
+    other = Visitor(visitor.client, visitor.base_url)
+    await visitor.post("/product/kite")
+    await other.post("/product/kite")
+    tab, others_tab = await visitor.open_tab(), await other.open_tab()
+    await tab.read_message()
+    await others_tab.read_message()
+
+    await other.post("/product/kite")
+    assert await others_tab.read_message() == "news"
+    tab.close()
+    others_tab.close()
+
+    assert await tab.read_message() is None
+
+
+async def test_a_tab_without_a_session_is_told_so(visitor: Visitor) -> None:
+    """Its line is closed with a code of the shop's own."""
+    tab = await visitor.open_tab()
+
+    assert await tab.read_message() is None
+    assert tab.close_code == NO_SESSION
+    tab.close()
+
+
+async def test_the_session_page_shows_its_state(visitor: Visitor, backend: str) -> None:
+    """Where it is kept, how long it lasts, and how large it is."""
+    assert "You have none yet" in (await visitor.get("/session")).text
+
+    await visitor.post("/product/kite")
+    await visitor.get("/cart")
+    text = (await visitor.get("/session")).text
+
+    assert f"Backend {backend} Handle" in text
+    assert "Signed in nobody Age 0 seconds" in text
+    assert re.search("Expires in (1 day|23 hours 59 minutes)", text)
+    assert "Values 1 As JSON 21 bytes" in text
+    assert visitor.cookies["session"] not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.9, "0 seconds"),
+        (61, "1 minute 1 second"),
+        (7200, "2 hours"),
+        (90061, "1 day 1 hour"),
+    ],
+)
+async def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
+    """The largest two that are not zero."""
+    assert duration(seconds) == text
 
 
 async def test_the_views_page_counts_visits(visitor: Visitor) -> None:
@@ -468,14 +682,25 @@ async def test_the_views_page_has_a_session_of_its_own(visitor: Visitor) -> None
 
 @one_backend
 async def test_nothing_comes_from_elsewhere(visitor: Visitor) -> None:
-    """The pages load a stylesheet of the shop's own, and no script."""
+    """What the pages load is the shop's own and there, and nothing is inline."""
     page = await visitor.get("/")
-    stylesheet = re.search(r'rel="stylesheet" href="([^"]+)"', page.body)
+    paths = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.body)
 
-    assert stylesheet is not None
-    assert (await visitor.get(stylesheet[1])).code == 200
-    assert "<script" not in page.body
+    assert len(paths) >= 16
+    assert {(await visitor.get(path)).code for path in set(paths)} == {200}
     assert "://" not in page.body
+    assert not re.search(r"<script(?! src=)|<style|style=| on[a-z]+=", page.body)
+
+
+@one_backend
+@pytest.mark.parametrize("path", ["/", "/cart", "/views", "/news", "/nowhere"])
+async def test_no_page_runs_what_is_not_the_shops(visitor: Visitor, path: str) -> None:
+    """The policy of each page allows for files of the shop alone."""
+    policy = (await visitor.fetch(path)).headers["Content-Security-Policy"]
+    sources = {part.split()[1] for part in policy.split("; ")}
+
+    assert policy.startswith("default-src 'none'; ")
+    assert sources == {"'none'", "'self'"}
 
 
 @pytest.mark.parametrize(
@@ -492,7 +717,7 @@ async def test_a_cart_outlives_the_application(backend: str, tmp_path: Path) -> 
     client = AsyncHTTPClient()
     cookies: dict[str, str] = {}
     for clicks in (1, 2):
-        app = make_app(backend_url(backend, tmp_path), SECRET)
+        app = open_app(backend, tmp_path)
         server = HTTPServer(app)
         bound, port = bind_unused_port()
         server.add_socket(bound)
@@ -503,10 +728,10 @@ async def test_a_cart_outlives_the_application(backend: str, tmp_path: Path) -> 
         await server.close_all_connections()
         await close(app)
 
-        assert f"Cart ({clicks})" in page.text
+        assert f"Cart {clicks} products" in page.text
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def running_shop(folder: Path, *options: str) -> AsyncIterator[str]:
     """Runs the shop as a process of its own, and ends it with SIGTERM."""
     process = await start_shop(folder, "--port=0", *options)
@@ -529,6 +754,7 @@ async def start_shop(folder: Path, *options: str) -> asyncio.subprocess.Process:
         "-m",
         "example_app",
         f"--cookie-secret-file={folder}/secret",
+        f"--accounts-file={folder}/accounts.db",
         f"--session-backend=sqlite:///{folder}/shop.db",
         *options,
         cwd=Path(example_app.__file__).parent.parent,
@@ -543,22 +769,66 @@ async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
     async with running_shop(tmp_path) as url:
         visitor = Visitor(client, url)
         await visitor.post("/product/kite", quantity=2)
-        await visitor.login()
+        await visitor.sign_up()
     async with running_shop(tmp_path) as visitor.base_url:
         page = await visitor.get("/cart")
 
-    assert "Cart (2)" in page.text
+    assert "Cart 2 products" in page.text
     assert "ada Sign out" in page.text
+
+
+async def test_several_processes_serve_one_cart(tmp_path: Path) -> None:
+    """Behaviours 36, 37: twenty clicks at once add twenty, wherever they land."""
+    async with running_shop(tmp_path, "--processes=4") as url:
+        visitor = Visitor(AsyncHTTPClient(force_instance=True), url)
+        await visitor.post("/product/umbrella")
+        form = urlencode(await visitor.fill())
+        adding = [visitor.fetch("/product/kite", form) for _ in range(20)]
+        codes = [response.code for response in await asyncio.gather(*adding)]
+        page = await visitor.get("/cart")
+        visitor.client.close()
+
+    assert codes == [302] * 20
+    assert "Cart 21 products" in page.text
+
+
+async def test_tabs_hear_of_each_other_across_processes(tmp_path: Path) -> None:
+    """Whichever process a change goes through, each of many tabs hears of it."""
+    async with running_shop(tmp_path, "--processes=4") as url:
+        visitor = Visitor(AsyncHTTPClient(), url)
+        await visitor.post("/product/kite")
+        tabs = [await visitor.open_tab() for _ in range(16)]
+        heard = [await tab.read_message() for tab in tabs]
+        await visitor.post("/product/kite")
+        heard += [await tab.read_message() for tab in tabs]
+        for tab in tabs:
+            tab.close()
+
+    assert heard == ["news"] * 32
+
+
+async def test_all_processes_end_with_the_first(tmp_path: Path) -> None:
+    """Though it was killed and could tell them nothing, none stays behind."""
+    process = await start_shop(tmp_path, "--port=0", "--processes=4")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readline()
+    process.kill()
+
+    # These end when the last of those that write to them has.
+    await process.stdout.read()
+    assert b"Traceback" not in await process.stderr.read()
+    await process.wait()
 
 
 async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> None:
     """SIGTERM while a password is being checked does not cut the visitor off."""
     async with running_shop(tmp_path) as url:
         visitor = Visitor(AsyncHTTPClient(), url)
-        body = urlencode(await visitor.fill(name="ada", password="lovelace"))
+        body = urlencode(await visitor.fill(**ADA))
         reader, writer = await asyncio.open_connection("localhost", urlsplit(url).port)
         writer.write(
-            "POST /login HTTP/1.1\r\nHost: localhost\r\n"
+            "POST /signup HTTP/1.1\r\nHost: localhost\r\n"
             f"Cookie: _xsrf={visitor.cookies['_xsrf']}\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
@@ -580,6 +850,8 @@ async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> 
         ("--session-backend=sqlit", "Did you mean 'sqlite'?"),
         ("--session-backend=", "session_backend"),
         ("--prot=8888", "'prot'"),
+        ("--processes=0", "--processes=0: at least one has to serve."),
+        ("--accounts-file=/no/such/folder", "/no/such/folder"),
         ("--port=many", "many"),
     ],
 )
@@ -594,6 +866,20 @@ async def test_an_option_that_cannot_work_is_explained(
     assert output == b""
     assert text in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+async def test_memory_is_refused_for_several_processes(tmp_path: Path) -> None:
+    """The sentence says why, and what would do."""
+    process = await start_shop(
+        tmp_path, "--port=0", "--session-backend=memory", "--processes=2"
+    )
+    _, errors = await process.communicate()
+
+    assert process.returncode == 1
+    assert (
+        "--processes=2: MemoryBackend keeps sessions in the memory of one process, and"
+        " each would know other carts. Use a backend that processes share"
+    ) in errors.decode()
 
 
 async def test_a_port_in_use_is_explained(tmp_path: Path) -> None:

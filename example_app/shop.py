@@ -1,51 +1,16 @@
-"""Answers the requests: one short handler for each page."""
+"""The pages of the shop: from the catalogue to an order."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
-from http.client import responses
-from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
-from example_app.accounts import check_password
+from example_app.base import BaseHandler
 from example_app.cart import MOST, Cart
-from example_app.catalogue import PRODUCTS, Product, money
-from tornado_sessions import Session, SessionMixin
-
-# A path on this site. Browsers read "//host" and "/\host" as another site,
-# and leave out tabs and line ends before they look.
-_local_path = re.compile(r"/(?![/\\])[!-\[\]-~]*").fullmatch
-
-
-class BaseHandler(SessionMixin):
-    """What all pages have in common."""
-
-    def set_default_headers(self) -> None:
-        self.set_header(
-            "Content-Security-Policy",
-            "default-src 'self'; form-action 'self'; frame-ancestors 'none'",
-        )
-        self.set_header("X-Content-Type-Options", "nosniff")
-
-    async def prepare(self) -> None:
-        # A shutdown waits for the requests that are being answered.
-        if (task := asyncio.current_task()) is not None:
-            self.settings["requests"].add(task)
-            task.add_done_callback(self.settings["requests"].discard)
-        await super().prepare()
-
-    def get_template_namespace(self) -> dict[str, Any]:
-        return super().get_template_namespace() | {"Cart": Cart, "money": money}
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        # Not every request that fails has come as far as having a session,
-        # so this page shows none.
-        self.render(
-            "error.html", status=status_code, reason=responses.get(status_code, "")
-        )
+from example_app.catalogue import PRODUCTS, Product
+from tornado_sessions import Session
 
 
 class CatalogueHandler(BaseHandler):
@@ -71,10 +36,17 @@ class ProductHandler(BaseHandler):
         def add(session: Session) -> None:
             cart = session.setdefault("cart", {})
             cart[slug] = min(cart.get(slug, 0) + quantity, MOST)
-            session.flash(f"{product.name}: added to your cart.", "success")
 
         await self.session.transact(add)
-        self.redirect(self.reverse_url("cart"))
+        self.changed_session = self.session.id
+        text = f"{product.name}: added to your cart."
+        # The script of the pages shows the text where the visitor is. Without
+        # it the next page does.
+        if "application/json" in self.request.headers.get("Accept", ""):
+            self.write({"quantity": Cart.of(self.session).quantity, "text": text})
+        else:
+            self.session.flash(text, "success")
+            self.redirect(self.reverse_url("cart"))
 
 
 class CartHandler(BaseHandler):
@@ -96,6 +68,7 @@ class CartHandler(BaseHandler):
         else:
             cart.pop(product.slug, None)
             self.session.flash(f"{product.name}: removed.", "info")
+        self.changed_session = self.session.id
         self.redirect(self.reverse_url("cart"))
 
 
@@ -130,6 +103,7 @@ class CheckoutHandler(BaseHandler):
                 session.flash("Your order is placed.", "success")
 
         await self.session.transact(place)
+        self.changed_session = self.session.id
         self.redirect(self.reverse_url("order"))
 
 
@@ -143,55 +117,6 @@ class OrderHandler(BaseHandler):
             self.redirect(self.reverse_url("catalogue"))
             return
         self.render("order.html", order=order)
-
-
-class LoginHandler(BaseHandler):
-    """Lets a visitor sign in, and go on where they were."""
-
-    def get(self) -> None:
-        self.render("login.html", name="", next=self.get_next(), failed=False)
-
-    async def post(self) -> None:
-        name = self.get_body_argument("name", "")
-        password = self.get_body_argument("password", "", strip=False)
-        if not await check_password(name, password):
-            self.set_status(403)
-            self.render("login.html", name=name, next=self.get_next(), failed=True)
-            return
-
-        # The cart stays. The id of the session does not, so that one which
-        # somebody else has planted or seen is worth nothing from here on.
-        self.session.login(name)
-        self.session.flash(f"Welcome, {name}.", "success")
-        self.redirect(self.get_next())
-
-    def get_next(self) -> str:
-        path = self.get_argument("next", "/")
-        return path if _local_path(path) else "/"
-
-
-class LogoutHandler(BaseHandler):
-    """Ends the session, and with it the cart."""
-
-    def post(self) -> None:
-        self.session.logout()
-        self.redirect(self.reverse_url("catalogue"))
-
-
-class ViewsHandler(BaseHandler):
-    """Counts visits until you stay away: the demo that every session library has."""
-
-    def get(self) -> None:
-        views = self.session["views"] = self.session.get("views", 0) + 1
-        # What was left when this request came, which itself starts it anew.
-        self.render("views.html", views=views, expires_in=self.session.expires_in)
-
-
-class NotFoundHandler(BaseHandler):
-    """Answers for whatever has no page."""
-
-    async def prepare(self) -> None:
-        raise HTTPError(404)
 
 
 def get_product(slug: str) -> Product:

@@ -1,0 +1,61 @@
+"""What all pages have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from http.client import responses
+from typing import Any
+
+from tornado.web import HTTPError
+
+from example_app.cart import Cart
+from example_app.catalogue import money
+from tornado_sessions import SessionMixin
+
+# Everything comes from the shop itself, and nothing is written into the pages:
+# neither styles nor scripts.
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; form-action 'self'; img-src 'self';"
+    " script-src 'self'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class BaseHandler(SessionMixin):
+    """A page of the shop."""
+
+    #: The session whose tabs are to hear of a change, once it is answered.
+    changed_session: str | None = None
+
+    def set_default_headers(self) -> None:
+        self.set_header("Content-Security-Policy", _POLICY)
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    async def prepare(self) -> None:
+        # A shutdown waits for the requests that are being answered.
+        if (task := asyncio.current_task()) is not None:
+            self.settings["requests"].add(task)
+            task.add_done_callback(self.settings["requests"].discard)
+        await super().prepare()
+
+    def on_finish(self) -> None:
+        # Not before: the cookie that the tabs ask with may be in this answer.
+        if self.changed_session is not None:
+            self.settings["tabs"].tell(self.changed_session)
+
+    def get_template_namespace(self) -> dict[str, Any]:
+        return super().get_template_namespace() | {"Cart": Cart, "money": money}
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        # Not every request that fails has come as far as having a session,
+        # so this page shows none.
+        self.render(
+            "error.html", status=status_code, reason=responses.get(status_code, "")
+        )
+
+
+class NotFoundHandler(BaseHandler):
+    """Answers for whatever has no page."""
+
+    async def prepare(self) -> None:
+        raise HTTPError(404)

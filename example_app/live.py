@@ -1,0 +1,106 @@
+"""Has all open tabs of a visitor show the same cart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import defaultdict
+
+from tornado.ioloop import IOLoop
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from example_app.base import BaseHandler
+from example_app.cart import Cart
+from tornado_sessions import SessionMixin
+
+#: Tells the script of a page that there is no session to hear of.
+NO_SESSION = 4000
+
+
+class Tabs:
+    """The open tabs of those visitors whom this process serves.
+
+    One process may change a cart that a tab shows through another one, so each
+    has an inbox, and tells all of them. Make this before the processes fork.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        self._inboxes = [
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            for _ in range(processes)
+        ]
+        for end in sum(self._inboxes, ()):
+            end.setblocking(False)
+        self._tabs: defaultdict[str, set[TabHandler]] = defaultdict(set)
+
+    def listen(self, process: int = 0) -> None:
+        """Begins to hear what is told, as the process of that number."""
+        inbox, _ = self._inboxes[process]
+        asyncio.get_running_loop().add_reader(inbox, self._hear, inbox)
+
+    def tell(self, session_id: str) -> None:
+        """Tells every open tab of a session that something has changed."""
+        for _, outbox in self._inboxes:
+            # A process that is too busy to listen has its tabs late, not wrong:
+            # they do not hear what has changed, but ask.
+            with contextlib.suppress(BlockingIOError):
+                outbox.send(session_id.encode())
+
+    def add(self, session_id: str, tab: TabHandler) -> None:
+        self._tabs[session_id].add(tab)
+
+    def remove(self, session_id: str, tab: TabHandler) -> None:
+        self._tabs[session_id].discard(tab)
+        if not self._tabs[session_id]:
+            del self._tabs[session_id]
+
+    def close(self) -> None:
+        for end in sum(self._inboxes, ()):
+            asyncio.get_running_loop().remove_reader(end)
+            end.close()
+
+    def _hear(self, inbox: socket.socket) -> None:
+        session_id = inbox.recv(1024).decode()
+        for tab in self._tabs.get(session_id, ()):
+            IOLoop.current().add_callback(tab.tell)
+
+
+class TabHandler(SessionMixin, WebSocketHandler):
+    """The line to one open tab.
+
+    It says no more than that there is news, and the page asks what: with the
+    newest cookie, which may be another one than this line was opened with.
+    """
+
+    session_id: str | None = None
+
+    async def open(self) -> None:
+        if self.session.is_new:
+            self.close(NO_SESSION)
+            return
+        self.session_id = self.session.id
+        self.settings["tabs"].add(self.session_id, self)
+        # Something may have changed since the page was made.
+        await self.tell()
+
+    def on_message(self, message: str | bytes) -> None:
+        """Pages have nothing to say."""
+
+    def on_close(self) -> None:
+        if self.session_id is not None:
+            self.settings["tabs"].remove(self.session_id, self)
+
+    async def tell(self) -> None:
+        # A tab that is just being closed need not know.
+        with contextlib.suppress(WebSocketClosedError):
+            await self.write_message("news")
+
+
+class NewsHandler(BaseHandler):
+    """Answers what a page shows of its visitor."""
+
+    def get(self) -> None:
+        self.write(
+            {"user": self.current_user, "quantity": Cart.of(self.session).quantity}
+        )

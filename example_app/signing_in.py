@@ -1,0 +1,97 @@
+"""The pages on which a visitor signs up, in and out."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+from example_app.base import BaseHandler
+
+# A path on this site. Browsers read "//host" and "/\host" as another site,
+# and leave out tabs and line ends before they look.
+_local_path = re.compile(r"/(?![/\\])[!-\[\]-~]*").fullmatch
+
+_name = re.compile(r"[a-z][a-z0-9._-]{1,29}").fullmatch
+
+#: How many characters a new password has at the least.
+LEAST = 8
+
+#: How long "remember me" holds without a visit.
+REMEMBERED = datetime.timedelta(days=30)
+
+
+class FormHandler(BaseHandler):
+    """A form with a name and a password, from which one goes on."""
+
+    template: str
+
+    def get(self) -> None:
+        self.show()
+
+    def show(self, name: str = "", problem: str = "") -> None:
+        self.render(
+            self.template, name=name, problem=problem, next=self.get_next(), least=LEAST
+        )
+
+    def refuse(self, status: int, name: str, problem: str) -> None:
+        self.set_status(status)
+        self.show(name, problem)
+
+    def get_form(self) -> tuple[str, str]:
+        name = self.get_body_argument("name", "").lower()
+        return name, self.get_body_argument("password", "", strip=False)
+
+    def get_next(self) -> str:
+        path = self.get_argument("next", "/")
+        return path if _local_path(path) else "/"
+
+    def sign_in(self, name: str) -> None:
+        # The cart stays. The id of the session does not, so that one which
+        # somebody else has planted or seen is worth nothing from here on.
+        self.session.login(name)
+        if self.get_body_argument("remember", ""):
+            self.session.persistent = True
+            self.session.set_expiry(idle=REMEMBERED, lifetime=REMEMBERED)
+        self.session.flash(f"Welcome, {name}.", "success")
+        self.redirect(self.get_next())
+
+
+class LoginHandler(FormHandler):
+    """Lets a visitor sign in, and go on where they were."""
+
+    template = "login.html"
+
+    async def post(self) -> None:
+        name, password = self.get_form()
+        if await self.settings["accounts"].check(name, password):
+            self.sign_in(name)
+        else:
+            self.refuse(403, name, "That name and password do not go together.")
+
+
+class SignupHandler(FormHandler):
+    """Makes an account, and signs its owner in."""
+
+    template = "signup.html"
+
+    async def post(self) -> None:
+        name, password = self.get_form()
+        if not _name(name):
+            self.refuse(
+                400, name, "A name has 2 to 30 letters and digits, a letter first."
+            )
+        elif len(password) < LEAST:
+            self.refuse(400, name, f"A password has {LEAST} characters or more.")
+        elif await self.settings["accounts"].create(name, password):
+            self.sign_in(name)
+        else:
+            self.refuse(409, name, f"There is somebody called {name} already.")
+
+
+class LogoutHandler(BaseHandler):
+    """Ends the session, and with it the cart."""
+
+    def post(self) -> None:
+        self.changed_session = self.session.id
+        self.session.logout()
+        self.redirect(self.reverse_url("catalogue"))

@@ -1,0 +1,87 @@
+// Makes the shop livelier. Everything works without this, a page at a time.
+
+const quantity = document.getElementById("quantity");
+const toast = document.getElementById("toast");
+
+// One thing at a time: the first product begins the session, and a second
+// click that did not wait for its cookie would begin another one.
+let queue = Promise.resolve();
+const inTurn = (task) => (queue = queue.then(task, task));
+
+function show(text) {
+  toast.textContent = text;
+  toast.classList.add("shown");
+  clearTimeout(show.timer);
+  show.timer = setTimeout(() => toast.classList.remove("shown"), 4000);
+}
+
+// Adds to the cart without leaving the page.
+
+async function add(form) {
+  const response = await fetch(form.action, {
+    method: "POST",
+    headers: { Accept: "application/json" },
+    body: new URLSearchParams(new FormData(form)),
+  }).catch(() => null);
+  if (!response?.ok) {
+    show("That did not work. Load the page again, and try once more.");
+    return;
+  }
+  const answer = await response.json();
+  quantity.textContent = answer.quantity;
+  show(answer.text);
+  sessionIsThere();
+}
+
+for (const form of document.querySelectorAll("form[data-add]")) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    inTurn(() => add(form));
+  });
+}
+
+for (const form of document.querySelectorAll("form[data-change]")) {
+  form.addEventListener("change", () => form.requestSubmit());
+}
+
+// Shows what other tabs do. The server says when there is news, and the page
+// asks what it is.
+
+async function ask() {
+  const response = await fetch("/news").catch(() => null);
+  if (!response?.ok) return;
+  const news = await response.json();
+  quantity.textContent = news.quantity;
+  if ((news.user ?? "") !== document.body.dataset.user) {
+    location.replace(location.pathname + location.search);
+  }
+}
+
+const NO_SESSION = 4000;
+let socket = null;
+let pause = 500;
+
+function listen() {
+  socket ??= new WebSocket(location.origin.replace(/^http/, "ws") + "/tab");
+  socket.onmessage = () => {
+    pause = 500;
+    inTurn(ask);
+  };
+  socket.onclose = (event) => {
+    socket = null;
+    if (event.code === NO_SESSION) inTurn(ask);
+    else setTimeout(listen, (pause = Math.min(2 * pause, 30000)));
+  };
+}
+
+// A tab that was opened before there was a session has no line yet.
+const tabs = new BroadcastChannel("session");
+tabs.onmessage = listen;
+
+function sessionIsThere() {
+  if (socket) return;
+  listen();
+  tabs.postMessage("there");
+}
+
+if (document.body.dataset.session === "some") sessionIsThere();
