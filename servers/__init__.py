@@ -1,4 +1,4 @@
-"""Brings in and starts the real servers that tests and benchmarks use.
+"""Brings in and starts the real servers and the browser that tests use.
 
 To run a command with servers for it, whose URLs are in its environment::
 
@@ -10,6 +10,12 @@ A test that kills its server has one of its own::
         ...
         server.kill()
         server.start()
+
+So it is with the shop, and with the browser that looks at it, which are both in
+`servers.browsing`::
+
+    with Shop() as shop, Browser(folder) as browser:
+        browser.get(shop.url)
 """
 
 from servers.processes import Memcached, MongoDB, MongoReplicaSet, Server

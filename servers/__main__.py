@@ -7,21 +7,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 from servers.processes import Memcached, MongoDB, Server
-from servers.programs import ServerUnavailableError
+from servers.programs import (
+    ServerUnavailableError,
+    find_chromedriver,
+    find_chromium,
+)
 
 SERVERS: dict[str, type[Server]] = {
     "SESSIONS_TEST_MEMCACHED_URL": Memcached,
     "SESSIONS_TEST_MONGODB_URL": MongoDB,
 }
 
+PROGRAMS: dict[str, Callable[[], str]] = {
+    "SESSIONS_TEST_CHROMIUM": find_chromium,
+    "SESSIONS_TEST_CHROMEDRIVER": find_chromedriver,
+}
+
 
 def main(command: list[str]) -> int:
     """Answers the exit code of ``command``, run while the servers are up.
 
-    A server whose variable is set already is not started. One that cannot be
-    had is named at the end and, where ``CI`` is set, is a failure.
+    A server whose variable is set already is not started, and a browser not
+    looked for. What cannot be had is named at the end and, where ``CI`` is set,
+    is a failure.
     """
     missing = []
     with contextlib.ExitStack() as running:
@@ -34,6 +45,11 @@ def main(command: list[str]) -> int:
                 missing.append(f"Nothing was tested on {variable}: {error}")
             else:
                 os.environ[variable] = server.url
+        for variable, find in PROGRAMS.items():
+            try:
+                os.environ[variable] = find()
+            except ServerUnavailableError as error:  # noqa: PERF203
+                missing.append(f"Nothing was tested on {variable}: {error}")
         code = subprocess.call(command)
     for line in missing:
         print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Finds the programs of the servers, and brings those that are missing."""
+"""Finds the programs of servers and browser, and brings those that are missing."""
 
 from __future__ import annotations
 
@@ -37,16 +37,12 @@ LD_LIBRARY_PATH=$folder/lib exec "$folder/libexec/mongod" "$@"
 
 
 class ServerUnavailableError(Exception):
-    """Raised when a server's program is neither there nor to be had."""
+    """Raised when a program is neither there nor to be had."""
 
 
 def find_memcached() -> str:
     """Answers the path of memcached; installs Debian's where there is none."""
-    found = shutil.which("memcached")
-    if found is None:
-        with _one_at_a_time():
-            found = shutil.which("memcached") or _install("memcached")
-    return found
+    return _find_or_install("memcached", ["memcached"])
 
 
 def find_mongod() -> str:
@@ -63,6 +59,40 @@ def find_mongod() -> str:
     return str(folder / "bin" / "mongod")
 
 
+def find_chromium() -> str:
+    """Answers the path of Chromium, or of Chrome; installs Debian's where there is none.
+
+    ``SESSIONS_TEST_CHROMIUM`` names another one.
+    """
+    programs = ["chromium", "chromium-browser", "google-chrome"]
+    return os.environ.get("SESSIONS_TEST_CHROMIUM") or _find_or_install(
+        "chromium", programs
+    )
+
+
+def find_chromedriver() -> str:
+    """Answers the path of the driver for `find_chromium`.
+
+    ``SESSIONS_TEST_CHROMEDRIVER`` names another one.
+    """
+    return os.environ.get("SESSIONS_TEST_CHROMEDRIVER") or _find_or_install(
+        "chromium-driver", ["chromedriver"]
+    )
+
+
+def _find_or_install(package: str, programs: list[str]) -> str:
+    """Answers the path of one of ``programs``, which Debian's ``package`` brings."""
+    found = _which(programs)
+    if found is None:
+        with _one_at_a_time():
+            found = _which(programs) or _install(package, programs)
+    return found
+
+
+def _which(programs: list[str]) -> str | None:
+    return next(filter(None, map(shutil.which, programs)), None)
+
+
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Has other test runs on this machine wait until a program is there."""
@@ -72,7 +102,7 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-def _install(package: str) -> str:
+def _install(package: str, programs: list[str]) -> str:
     advice = f"Install it with: apt-get install {package}"
     if shutil.which("apt-get") is None:
         raise ServerUnavailableError(
@@ -89,10 +119,10 @@ def _install(package: str) -> str:
         # A new machine has no list of packages yet, an old one an old list.
         _run([*apt_get, "update", "--quiet"], otherwise)
         _run(install, otherwise)
-    found = shutil.which(package)
+    found = _which(programs)
     if found is None:
         raise ServerUnavailableError(
-            f"{package} is installed, and yet is not on PATH. Put it there."
+            f"{package} is installed, and yet {programs[0]} is not on PATH. Put it there."
         )
     return found
 

@@ -100,6 +100,37 @@ class CommandTest(unittest.TestCase):
         last = ran.stderr.splitlines()[-1]
         self.assertIn("Nothing was tested on SESSIONS_TEST_MEMCACHED_URL", last)
 
+    def test_a_browser_that_is_named_is_left_alone(self) -> None:
+        """Neither a Chromium nor its driver is looked for."""
+        ran = _run(
+            "import os; print(os.environ['SESSIONS_TEST_CHROMIUM'],"
+            " os.environ['SESSIONS_TEST_CHROMEDRIVER'])",
+            PATH=self._empty_folder(),
+        )
+
+        self.assertEqual(ran.stdout, "/named/chromium /named/chromedriver\n")
+
+    def test_a_browser_that_cannot_be_had_is_named_at_the_end(self) -> None:
+        """The command runs without it, and the variable stays unset."""
+        for variable in ("SESSIONS_TEST_CHROMIUM", "SESSIONS_TEST_CHROMEDRIVER"):
+            with self.subTest(variable):
+                ran = _run(
+                    f"import os; print(not os.environ[{variable!r}])",
+                    **{variable: "", "PATH": self._empty_folder()},
+                )
+
+                self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
+                last = ran.stderr.splitlines()[-1]
+                self.assertIn(f"Nothing was tested on {variable}: chromium", last)
+
+    def test_in_ci_a_browser_that_cannot_be_had_is_a_failure(self) -> None:
+        """Green never means skipped."""
+        ran = _run(
+            "pass", SESSIONS_TEST_CHROMIUM="", PATH=self._empty_folder(), CI="true"
+        )
+
+        self.assertEqual(ran.returncode, 1)
+
     def test_in_ci_a_server_that_cannot_be_had_is_a_failure(self) -> None:
         """Green never means skipped."""
         ran = _run(
@@ -129,6 +160,8 @@ def _run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         "CI": "",
         "SESSIONS_TEST_MEMCACHED_URL": "memcached://named",
         "SESSIONS_TEST_MONGODB_URL": "mongodb://named",
+        "SESSIONS_TEST_CHROMIUM": "/named/chromium",
+        "SESSIONS_TEST_CHROMEDRIVER": "/named/chromedriver",
         **variables,
     }
     return subprocess.run(

@@ -1,0 +1,94 @@
+"""The shop as a server of its own, and a browser to look at it with."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+from servers.processes import Server
+from servers.programs import find_chromedriver, find_chromium
+
+_OPTIONS = [
+    *["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"],
+    *["--no-first-run", "--disable-background-networking"],
+    *["--disable-component-update", "--disable-sync", "--hide-scrollbars"],
+    # A small /dev/shm, as containers have it, is no reason to crash.
+    "--disable-dev-shm-usage",
+]
+
+
+class Shop(Server):
+    """The example application, with the sessions in ``backend``.
+
+    None is for a SQLite file. What it keeps stays until it is stopped.
+    """
+
+    scheme = "http"
+
+    def __init__(self, backend: str | None = None, *options: str) -> None:
+        super().__init__(*options)
+        self._backend = backend
+
+    def restart(self) -> None:
+        """Has the shop end by itself, as a supervisor does, and opens it again."""
+        assert self._process is not None
+        self._signal(signal.SIGTERM)
+        code = self._process.wait(timeout=30)
+        if code != 0:
+            raise RuntimeError(f"The shop has ended with {code}.")
+        self.start()
+
+    def _program(self) -> str:
+        return sys.executable
+
+    def _arguments(self, folder: Path) -> list[str]:
+        return [
+            *["-m", "example_app", "--address=127.0.0.1", f"--port={self.port}"],
+            f"--session-backend={self._backend or f'sqlite:///{folder}/sessions.db'}",
+            f"--accounts-file={folder}/accounts.db",
+            f"--cookie-secret-file={folder}/secret",
+        ]
+
+
+class Browser(Chrome):
+    """Chromium without a window, which keeps its cookies in ``folder``.
+
+    There it finds those of an earlier one, as far as they were to be kept.
+    """
+
+    def __init__(self, folder: str) -> None:
+        options = ChromeOptions()
+        options.binary_location = find_chromium()
+        for option in [*_OPTIONS, f"--user-data-dir={folder}"]:
+            options.add_argument(option)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        # As its path is given, no driver is looked for elsewhere.
+        super().__init__(options, ChromeService(find_chromedriver()))
+
+    def complaints(self) -> list[str]:
+        """Answers what the console was told since it was asked last."""
+        log = self.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log]
+
+    def look(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Shows pages as a screen of so many pixels does."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._do("Emulation.setEmulatedMedia", features=[scheme])
+        self._do(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+
+    def forget(self) -> None:
+        """Drops all cookies."""
+        self._do("Network.clearBrowserCookies")
+
+    def _do(self, command: str, **arguments: Any) -> None:
+        self.execute_cdp_cmd(command, arguments)

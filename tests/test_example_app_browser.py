@@ -1,0 +1,353 @@
+"""Tests of the shop in a browser: in Chromium, on three backends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import unittest
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from servers.browsing import Browser, Shop
+
+#: How many seconds a page has to come to what is awaited, on a busy machine.
+PATIENCE = 30
+
+MONGODB = os.environ.get("SESSIONS_TEST_MONGODB_URL")
+
+needs_browser = unittest.skipUnless(
+    os.environ.get("SESSIONS_TEST_CHROMIUM"), "SESSIONS_TEST_CHROMIUM is not set."
+)
+
+if TYPE_CHECKING:
+    _Case = unittest.TestCase
+else:
+    _Case = object
+
+
+class Visitor:
+    """Somebody with a browser, who waits for what is to come."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def go(self, path: str) -> None:
+        self.browser.get(self.url + path)
+
+    def find(self, selector: str) -> WebElement:
+        return self.until(
+            lambda: self.browser.find_element(By.CSS_SELECTOR, selector), selector
+        )
+
+    def click(self, selector: str) -> None:
+        self.find(selector).click()
+
+    def type(self, selector: str, text: str) -> None:
+        """Types ``text`` in place of what is in a field."""
+        self.find(selector).send_keys(Keys.CONTROL, "a", Keys.NULL, text)
+
+    def read(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def expect(self, selector: str, text: str) -> None:
+        """Waits until an element says ``text``, however often the page is new."""
+        self.until(
+            lambda: text in self.browser.find_element(By.CSS_SELECTOR, selector).text,
+            f"{text!r} in {selector}",
+        )
+
+    def expect_products(self, number: int) -> None:
+        self.expect("#quantity", str(number))
+
+    def expect_path(self, path: str) -> None:
+        self.until(lambda: self.browser.current_url == self.url + path, path)
+
+    def add(self, slug: str) -> None:
+        self.click(f"form[action='/product/{slug}'] button")
+
+    def sign_up(self, *, remember: bool = False) -> str:
+        """Answers the name, which nobody else has."""
+        name = f"ada-{secrets.token_hex(4)}"
+        self.go("/signup")
+        self.fill_in(name, remember=remember)
+        self.expect(".flash", f"Welcome, {name}.")
+        return name
+
+    def fill_in(self, name: str, *, remember: bool = False) -> None:
+        self.find("input[name=name]").send_keys(name)
+        self.find("input[name=password]").send_keys("lovelace")
+        if remember:
+            self.click("input[name=remember]")
+        self.click(".fields button")
+
+    def until(self, condition: Callable[[], object], what: str) -> WebElement:
+        """Answers what ``condition`` does, once it is true."""
+        waiting = WebDriverWait(
+            self.browser,
+            PATIENCE,
+            0.05,
+            [NoSuchElementException, StaleElementReferenceException],
+        )
+        return waiting.until(lambda _: condition(), f"Waited for {what}.")  # type: ignore[return-value]
+
+
+class ShopInBrowser(_Case):
+    """What a person does, on one shop and with one browser for all tests."""
+
+    backend: ClassVar[str | None] = None
+    shop: ClassVar[Shop]
+    browser: ClassVar[Browser]
+    visitor: Visitor
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.shop = Shop(cls.backend)
+        cls.shop.start()
+        cls.addClassCleanup(cls.shop.stop)
+        cls.browser = cls.open_browser(cls.addClassCleanup)
+
+    @classmethod
+    def open_browser(
+        cls, cleanup: Callable[..., object], folder: str | None = None
+    ) -> Browser:
+        if folder is None:
+            own = tempfile.TemporaryDirectory(prefix="browser-")
+            cleanup(own.cleanup)
+            folder = own.name
+        browser = Browser(folder)
+        cleanup(browser.quit)
+        return browser
+
+    def setUp(self) -> None:
+        self.browser.forget()
+        self.browser.look(1280, 900)
+        self.visitor = Visitor(self.browser, self.shop.url)
+        self.visitor.go("/")
+
+    def tearDown(self) -> None:
+        self.browser.switch_to.window(self.browser.window_handles[0])
+        for other in self.browser.window_handles[1:]:
+            self.browser.switch_to.window(other)
+            self.browser.close()
+        self.browser.switch_to.window(self.browser.window_handles[0])
+        # A page that is left, or whose shop is shut, loses its line to it.
+        complaints = [
+            line for line in self.browser.complaints() if "WebSocket" not in line
+        ]
+        self.assertEqual(complaints, [])
+
+    def open_tab(self, path: str = "/") -> str:
+        """Answers the tab that was in front before."""
+        before = self.browser.current_window_handle
+        self.browser.switch_to.new_window("tab")
+        self.visitor.go(path)
+        return before
+
+    def test_a_visitor_buys_something(self) -> None:
+        """From the catalogue to an order, by way of an account."""
+        visitor = self.visitor
+        self.browser.execute_script("window.mark = 'the same page'")
+        visitor.add("kite")
+        visitor.expect_products(1)
+        visitor.expect("#toast", "Box kite: added to your cart.")
+        self.assertEqual(
+            self.browser.execute_script("return window.mark"), "the same page"
+        )
+
+        visitor.go("/product/umbrella")
+        visitor.type("input[name=quantity]", "2")
+        visitor.click("form[data-add] button")
+        visitor.expect_products(3)
+        self.browser.refresh()
+        visitor.expect_products(3)
+
+        visitor.click("nav .cart")
+        visitor.expect(".total", "€96.95")
+        visitor.click("a.wide")
+        visitor.expect_path("/login?next=%2Fcheckout")
+        visitor.click("a[href^='/signup']")
+        visitor.expect("h1", "Make an account")
+        visitor.fill_in(f"ada-{secrets.token_hex(4)}")
+        visitor.expect_path("/checkout")
+        visitor.expect("tfoot", "€96.95")
+        visitor.click("main form button")
+        visitor.expect_path("/order")
+        visitor.expect(".flash", "Your order is placed.")
+        visitor.expect_products(0)
+
+        self.assertRegex(visitor.read("strong.code"), "^[0-9A-F]{8}$")
+
+    def test_a_quantity_is_changed_where_it_stands(self) -> None:
+        """A new number is sent without a click, and zero takes the product out."""
+        visitor = self.visitor
+        visitor.add("kite")
+        visitor.expect_products(1)
+        visitor.go("/cart")
+        for number in ("4", "0"):
+            visitor.type("input[type=number]", number + Keys.TAB)
+            visitor.expect_products(int(number))
+
+        self.assertIn("There is nothing in it yet.", visitor.read("main"))
+
+    def test_the_cart_survives_a_restart_of_the_shop(self) -> None:
+        """The same browser finds what it had put into it."""
+        self.visitor.add("kite")
+        self.visitor.expect_products(1)
+        self.shop.restart()
+
+        self.visitor.go("/cart")
+        self.visitor.expect(".lines", "Box kite")
+
+    def test_a_double_click_adds_two(self) -> None:
+        """Though the first of them begins the session, and neither waits."""
+        button = self.visitor.find("form[action='/product/kite'] button")
+        ActionChains(self.browser).double_click(button).perform()
+
+        self.visitor.expect_products(2)
+        self.browser.refresh()
+        self.visitor.expect_products(2)
+
+    def test_two_tabs_show_the_same_cart(self) -> None:
+        """What one adds the other shows by itself, from the first product on."""
+        first = self.open_tab()
+        self.visitor.add("kite")
+        self.visitor.expect_products(1)
+        second = self.browser.current_window_handle
+        self.browser.switch_to.window(first)
+        self.visitor.expect_products(1)
+
+        self.visitor.add("umbrella")
+        self.visitor.expect_products(2)
+        self.browser.switch_to.window(second)
+        self.visitor.expect_products(2)
+
+    def test_signing_out_in_another_window_is_noticed(self) -> None:
+        """The window that was left behind shows nothing of the account any more."""
+        name = self.visitor.sign_up()
+        self.visitor.expect("nav", name)
+        first = self.open_tab()
+        self.visitor.expect("nav", name)
+        self.visitor.click("form[action='/logout'] button")
+        self.visitor.expect("nav", "Sign in")
+
+        self.browser.switch_to.window(first)
+        self.visitor.expect("nav", "Sign in")
+
+    def test_closing_the_browser_signs_out_unless_remembered(self) -> None:
+        """Behaviour 51: one cookie ends with the browser, the other one stays."""
+        folder = tempfile.TemporaryDirectory(prefix="browser-")
+        self.addCleanup(folder.cleanup)
+
+        first = Visitor(self.open_browser(self.addCleanup, folder.name), self.shop.url)
+        first.sign_up()
+        first.browser.quit()
+
+        again = Visitor(self.open_browser(self.addCleanup, folder.name), self.shop.url)
+        again.go("/")
+        again.expect("nav", "Sign in")
+        name = again.sign_up(remember=True)
+        again.browser.quit()
+
+        last = Visitor(self.open_browser(self.addCleanup, folder.name), self.shop.url)
+        last.go("/")
+        last.expect("nav", name)
+
+    def test_two_browsers_have_two_carts(self) -> None:
+        """Neither sees what is in the other one's."""
+        other = Visitor(self.open_browser(self.addCleanup), self.shop.url)
+        other.go("/")
+        other.add("lantern")
+        other.expect_products(1)
+        self.visitor.add("kite")
+        self.visitor.expect_products(1)
+
+        for visitor, product in ((self.visitor, "Box kite"), (other, "Cellar lantern")):
+            visitor.go("/cart")
+            self.assertEqual(visitor.read(".lines h2"), product)
+
+    def test_the_keyboard_is_enough(self) -> None:
+        """The first stop leads to the content, and Enter puts into the cart."""
+        body = self.visitor.find("body")
+        body.send_keys(Keys.TAB)
+        self.assertEqual(self.focused().get_attribute("class"), "skip")
+        self.focused().send_keys(Keys.ENTER)
+        self.assertEqual(self.focused().get_attribute("id"), "content")
+        for _ in range(2):
+            self.focused().send_keys(Keys.TAB)
+        self.assertEqual(
+            self.focused().get_attribute("aria-label"), "Add Storm umbrella to the cart"
+        )
+        self.focused().send_keys(Keys.ENTER)
+
+        self.visitor.expect_products(1)
+
+    def test_every_page_fits_a_phone_and_names_its_parts(self) -> None:
+        """At 360 px nothing has to be scrolled sideways, in light or in dark."""
+        visitor = self.visitor
+        visitor.sign_up()
+        visitor.go("/product/barometer")
+        for _ in range(2):
+            visitor.click("form[data-add] button")
+        visitor.expect_products(2)
+        for path in self.pages:
+            for dark in (False, True):
+                self.browser.look(360, 740, dark=dark)
+                visitor.go(path)
+                with self.subTest(path=path, dark=dark):
+                    self.assertEqual(self.browser.execute_script(_FAULTS), [])
+
+    pages: ClassVar = [
+        *["/", "/product/anemometer", "/cart", "/checkout", "/session", "/views"],
+        *["/login", "/signup"],
+    ]
+
+    def focused(self) -> WebElement:
+        return self.browser.switch_to.active_element
+
+
+# What is wrong with a page, as far as it can be measured.
+_FAULTS = """
+const page = document.documentElement;
+const fields = [...document.querySelectorAll("input:not([type=hidden])")];
+const small = [...document.querySelectorAll("main button, main .button")]
+  .filter((button) => button.getBoundingClientRect().height < 24);
+return [
+  ...(page.scrollWidth > innerWidth ? [`${page.scrollWidth} px wide`] : []),
+  ...(document.querySelectorAll("h1").length === 1 ? [] : ["not one heading"]),
+  ...(page.lang === "en" ? [] : ["no language"]),
+  ...fields.filter((field) => !field.labels.length && !field.ariaLabel),
+  ...document.querySelectorAll("img:not([alt])"),
+  ...small,
+].map((fault) => fault.outerHTML ?? fault);
+"""
+
+
+@needs_browser
+class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
+    """In a file, as ``make demo`` has it."""
+
+
+@needs_browser
+@unittest.skipUnless(MONGODB, "SESSIONS_TEST_MONGODB_URL is not set.")
+class MongoDBBrowserTest(ShopInBrowser, unittest.TestCase):
+    """On a server."""
+
+    backend = MONGODB
+
+
+@needs_browser
+class CookieBrowserTest(ShopInBrowser, unittest.TestCase):
+    """In the browser itself."""
+
+    backend = "cookie"
