@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.web import Application
 
-from example_app import base, curious, live, shop, signing_in
+from example_app import base, curious, devices, live, shop, signing_in
 from example_app.accounts import Accounts
 from tornado_sessions import Sessions
 
@@ -46,6 +46,7 @@ def make_app(
             (r"/login", signing_in.LoginHandler, {}, "login"),
             (r"/signup", signing_in.SignupHandler, {}, "signup"),
             (r"/logout", signing_in.LogoutHandler, {}, "logout"),
+            (r"/devices", devices.DevicesHandler, {}, "devices"),
             (r"/session", curious.SessionHandler, {}, "session"),
             (r"/news", live.NewsHandler, {}, "news"),
             (r"/tab", live.TabHandler, {}, "tab"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from http.client import responses
 from typing import Any
 
@@ -10,6 +11,7 @@ from tornado.web import HTTPError
 
 from example_app.cart import Cart
 from example_app.catalogue import money
+from example_app.times import duration
 from tornado_sessions import SessionMixin
 
 # Everything comes from the shop itself, and nothing is written into the pages:
@@ -23,8 +25,8 @@ _POLICY = (
 class BaseHandler(SessionMixin):
     """A page of the shop."""
 
-    #: The session whose tabs are to hear of a change, once it is answered.
-    changed_session: str | None = None
+    #: The sessions whose tabs are to hear of a change, once it is answered.
+    changed_sessions: Iterable[str] = ()
 
     def set_default_headers(self) -> None:
         self.set_header("Content-Security-Policy", _POLICY)
@@ -40,11 +42,15 @@ class BaseHandler(SessionMixin):
 
     def on_finish(self) -> None:
         # Not before: the cookie that the tabs ask with may be in this answer.
-        if self.changed_session is not None:
-            self.settings["tabs"].tell(self.changed_session)
+        for session_id in self.changed_sessions:
+            self.settings["tabs"].tell(session_id)
 
     def get_template_namespace(self) -> dict[str, Any]:
-        return super().get_template_namespace() | {"Cart": Cart, "money": money}
+        return super().get_template_namespace() | {
+            "Cart": Cart,
+            "duration": duration,
+            "money": money,
+        }
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         # Not every request that fails has come as far as having a session,

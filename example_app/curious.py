@@ -25,25 +25,6 @@ class SessionHandler(BaseHandler):
             "session.html",
             # The name alone: the URL of a store may have a password in it.
             backend=self.settings["session_backend"].partition(":")[0],
-            age=duration(self.sessions.now() - session.created),
-            expires_in=duration(session.expires_in),
+            age=self.sessions.now() - session.created,
             size=len(json_encode(dict(session))),
         )
-
-
-def duration(seconds: float) -> str:
-    """Answers a length of time as people read it."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    parts = [
-        f"{number} {unit}" + "s" * (number != 1)
-        for number, unit in [
-            (days, "day"),
-            (hour, "hour"),
-            (minute, "minute"),
-            (second, "second"),
-        ]
-        if number
-    ]
-    return " ".join(parts[:2]) or "0 seconds"

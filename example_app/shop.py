@@ -10,7 +10,11 @@ from tornado.web import HTTPError, authenticated
 from example_app.base import BaseHandler
 from example_app.cart import MOST, Cart
 from example_app.catalogue import PRODUCTS, Product
-from tornado_sessions import Session
+from tornado_sessions import Session, recent_login
+
+#: For how many seconds after a sign-in orders are taken. Somebody else may have
+#: come to a browser that is remembered for a month.
+RECENT = 3600
 
 
 class CatalogueHandler(BaseHandler):
@@ -38,7 +42,7 @@ class ProductHandler(BaseHandler):
             cart[slug] = min(cart.get(slug, 0) + quantity, MOST)
 
         await self.session.transact(add)
-        self.changed_session = self.session.id
+        self.changed_sessions = [self.session.id]
         text = f"{product.name}: added to your cart."
         # The script of the pages shows the text where the visitor is. Without
         # it the next page does.
@@ -68,14 +72,14 @@ class CartHandler(BaseHandler):
         else:
             cart.pop(product.slug, None)
             self.session.flash(f"{product.name}: removed.", "info")
-        self.changed_session = self.session.id
+        self.changed_sessions = [self.session.id]
         self.redirect(self.reverse_url("cart"))
 
 
 class CheckoutHandler(BaseHandler):
     """Sums up the cart, and makes an order of it."""
 
-    @authenticated
+    @recent_login(max_age=RECENT)
     def get(self) -> None:
         cart = Cart.of(self.session)
         if not cart.lines:
@@ -83,7 +87,7 @@ class CheckoutHandler(BaseHandler):
             return
         self.render("checkout.html", cart=cart)
 
-    @authenticated
+    @recent_login(max_age=RECENT)
     async def post(self) -> None:
         number = secrets.token_hex(4).upper()
 
@@ -103,7 +107,7 @@ class CheckoutHandler(BaseHandler):
                 session.flash("Your order is placed.", "success")
 
         await self.session.transact(place)
-        self.changed_session = self.session.id
+        self.changed_sessions = [self.session.id]
         self.redirect(self.reverse_url("order"))
 
 

@@ -6,6 +6,7 @@ import datetime
 import re
 
 from example_app.base import BaseHandler
+from example_app.devices import describe
 
 # A path on this site. Browsers read "//host" and "/\host" as another site,
 # and leave out tabs and line ends before they look.
@@ -26,7 +27,8 @@ class FormHandler(BaseHandler):
     template: str
 
     def get(self) -> None:
-        self.show()
+        # Who is signed in already is to say once more that it is them.
+        self.show(self.current_user or "")
 
     def show(self, name: str = "", problem: str = "") -> None:
         self.render(
@@ -49,6 +51,7 @@ class FormHandler(BaseHandler):
         # The cart stays. The id of the session does not, so that one which
         # somebody else has planted or seen is worth nothing from here on.
         self.session.login(name)
+        self.session.label = describe(self.request.headers.get("User-Agent", ""))
         if self.get_body_argument("remember", ""):
             self.session.persistent = True
             self.session.set_expiry(idle=REMEMBERED, lifetime=REMEMBERED)
@@ -92,6 +95,6 @@ class LogoutHandler(BaseHandler):
     """Ends the session, and with it the cart."""
 
     def post(self) -> None:
-        self.changed_session = self.session.id
+        self.changed_sessions = [self.session.id]
         self.session.logout()
         self.redirect(self.reverse_url("catalogue"))

@@ -32,14 +32,19 @@ from example_app.__main__ import read_secret
 from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
 from example_app.catalogue import money
-from example_app.curious import duration
+from example_app.devices import describe
 from example_app.live import NO_SESSION, Tabs
+from example_app.shop import RECENT
+from example_app.times import duration
+from tornado_sessions import Sessions
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
 SECRET = "a secret of the tests, 32 bytes or more"
 
 ADA = {"name": "ada", "password": "lovelace"}
+
+PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Safari/604.1"
 
 # For what has nothing to do with where sessions are kept.
 one_backend = pytest.mark.parametrize("backend", ["memory"], indirect=True)
@@ -66,9 +71,12 @@ class Page:
 class Visitor:
     """A browser without JavaScript: keeps cookies, and goes where it is sent."""
 
-    def __init__(self, client: AsyncHTTPClient, base_url: str) -> None:
+    def __init__(
+        self, client: AsyncHTTPClient, base_url: str, user_agent: str = ""
+    ) -> None:
         self.client = client
         self.base_url = base_url
+        self.user_agent = user_agent
         self.cookies: dict[str, str] = {}
 
     async def get(self, path: str) -> Page:
@@ -97,7 +105,8 @@ class Visitor:
     @property
     def headers(self) -> dict[str, str]:
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        return {"Cookie": cookies} if cookies else {}
+        headers = {"User-Agent": self.user_agent}
+        return headers | {"Cookie": cookies} if cookies else headers
 
     async def fetch(
         self, path: str, body: str | None = None, **headers: str
@@ -616,6 +625,137 @@ async def test_a_tab_without_a_session_is_told_so(visitor: Visitor) -> None:
     tab.close()
 
 
+listing_backends = pytest.mark.parametrize(
+    "backend", ["sqlite", "memory"], indirect=True
+)
+
+
+@listing_backends
+async def test_the_devices_page_shows_where_one_is_signed_in(visitor: Visitor) -> None:
+    """Every session of the account is there, and this one is marked."""
+    await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url, PHONE)
+    await other.post("/login", **ADA, remember="yes")
+    page = await visitor.get("/devices")
+
+    assert re.search(
+        r"Safari on iPhone Used \d seconds? ago\."
+        r" Signed in \d seconds? ago, and remembered\. Sign out"
+        r" A browser This one\. Signed in \d seconds? ago\. Sign out everywhere",
+        page.text,
+    )
+
+
+@listing_backends
+async def test_one_device_is_signed_out_from_another(visitor: Visitor) -> None:
+    """Behaviour 46: it is anonymous at once, its tabs hear of it, the rest stays."""
+    await visitor.sign_up()
+    others = [Visitor(visitor.client, visitor.base_url) for _ in range(2)]
+    for other in others:
+        await other.post("/login", **ADA)
+    tab = await others[1].open_tab()
+    await tab.read_message()
+    # The latest sign-in is the first one listed.
+    handle = re.search(
+        r'name="id" value="([^"]+)"', (await visitor.get("/devices")).body
+    )
+    assert handle is not None
+    page = await visitor.post("/devices", id=handle[1])
+
+    assert "Signed out in 1 place." in page.text
+    assert await tab.read_message() in ("news", None)
+    assert (await others[1].get("/devices")).path.startswith("/login")
+    assert (await others[0].get("/devices")).path == "/devices"
+    tab.close()
+
+
+@listing_backends
+async def test_all_other_devices_are_signed_out_at_once(visitor: Visitor) -> None:
+    """Behaviour 46: only the one that asked for it stays."""
+    await visitor.sign_up()
+    others = [Visitor(visitor.client, visitor.base_url) for _ in range(2)]
+    for other in others:
+        await other.post("/login", **ADA)
+    page = await visitor.post("/devices")
+
+    assert page.path == "/devices"
+    assert "Signed out in 2 places." in page.text
+    for other in others:
+        assert (await other.get("/devices")).path.startswith("/login")
+
+
+@listing_backends
+async def test_nobody_signs_out_somebody_else(visitor: Visitor) -> None:
+    """Behaviour 46: the handle of another account's session ends nothing."""
+    await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url)
+    await other.post("/signup", name="byron", password="lovelace")
+    handle = re.search("Handle ([^ ]+)", (await other.get("/session")).text)
+    assert handle is not None
+    page = await visitor.post("/devices", id=handle[1])
+
+    assert "Signed out in 0 places." in page.text
+    assert (await other.get("/devices")).path == "/devices"
+
+
+@pytest.mark.parametrize("backend", ["cookie"], indirect=True)
+async def test_the_devices_page_says_where_it_cannot_tell(visitor: Visitor) -> None:
+    """Where the backend does not know whose its sessions are, the page says so."""
+    await visitor.sign_up()
+    page = await visitor.get("/devices")
+
+    assert page.code == 200
+    assert "The shop cannot tell" in page.text
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "text"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Firefox/140.0", "Firefox on Linux"),
+        (
+            "Mozilla/5.0 (Windows NT 10.0) Chrome/140.0 Safari/537.36 Edg/140.0",
+            "Edge on Windows",
+        ),
+        (
+            "Mozilla/5.0 (Linux; Android 15) Chrome/140.0 Safari/537.36",
+            "Chrome on Android",
+        ),
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15) Safari/605.1",
+            "Safari on macOS",
+        ),
+        ("curl/8.5.0", "A browser"),
+        ("", "A browser"),
+    ],
+)
+async def test_a_browser_is_called_what_people_call_it(
+    user_agent: str, text: str
+) -> None:
+    """Though most of them claim to be several."""
+    assert describe(user_agent) == text
+
+
+@one_backend
+async def test_an_order_asks_who_one_is_after_a_while(
+    visitor: Visitor, app: Application
+) -> None:
+    """An hour after the sign-in the name is known, and the password is not."""
+    await visitor.sign_up()
+    await visitor.post("/product/kite")
+    start = time.time()
+    Sessions.of(app).now = functools.partial(float, start + RECENT + 1)
+    page = await visitor.get("/checkout")
+
+    assert page.path == "/login?next=%2Fcheckout"
+    assert 'name="name" value="ada"' in page.body
+    assert (await visitor.post("/checkout")).code == 403
+
+    page = await visitor.post("/login", **ADA, next="/checkout")
+
+    assert page.path == "/checkout"
+    assert "Total €18.95" in page.text
+
+
 async def test_the_session_page_shows_its_state(visitor: Visitor, backend: str) -> None:
     """Where it is kept, how long it lasts, and how large it is."""
     assert "You have none yet" in (await visitor.get("/session")).text
@@ -774,7 +914,7 @@ async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
         page = await visitor.get("/cart")
 
     assert "Cart 2 products" in page.text
-    assert "ada Sign out" in page.text
+    assert "ada : where you are signed in Sign out" in page.text
 
 
 async def test_several_processes_serve_one_cart(tmp_path: Path) -> None:

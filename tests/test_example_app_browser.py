@@ -244,6 +244,23 @@ class ShopInBrowser(_Case):
         self.browser.switch_to.window(first)
         self.visitor.expect("nav", "Sign in")
 
+    def test_another_browser_is_signed_out_from_this_one(self) -> None:
+        """It is there in the list, and shows by itself that it is signed out."""
+        name = self.visitor.sign_up()
+        other = Visitor(self.open_browser(self.addCleanup), self.shop.url)
+        other.go("/login?next=/product/kite")
+        other.fill_in(name)
+        other.expect("nav", name)
+        self.visitor.go("/devices")
+        if self.backend == "cookie":
+            self.assertIn("The shop cannot tell", self.visitor.read("main"))
+            return
+        self.visitor.expect(".devices", "Chrome on")
+        self.visitor.click(".devices form button")
+        self.visitor.expect(".flash", "Signed out in 1 place.")
+
+        other.expect("nav", "Sign in")
+
     def test_closing_the_browser_signs_out_unless_remembered(self) -> None:
         """Behaviour 51: one cookie ends with the browser, the other one stays."""
         folder = tempfile.TemporaryDirectory(prefix="browser-")
@@ -308,8 +325,8 @@ class ShopInBrowser(_Case):
                     self.assertEqual(self.browser.execute_script(_FAULTS), [])
 
     pages: ClassVar = [
-        *["/", "/product/anemometer", "/cart", "/checkout", "/session", "/views"],
-        *["/login", "/signup"],
+        *["/", "/product/anemometer", "/cart", "/checkout", "/devices", "/session"],
+        *["/views", "/login", "/signup"],
     ]
 
     def focused(self) -> WebElement:

@@ -1,0 +1,21 @@
+"""Tells times as people do."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Answers a length of time as people read it."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    parts = [
+        f"{number} {unit}" + "s" * (number != 1)
+        for number, unit in [
+            (days, "day"),
+            (hour, "hour"),
+            (minute, "minute"),
+            (second, "second"),
+        ]
+        if number
+    ]
+    return " ".join(parts[:2]) or "0 seconds"
