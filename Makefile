@@ -12,13 +12,13 @@ empty :=
 space := $(empty) $(empty)
 export PATH := $(subst $(space),:,$(wildcard $(addsuffix /versions/3.*/bin,$(pyenv))) $(PATH))
 
-.PHONY: demo test bench docs
+.PHONY: demo test bench docs pictures
 
-# The shop on http://localhost:8888, or elsewhere: make demo PORT=9000 BACKEND=memory
+# The shop on http://localhost:8888, or otherwise: make demo PORT=9000 BACKEND=memory PROCESSES=1
 # tox would answer Ctrl-C as well, so it makes the environment and then gets out of the way.
 demo: .venv/bin/tox
 	@.venv/bin/tox run -qq -e demo --notest
-	@.tox/demo/bin/python -m example_app $(if $(PORT),'--port=$(PORT)') $(if $(BACKEND),'--session-backend=$(BACKEND)')
+	@.tox/demo/bin/python -m example_app $(if $(PORT),'--port=$(PORT)') $(if $(BACKEND),'--session-backend=$(BACKEND)') $(if $(PROCESSES),'--processes=$(PROCESSES)')
 
 # Every test, lint and typing.
 test: .venv/bin/tox
@@ -30,6 +30,9 @@ bench: .venv/bin/tox
 # The pages, in docs/_build/index.html.
 docs: .venv/bin/tox
 	@.venv/bin/tox run -q -e docs
+
+pictures: .venv/bin/tox
+	@.venv/bin/tox run -q -e pictures
 
 # tox does not notice when a setup.py asks for something new, so then its
 # environments are made anew.

@@ -27,7 +27,6 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-import example_app
 from example_app.__main__ import read_secret
 from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
@@ -39,6 +38,8 @@ from example_app.times import duration
 from tornado_sessions import Sessions
 
 pytestmark = pytest.mark.gen_test(timeout=60)
+
+ROOT = Path(__file__).parent.parent
 
 SECRET = "a secret of the tests, 32 bytes or more"
 
@@ -897,7 +898,7 @@ async def start_shop(folder: Path, *options: str) -> asyncio.subprocess.Process:
         f"--accounts-file={folder}/accounts.db",
         f"--session-backend=sqlite:///{folder}/shop.db",
         *options,
-        cwd=Path(example_app.__file__).parent.parent,
+        cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -1042,3 +1043,13 @@ async def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> 
     assert len(secret) >= 32
     assert read_secret(str(path)) == secret
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/shop.md"])
+async def test_the_pictures_of_the_shop_are_there_and_small(page: str) -> None:
+    """Every picture that a page shows is in the tree, and under 150 kB."""
+    path = ROOT / page
+    shown = re.findall(r'(?:!\[[^\]]*\]\(|<img src=")([^")]+)', path.read_text())
+
+    assert shown
+    assert all((path.parent / picture).stat().st_size < 150_000 for picture in shown)
