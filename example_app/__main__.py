@@ -81,7 +81,8 @@ async def serve(
 ) -> None:
     """Serves the shop until it is to end, and then loses nothing."""
     app.settings["tabs"].listen(process)
-    server = HTTPServer(app)
+    # Nobody has to send more than a form.
+    server = HTTPServer(app, max_body_size=64 * 1024)
     server.add_sockets(sockets)
     await stop_signal(ended)
     server.stop()

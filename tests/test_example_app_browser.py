@@ -232,6 +232,16 @@ class ShopInBrowser(_Case):
         self.browser.switch_to.window(second)
         self.visitor.expect_products(2)
 
+    def test_going_back_shows_the_cart_as_it_is(self) -> None:
+        """Though the page is the one from before, when there was no session."""
+        self.visitor.click("a[href='/product/kite']")
+        self.visitor.click("form[data-add][method] button")
+        self.visitor.expect_products(1)
+        self.browser.back()
+
+        self.visitor.expect("h1", "Everything for bad weather")
+        self.visitor.expect_products(1)
+
     def test_signing_out_in_another_window_is_noticed(self) -> None:
         """The window that was left behind shows nothing of the account any more."""
         name = self.visitor.sign_up()

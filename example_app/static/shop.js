@@ -85,3 +85,9 @@ function sessionIsThere() {
 }
 
 if (document.body.dataset.session === "some") sessionIsThere();
+
+// A page that one has gone back to is an old one.
+addEventListener("pageshow", (event) => {
+  const [navigation] = performance.getEntriesByType("navigation");
+  if (event.persisted || navigation.type === "back_forward") listen();
+});
