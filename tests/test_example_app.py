@@ -7,6 +7,7 @@ import contextlib
 import functools
 import html
 import json
+import os
 import re
 import signal
 import socket
@@ -901,6 +902,7 @@ async def start_shop(folder: Path, *options: str) -> asyncio.subprocess.Process:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -955,13 +957,18 @@ async def test_all_processes_end_with_the_first(tmp_path: Path) -> None:
     process = await start_shop(tmp_path, "--port=0", "--processes=4")
     assert process.stdout is not None
     assert process.stderr is not None
-    await process.stdout.readline()
-    process.kill()
+    try:
+        url = (await process.stdout.readline()).decode().split()[-1]
+        await Visitor(AsyncHTTPClient(), url).get("/")
+        process.kill()
 
-    # These end when the last of those that write to them has.
-    await process.stdout.read()
-    assert b"Traceback" not in await process.stderr.read()
-    await process.wait()
+        # These end when the last of those that write to them has.
+        await process.stdout.read()
+        assert b"Traceback" not in await process.stderr.read()
+        await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def test_a_body_that_is_no_form_is_refused(tmp_path: Path) -> None:

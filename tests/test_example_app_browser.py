@@ -350,7 +350,7 @@ const fields = [...document.querySelectorAll("input:not([type=hidden])")];
 const small = [...document.querySelectorAll("main button, main .button")]
   .filter((button) => button.getBoundingClientRect().height < 24);
 return [
-  ...(page.scrollWidth > innerWidth ? [`${page.scrollWidth} px wide`] : []),
+  ...(page.scrollWidth > 360 ? [`${page.scrollWidth} px wide`] : []),
   ...(document.querySelectorAll("h1").length === 1 ? [] : ["not one heading"]),
   ...(page.lang === "en" ? [] : ["no language"]),
   ...fields.filter((field) => !field.labels.length && !field.ariaLabel),
