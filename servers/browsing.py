@@ -58,13 +58,16 @@ class Browser(Chrome):
     """Chromium without a window, which keeps its cookies in ``folder``.
 
     There it finds those of an earlier one, as far as they were to be kept.
+    Without ``scripts`` it runs none.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, scripts: bool = True) -> None:
         options = ChromeOptions()
         options.binary_location = find_chromium()
         for option in [*_OPTIONS, f"--user-data-dir={folder}"]:
             options.add_argument(option)
+        setting = "profile.managed_default_content_settings.javascript"
+        options.add_experimental_option("prefs", {setting: 1 if scripts else 2})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         # As its path is given, no driver is looked for elsewhere.
         super().__init__(options, ChromeService(find_chromedriver()))

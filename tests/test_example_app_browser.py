@@ -364,6 +364,29 @@ return [
 class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
     """In a file, as ``make demo`` has it."""
 
+    def test_without_scripts_everything_works_a_page_at_a_time(self) -> None:
+        """Adding leads to the cart, and the rest is forms and links as well."""
+        folder = tempfile.TemporaryDirectory(prefix="browser-")
+        self.addCleanup(folder.cleanup)
+        browser = Browser(folder.name, scripts=False)
+        self.addCleanup(browser.quit)
+        visitor = Visitor(browser, self.shop.url)
+
+        visitor.go("/")
+        visitor.add("kite")
+        visitor.expect_path("/cart")
+        visitor.expect(".flash", "Box kite: added to your cart.")
+        visitor.type("input[type=number]", "3")
+        visitor.click("button.second")
+        visitor.expect_products(3)
+        visitor.click("a.wide")
+        visitor.click("a[href^='/signup']")
+        visitor.expect("h1", "Make an account")
+        visitor.fill_in(f"ada-{secrets.token_hex(4)}")
+        visitor.expect("tfoot", "€56.85")
+        visitor.click("main form button")
+        visitor.expect(".flash", "Your order is placed.")
+
 
 @needs_browser
 @unittest.skipUnless(MONGODB, "SESSIONS_TEST_MONGODB_URL is not set.")
