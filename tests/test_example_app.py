@@ -750,6 +750,7 @@ async def test_an_order_asks_who_one_is_after_a_while(
 
     assert page.path == "/login?next=%2Fcheckout"
     assert 'name="name" value="ada"' in page.body
+    assert "say once more that it is you" in page.text
     assert (await visitor.post("/checkout")).code == 403
 
     page = await visitor.post("/login", **ADA, next="/checkout")
