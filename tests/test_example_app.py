@@ -21,7 +21,12 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.httpclient import (
+    AsyncHTTPClient,
+    HTTPClientError,
+    HTTPRequest,
+    HTTPResponse,
+)
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.testing import bind_unused_port
@@ -31,7 +36,8 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from example_app.__main__ import read_secret
 from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
-from example_app.catalogue import money
+from example_app.cart import MOST
+from example_app.catalogue import PRODUCTS, money
 from example_app.devices import describe
 from example_app.live import NO_SESSION, Tabs
 from example_app.shop import RECENT
@@ -970,6 +976,39 @@ async def test_all_processes_end_with_the_first(tmp_path: Path) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+async def test_no_click_that_was_answered_is_lost(tmp_path: Path) -> None:
+    """Behaviour 27: not even one of those that SIGTERM comes between."""
+    answered = dict.fromkeys(PRODUCTS, 0)
+    under_way = asyncio.Event()
+
+    async def click(slug: str) -> None:
+        with contextlib.suppress(HTTPClientError, OSError):
+            while (await visitor.fetch(f"/product/{slug}", form)).code == 302:
+                answered[slug] += 1
+                if sum(answered.values()) == 50:
+                    under_way.set()
+
+    async with running_shop(tmp_path, "--processes=2") as url:
+        visitor = Visitor(AsyncHTTPClient(), url)
+        await visitor.sign_up()
+        form = urlencode(await visitor.fill())
+        clicks = [asyncio.ensure_future(click(slug)) for slug in PRODUCTS]
+        await under_way.wait()
+    await asyncio.gather(*clicks)
+    async with running_shop(tmp_path) as visitor.base_url:
+        page = await visitor.get("/cart")
+
+    fields = re.findall(
+        r'name="product" value="([a-z-]+)">\s*<input name="quantity" type="number"'
+        r' min="0" max="99" value="(\d+)"',
+        page.body,
+    )
+    stored = {slug: int(quantity) for slug, quantity in fields}
+    for slug, clicks_answered in answered.items():
+        # One more may be stored, whose answer the end came before.
+        assert stored.get(slug, 0) - min(clicks_answered, MOST) in (0, 1)
 
 
 async def test_a_body_that_is_no_form_is_refused(tmp_path: Path) -> None:
