@@ -39,6 +39,9 @@ class BaseHandler(SessionMixin):
             self.settings["requests"].add(task)
             task.add_done_callback(self.settings["requests"].discard)
         await super().prepare()
+        if self.current_user:
+            # Whoever goes back after a sign-out is to find nothing.
+            self.set_header("Cache-Control", "no-store")
 
     def on_finish(self) -> None:
         # Not before: the cookie that the tabs ask with may be in this answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections import defaultdict
 
@@ -30,7 +31,7 @@ class Tabs:
             socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             for _ in range(processes)
         ]
-        for end in sum(self._inboxes, ()):
+        for end in itertools.chain(*self._inboxes):
             end.setblocking(False)
         self._tabs: defaultdict[str, set[TabHandler]] = defaultdict(set)
 
@@ -42,9 +43,9 @@ class Tabs:
     def tell(self, session_id: str) -> None:
         """Tells every open tab of a session that something has changed."""
         for _, outbox in self._inboxes:
-            # A process that is too busy to listen has its tabs late, not wrong:
-            # they do not hear what has changed, but ask.
-            with contextlib.suppress(BlockingIOError):
+            # What a process is too busy to hear, or no longer there for, its tabs
+            # find out with the next news: they do not hear what it is, but ask.
+            with contextlib.suppress(OSError):
                 outbox.send(session_id.encode())
 
     def add(self, session_id: str, tab: TabHandler) -> None:
@@ -56,7 +57,7 @@ class Tabs:
             del self._tabs[session_id]
 
     def close(self) -> None:
-        for end in sum(self._inboxes, ()):
+        for end in itertools.chain(*self._inboxes):
             asyncio.get_running_loop().remove_reader(end)
             end.close()
 

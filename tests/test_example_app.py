@@ -356,6 +356,18 @@ async def test_signing_out_empties_the_cart(visitor: Visitor, backend: str) -> N
         assert "nothing in it yet" in (await visitor.get("/cart")).text
 
 
+async def test_pages_for_somebody_are_not_kept(visitor: Visitor) -> None:
+    """Who goes back in the browser after signing out finds nothing."""
+    await visitor.post("/product/kite")
+    before = await visitor.fetch("/cart")
+    await visitor.sign_up()
+    await visitor.get("/")
+    after = await visitor.fetch("/cart")
+
+    assert "Cache-Control" not in before.headers
+    assert after.headers["Cache-Control"] == "no-store"
+
+
 async def test_checkout_asks_to_sign_in_and_goes_on(visitor: Visitor) -> None:
     """Who is sent to the sign-in page comes back to the checkout after it."""
     await visitor.post("/product/kite", quantity=2)

@@ -48,7 +48,7 @@ for (const form of document.querySelectorAll("form[data-change]")) {
 // asks what it is.
 
 async function ask() {
-  const response = await fetch("/news").catch(() => null);
+  const response = await fetch("/news", { cache: "no-store" }).catch(() => null);
   if (!response?.ok) return;
   const news = await response.json();
   quantity.textContent = news.quantity;
