@@ -208,6 +208,8 @@ class ShopInBrowser(_Case):
 
         self.visitor.go("/cart")
         self.visitor.expect(".lines", "Box kite")
+        # The page was told that it could not reach the shop meanwhile.
+        self.browser.complaints()
 
     def test_a_double_click_adds_two(self) -> None:
         """Though the first of them begins the session, and neither waits."""
