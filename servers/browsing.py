@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from servers.processes import Server
 from servers.programs import find_chromedriver, find_chromium
+
+# Selenium would go through a proxy even to the driver, which is on this machine.
+_HERE = ["localhost", "127.0.0.1", os.environ.get("no_proxy", "")]
+os.environ["no_proxy"] = ",".join(filter(None, _HERE))
 
 _OPTIONS = [
     *["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"],
