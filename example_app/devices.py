@@ -5,6 +5,7 @@ from __future__ import annotations
 from tornado.web import authenticated
 
 from example_app.base import BaseHandler
+from tornado_sessions import UserSession
 
 # What browsers and systems call themselves. Most claim to be others, too, so
 # those that others claim to be come last.
@@ -31,27 +32,32 @@ class DevicesHandler(BaseHandler):
 
     @authenticated
     async def get(self) -> None:
-        # Not every backend can look up the sessions of a user.
-        listed = self.sessions.vault.lists_users
         self.render(
             "devices.html",
-            sessions=await self.sessions.of_user(self.current_user) if listed else None,
+            sessions=await self.get_sessions(),
+            can_end=self.sessions.vault.ends_users,
             now=self.sessions.now(),
         )
 
     @authenticated
     async def post(self) -> None:
-        user = self.current_user
-        open_now = [session.id for session in await self.sessions.of_user(user)]
+        user, sessions = self.current_user, await self.get_sessions()
         if handle := self.get_body_argument("id", ""):
-            number = int(await self.sessions.revoke(user, handle))
+            there = await self.sessions.revoke(user, handle)
+            text = "Signed out there." if there else "It is signed out already."
         else:
-            number = await self.sessions.revoke_all(user, but=self.session)
-        # Each tab asks who is signed in, and those of this session find nothing new.
-        self.changed_sessions = open_now
-        places = "1 place" if number == 1 else f"{number} places"
-        self.session.flash(f"Signed out in {places}.", "success")
+            await self.sessions.revoke_all(user, but=self.session)
+            text = "Signed out everywhere else."
+        # Their tabs ask who is signed in; those of this session find nothing new.
+        self.changed_sessions = [session.id for session in sessions]
+        self.session.flash(text, "success")
         self.redirect(self.reverse_url("devices"))
+
+    async def get_sessions(self) -> list[UserSession]:
+        """Answers none where the backend cannot look up whose its sessions are."""
+        if not self.sessions.vault.lists_users:
+            return []
+        return await self.sessions.of_user(self.current_user)
 
 
 def describe(user_agent: str) -> str:

@@ -682,7 +682,7 @@ async def test_one_device_is_signed_out_from_another(visitor: Visitor) -> None:
     assert handle is not None
     page = await visitor.post("/devices", id=handle[1])
 
-    assert "Signed out in 1 place." in page.text
+    assert "Signed out there." in page.text
     assert await tab.read_message() in ("news", None)
     assert (await others[1].get("/devices")).path.startswith("/login")
     assert (await others[0].get("/devices")).path == "/devices"
@@ -699,7 +699,7 @@ async def test_all_other_devices_are_signed_out_at_once(visitor: Visitor) -> Non
     page = await visitor.post("/devices")
 
     assert page.path == "/devices"
-    assert "Signed out in 2 places." in page.text
+    assert "Signed out everywhere else." in page.text
     for other in others:
         assert (await other.get("/devices")).path.startswith("/login")
 
@@ -714,7 +714,7 @@ async def test_nobody_signs_out_somebody_else(visitor: Visitor) -> None:
     assert handle is not None
     page = await visitor.post("/devices", id=handle[1])
 
-    assert "Signed out in 0 places." in page.text
+    assert "It is signed out already." in page.text
     assert (await other.get("/devices")).path == "/devices"
 
 
@@ -726,6 +726,24 @@ async def test_the_devices_page_says_where_it_cannot_tell(visitor: Visitor) -> N
 
     assert page.code == 200
     assert "The shop cannot tell" in page.text
+    assert "Sign out everywhere else" not in page.text
+
+
+async def test_cookies_are_signed_out_where_a_store_says_so(tmp_path: Path) -> None:
+    """The page cannot list them, and offers to end all others."""
+    option = f"--session-backend=cookie:?not_before=sqlite:///{tmp_path}/ends.db"
+    async with running_shop(tmp_path, option) as url:
+        visitor, other = (Visitor(AsyncHTTPClient(), url) for _ in range(2))
+        await other.sign_up()
+        await visitor.post("/login", **ADA)
+        before = await visitor.get("/devices")
+        after = await visitor.post("/devices")
+        others = await other.get("/devices")
+
+    assert "The shop cannot tell" in before.text
+    assert "Sign out everywhere else" in before.text
+    assert "Signed out everywhere else." in after.text
+    assert others.path.startswith("/login")
 
 
 @pytest.mark.parametrize(
