@@ -86,12 +86,13 @@ async def serve(
     server.add_sockets(sockets)
     await stop_signal(ended)
     server.stop()
-    if requests := app.settings["requests"]:
-        await asyncio.wait(requests, timeout=10)
+    await app.settings["under_way"].wait()
+    await server.close_all_connections()
+    # What came through them at the last moment is answered to nobody.
+    await app.settings["under_way"].wait()
     for sessions in get_sessions(app):
         await sessions.close()
     app.settings["tabs"].close()
-    await server.close_all_connections()
 
 
 def read_secret(path: str) -> str:

@@ -9,6 +9,7 @@ from tornado.web import Application
 
 from example_app import base, curious, devices, live, shop, signing_in
 from example_app.accounts import Accounts
+from example_app.under_way import UnderWay
 from tornado_sessions import Sessions
 
 
@@ -27,7 +28,7 @@ def make_app(
         "static_path": os.path.join(here, "static"),
         "cookie_secret": cookie_secret,
         "session_backend": session_backend,
-        "requests": set(),
+        "under_way": UnderWay(),
     }
     views = Application(
         [(r"/views", curious.ViewsHandler)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from http.client import responses
 from typing import Any
@@ -34,17 +33,16 @@ class BaseHandler(SessionMixin):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     async def prepare(self) -> None:
-        # A shutdown waits for the requests that are being answered.
-        if (task := asyncio.current_task()) is not None:
-            self.settings["requests"].add(task)
-            task.add_done_callback(self.settings["requests"].discard)
+        self.settings["under_way"].begin(self)
         await super().prepare()
         if self.current_user:
             # Whoever goes back after a sign-out is to find nothing.
             self.set_header("Cache-Control", "no-store")
 
     def on_finish(self) -> None:
-        # Not before: the cookie that the tabs ask with may be in this answer.
+        # The session is saved and the answer is out.
+        self.settings["under_way"].end(self)
+        # The cookie that the tabs ask with may be in this answer.
         for session_id in self.changed_sessions:
             self.settings["tabs"].tell(session_id)
 
