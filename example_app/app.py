@@ -58,6 +58,7 @@ def make_app(
         tabs=tabs,
         login_url="/login",
         xsrf_cookies=True,
+        session_xsrf=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
         websocket_ping_interval=30,
         default_handler_class=base.NotFoundHandler,

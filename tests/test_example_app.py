@@ -462,6 +462,19 @@ async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> 
     assert "Cart 1 products" in (await visitor.get("/cart")).text
 
 
+async def test_a_form_from_before_a_sign_in_is_refused_after_it(
+    visitor: Visitor,
+) -> None:
+    """Whoever has planted its token can do nothing with it."""
+    await visitor.post("/product/kite")
+    planted = urlencode(await visitor.fill(quantity=1))
+    await visitor.sign_up()
+    response = await visitor.fetch("/product/kite", planted)
+
+    assert response.code == 403
+    assert "Cart 1 products" in (await visitor.get("/cart")).text
+
+
 @one_backend
 @pytest.mark.parametrize("path", ["/nowhere", "/product/hail", "/product/"])
 async def test_what_is_not_there_gets_an_error_page(
