@@ -36,11 +36,17 @@ def _page(path: str) -> str:
     return f"/../{path}"
 
 
-def _lead_to_pages(
-    app: object, relative_path: Path, parent: str, content: list[str]
-) -> None:
-    """Has the links of an included README lead to pages rather than to files."""
-    folder = (root / "docs" / relative_path).resolve().parent.relative_to(root)
+def _read_page(app: object, name: str, content: list[str]) -> None:
+    _lead_to_pages(posixpath.dirname(f"docs/{name}"), content)
+
+
+def _include(app: object, path: Path, parent: str, content: list[str]) -> None:
+    folder = (root / "docs" / path).resolve().parent.relative_to(root)
+    _lead_to_pages(str(folder), content)
+
+
+def _lead_to_pages(folder: str, content: list[str]) -> None:
+    """Has links to files lead to the pages that show them."""
 
     def lead(match: re.Match[str]) -> str:
         path, mark, anchor = match[1].partition("#")
@@ -51,4 +57,5 @@ def _lead_to_pages(
 
 
 def setup(app: Any) -> None:  # noqa: ANN401
-    app.connect("include-read", _lead_to_pages)
+    app.connect("source-read", _read_page)
+    app.connect("include-read", _include)

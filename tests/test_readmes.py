@@ -1,4 +1,4 @@
-"""Tests of the programs that the plugins' READMEs show."""
+"""Tests of the programs that the READMEs show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -40,30 +42,56 @@ def test_the_program_counts_the_visits_of_a_visitor(
             program,
         )
         assert named == 1
-    port = _free_port()
+    with _running(program, tmp_path) as url:
+        visitor = _visitor()
+        for number in (1, 2, 3):
+            answer = visitor.open(url, timeout=30).read().decode()
+            assert re.findall(r"\d+", answer) == [str(number)]
+
+
+def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
+    """It answers what the README says, also when it was stopped in between."""
+    readme = root / "README.md"
+    program = _first_program(readme)
+    told = re.search(r"curl -b cookies localhost:8888/\n(.*)\n", readme.read_text())
+    visitor = _visitor()
+    with _running(program, tmp_path) as url:
+        for _ in range(2):
+            visitor.open(url, data=b"", timeout=30).close()
+    with _running(program, tmp_path, port=urlsplit(url).port) as url:
+        answer = visitor.open(url, timeout=30).read().decode()
+
+    assert told is not None
+    assert answer == told[1]
+
+
+@contextlib.contextmanager
+def _running(program: str, folder: Path, port: int | None = None) -> Iterator[str]:
+    """Runs a program of ours, and answers its URL."""
+    port = port or _free_port()
     assert program.count("8888") == 1
-    (tmp_path / "program.py").write_text(program.replace("8888", str(port)))
+    (folder / "program.py").write_text(program.replace("8888", str(port)))
     running = subprocess.Popen(
         [sys.executable, "program.py"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "COOKIE_SECRET": secrets.token_urlsafe(32)},
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
         _wait_for(port, running)
-        cookie = ""
-        for number in (1, 2, 3):
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/", headers={"Cookie": cookie}
-            )
-            with urllib.request.urlopen(request, timeout=30) as response:
-                assert re.findall(r"\d+", response.read().decode()) == [str(number)]
-                cookie = (response.headers["Set-Cookie"] or cookie).partition(";")[0]
+        yield f"http://127.0.0.1:{port}/"
     finally:
         running.terminate()
         _, errors = running.communicate()
     assert "Traceback" not in errors
+
+
+def _visitor() -> urllib.request.OpenerDirector:
+    """Answers who keeps cookies, and is led through no proxy."""
+    return urllib.request.build_opener(
+        urllib.request.HTTPCookieProcessor(), urllib.request.ProxyHandler({})
+    )
 
 
 def _first_program(readme: Path) -> str:
