@@ -1112,20 +1112,6 @@ class UsersTest(SessionsCase):
             await self.sessions.revoke_all("ada")
         self.store.before_delete = None
 
-    async def test_ones_own_session_is_destroyed(self) -> None:
-        """Behaviour 46: the one that was loaded, or begun, where it is revoked."""
-        loaded = await self.sessions.load(await self.signed_in(a=1))
-        assert await self.sessions.revoke("ada", loaded.id)
-        assert loaded.destroyed
-        assert dict(loaded) == {}
-
-        begun = await self.sessions.load(None)
-        begun.login("ada")
-        await begun.save()
-        assert await self.sessions.revoke_all("ada") == 1
-        assert begun.destroyed
-        assert begun.token is None
-
     async def test_what_is_no_user_is_an_error(self) -> None:
         """Behaviour 46: 42 has no sessions, and to answer 0 would mislead."""
         for work, name in (

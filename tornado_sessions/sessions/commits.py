@@ -27,7 +27,7 @@ from tornado_sessions.errors import (
 from tornado_sessions.session import Session
 from tornado_sessions.sessions.base import PATIENCE
 from tornado_sessions.sessions.telling import logger
-from tornado_sessions.sessions.users import UsersSessions, own
+from tornado_sessions.sessions.users import UsersSessions
 from tornado_sessions.settings import read_settings
 
 T = TypeVar("T")
@@ -110,9 +110,7 @@ class Sessions(UsersSessions):
             return Session(self)
         idle = self.idle_timeout if envelope.idle is None else envelope.idle
         renew = record.renew or now - envelope.seen >= idle / 10
-        session = Session(self, envelope, token, record.version, renew)
-        own.set(session)
-        return session
+        return Session(self, envelope, token, record.version, renew)
 
     async def commit(
         self,
@@ -245,8 +243,6 @@ class Sessions(UsersSessions):
                 reason=None if packed.auth_time == base.auth_time else "login",
             )
         if session.base is base:
-            if former is None:
-                own.set(session)
             session.settle(token, packed)
         elif token not in session.ended:
             # It was destroyed meanwhile; what has just been stored goes as well.

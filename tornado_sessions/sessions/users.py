@@ -19,7 +19,7 @@ from tornado_sessions.sessions.base import PATIENCE, BaseSessions
 # way waits, at most, before it looks again.
 _LIMIT_PAUSES = (0.005, 0.01, 0.02, 0.04, 0.0)
 
-#: The session that the running code has loaded or begun: the one of its request.
+#: The session of the request whose handler has asked for all sessions.
 own: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
     "tornado_sessions_own", default=None
 )
@@ -60,8 +60,8 @@ class UsersSessions(BaseSessions):
 
         Answers False where this user has no such session, whoever else may have
         it. A request that is under way with the session does not bring it
-        back; to the request that revokes its own, it is as if it had called
-        `.Session.destroy`. Raises as `of_user` does.
+        back; to a handler that revokes its own through ``self.sessions``, it is as
+        if it had called `.Session.destroy`. Raises as `of_user` does.
         """
         check_user(user, "revoke()")
         return bool(await self._revoke(user, lambda listed: listed.keys() & {id}))

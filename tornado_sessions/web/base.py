@@ -6,6 +6,7 @@ import tornado.web
 
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
+from tornado_sessions.sessions.users import own
 
 
 class SessionHandler(tornado.web.RequestHandler):
@@ -24,6 +25,12 @@ class SessionHandler(tornado.web.RequestHandler):
     @property
     def sessions(self) -> Sessions:
         """All sessions of this application."""
+        # Whoever asks may be about to revoke the session of this very request.
+        own.set(self._session)
+        return self._all_sessions
+
+    @property
+    def _all_sessions(self) -> Sessions:
         if self._sessions is None:
             self._sessions = Sessions.of(self.application)
         return self._sessions
@@ -43,7 +50,7 @@ class SessionHandler(tornado.web.RequestHandler):
                     " 'await super().prepare()'. Before prepare(), as in"
                     " initialize(), there is no session yet."
                 )
-            session = self._session = Session(self.sessions)
+            session = self._session = Session(self._all_sessions)
             session.sent = self._headers_written
         self._session_used = True
         return session

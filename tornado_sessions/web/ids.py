@@ -98,7 +98,7 @@ class IdHandler(SessionHandler):
 
     def _sent_token(self) -> str | None:
         """Answers the one id that the client has sent, also before prepare()."""
-        transports = self.sessions.transports
+        transports = self._all_sessions.transports
         if transports is not None:
             tokens = self._read_tokens(transports)
         else:
@@ -120,11 +120,11 @@ class IdHandler(SessionHandler):
         request = self.request
         if (
             request.protocol != "https"
-            and self.sessions.cookie.secure
+            and self._all_sessions.cookie.secure
             and not is_on_loopback(request)
         ):
             self._way = ""
-            self.sessions.tell_once(logging.WARNING, _WITHHELD, "id")
+            self._all_sessions.tell_once(logging.WARNING, _WITHHELD, "id")
             return ()
         # Where the client sends none, a header is not for it.
         self._way = next((name for name in transports.names if name != "header"), "")
@@ -160,9 +160,9 @@ class IdHandler(SessionHandler):
             request.arguments[PARAMETER] = list(request.body_arguments[PARAMETER])
 
     def _tell_ambiguous(self, count: int) -> None:
-        if self.sessions.listener is not None:
+        if self._all_sessions.listener is not None:
             reason = "two cookies" if self._way == "cookie" else "two ids"
-            self.sessions.tell("refused", reason=reason)
+            self._all_sessions.tell("refused", reason=reason)
         if self._way != "cookie":
             logger.warning(
                 "A request came with %d different session ids in its %s; none is"
@@ -183,7 +183,7 @@ class IdHandler(SessionHandler):
         """Answers the cookie for this request's transport; None to withhold it."""
         cookie = self._session_cookie
         if cookie is None:
-            sessions, request = self.sessions, self.request
+            sessions, request = self._all_sessions, self.request
             if request.protocol == "https" or not sessions.cookie.secure:
                 cookie = sessions.cookie
             elif is_on_loopback(request):

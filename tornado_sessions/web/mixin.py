@@ -53,7 +53,7 @@ class SessionMixin(SocketHandler):
         as it is. A handler that overrides this calls
         ``await super().prepare()`` first.
         """
-        sessions = self.sessions
+        sessions = self._all_sessions
         tokens: Sequence[str] = ()
         if sessions.transports is not None:
             tokens = self._read_tokens(sessions.transports)
@@ -196,13 +196,13 @@ class SessionMixin(SocketHandler):
         # A finish() while a flush() waits: finish is what follows.
         self._send = send
         if not self._committing:
-            if self.sessions.vault.immediate:
+            if self._all_sessions.vault.immediate:
                 return self._commit_now()
             # A body still on its way is not for a handler that has finished.
             if self._finished:
                 self.data_received = _ignore  # type: ignore[method-assign]
             self._committing = True
-            self.sessions.start(self._commit_and_tell())
+            self._all_sessions.start(self._commit_and_tell())
         return self._wait_for_commit()
 
     def _wait_for_commit(self) -> asyncio.Future[None]:
@@ -256,7 +256,7 @@ class SessionMixin(SocketHandler):
             try:
                 while True:
                     packed = self._packed
-                    await self.sessions.commit(session, packed, self._adopted)
+                    await self._all_sessions.commit(session, packed, self._adopted)
                     if self._packed is packed and not (session.fresh or session.ended):
                         break
                     # A finish() came while a flush() waited, or a verb.
@@ -304,7 +304,7 @@ class SessionMixin(SocketHandler):
                 self._write_xsrf_cookie()
             return
         session.sent = True
-        if (self._sessions or self.sessions).xsrf_keys is not None:
+        if (self._sessions or self._all_sessions).xsrf_keys is not None:
             self._write_xsrf_cookie()
         if self.get_status() == 101:
             self._open_socket(session)

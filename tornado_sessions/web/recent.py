@@ -43,7 +43,7 @@ def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], M
             since = self.session.auth_time
             if (
                 since is not None
-                and self.sessions.now() < since + max_age
+                and self._all_sessions.now() < since + max_age
                 and self.current_user
             ):
                 return method(self, *args, **kwargs)

@@ -45,7 +45,7 @@ class SocketHandler(XSRFHandler):
     def on_connection_close(self) -> None:
         """Forgets a WebSocket that was closed."""
         if self._socket_token is not None:
-            self.sessions.sockets.remove(self, self._socket_token)
+            self._all_sessions.sockets.remove(self, self._socket_token)
             # It refers to this handler.
             self.__dict__.pop("on_message", None)
         super().on_connection_close()
@@ -61,7 +61,7 @@ class SocketHandler(XSRFHandler):
             return
         if not isinstance(self, tornado.websocket.WebSocketHandler):
             return
-        sessions, self._socket_token = self.sessions, session.token
+        sessions, self._socket_token = self._all_sessions, session.token
         sessions.sockets.add(self, session.token, session.base.id)
         if not self.session_keep_alive:
             return
@@ -79,7 +79,7 @@ class SocketHandler(XSRFHandler):
     def _receive(
         self, on_message: Callable[[str | bytes], T], message: str | bytes
     ) -> T:
-        sessions = self.sessions
+        sessions = self._all_sessions
         if sessions.now() >= self._touch_due:
             self._touch_due = math.inf
             sessions.start(self._touch())
@@ -88,10 +88,10 @@ class SocketHandler(XSRFHandler):
     async def _touch(self) -> None:
         assert self._socket_token is not None
         try:
-            self._touch_due = await self.sessions.touch(self._socket_token)
+            self._touch_due = await self._all_sessions.touch(self._socket_token)
         except BackendError as error:
             logger.warning("A session could not be kept alive: %s", error)
-            self._touch_due = self.sessions.now() + _RETRY_AFTER
+            self._touch_due = self._all_sessions.now() + _RETRY_AFTER
 
 
 def _ignore(message: str | bytes) -> None:

@@ -16,11 +16,11 @@ class XSRFHandler(IdHandler):
     @property
     def xsrf_token(self) -> bytes:
         """Tornado's XSRF token, bound to the session if ``session_xsrf`` is set."""
-        if self.sessions.xsrf_keys is None:
+        if self._all_sessions.xsrf_keys is None:
             return super().xsrf_token
         binding = self._bind_xsrf()
         binding.handed_out = self._speaks = True
-        return mask(binding.secret(self._has_moved()), self.sessions.now())
+        return mask(binding.secret(self._has_moved()), self._all_sessions.now())
 
     def check_xsrf_cookie(self) -> None:
         """Verifies Tornado's XSRF token, and that it is of this session.
@@ -28,7 +28,7 @@ class XSRFHandler(IdHandler):
         The latter if ``session_xsrf`` is set. It is asked before `prepare`, and
         so before the session is loaded: the request's own id is enough.
         """
-        if self.sessions.xsrf_keys is None:
+        if self._all_sessions.xsrf_keys is None:
             super().check_xsrf_cookie()
             return
         headers = self.request.headers
@@ -46,7 +46,7 @@ class XSRFHandler(IdHandler):
 
     def _bind_xsrf(self) -> Binding:
         if self._xsrf is None:
-            keys = self.sessions.xsrf_keys
+            keys = self._all_sessions.xsrf_keys
             assert keys is not None
             cookie = self.get_cookie(self._xsrf_cookie_name())
             self._xsrf = Binding(keys, cookie, self._sent_token())
@@ -67,7 +67,7 @@ class XSRFHandler(IdHandler):
         if session is not None and session.user is not None:
             # As Tornado does for whoever is signed in.
             kwargs.setdefault("expires_days", 30)
-        masked = mask(data, self.sessions.now())
+        masked = mask(data, self._all_sessions.now())
         self.set_cookie(self._xsrf_cookie_name(), masked, **kwargs)
 
     def _xsrf_cookie_name(self) -> str:
