@@ -1024,7 +1024,7 @@ class PoolOverHTTPTest(AsyncHTTPTestCase):
         self.assertTrue(others)
 
         self.servers[0].kill()
-        with self.assertLogs("tornado.application"):
+        with self.assertLogs("tornado_sessions"):
             for cookie in theirs:
                 response = await self._visit(cookie)
                 self.assertEqual(response.code, 503)
