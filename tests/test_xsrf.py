@@ -85,7 +85,7 @@ class SettingTest:
 
 class MaskTest:
     def test_what_is_masked_comes_back(self) -> None:
-        """Of any length, and never the same twice."""
+        """Of any length up to 64, and never the same twice."""
         for size in (1, 4, 16, 32):
             tokens = {mask(SECRET[:size] * 2, 1700000000.9) for _ in range(10)}
 
@@ -111,6 +111,7 @@ class MaskTest:
             "2|00112233|00|",
             "2|00112233|00|1|",
             "2|00112233|00|1\n",
+            f"2|00112233|{'00' * 65}|1",
             "3|00112233|00|1",
             "00112233445566778899aabbccddeeff",
             "\xe4",
@@ -118,7 +119,7 @@ class MaskTest:
         ],
     )
     def test_anything_else_is_nothing(self, token: str) -> None:
-        """Behaviour 3: and never raises."""
+        """Behaviours 3, 70: it never raises, and what is long is not looked at."""
         assert unmask(token) == b""
 
 

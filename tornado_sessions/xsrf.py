@@ -22,8 +22,9 @@ _SIGNATURE_BYTES = 16
 
 _PURPOSE = b"tornado_sessions xsrf v1\0"
 
-# Version 2 of Tornado's tokens: a mask, what is masked with it, and when.
-_version_2 = re.compile(r"2\|([0-9a-f]{8})\|((?:[0-9a-f]{2})+)\|[0-9]+").fullmatch
+# Version 2 of Tornado's tokens: a mask, what is masked with it, and when. A form
+# may bring one of any length, and to unmask megabytes would hold up the loop.
+_version_2 = re.compile(r"2\|([0-9a-f]{8})\|((?:[0-9a-f]{2}){1,64})\|[0-9]+").fullmatch
 
 
 class XSRFKeys:
