@@ -1275,6 +1275,22 @@ async def test_a_login_page_on_another_host_is_told_where_to_go_back(
     )
 
 
+@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example/"])
+async def test_no_path_leads_from_the_login_to_another_host(
+    site: Site, path: str
+) -> None:
+    """A login page may well redirect to what it is told."""
+    site.app.settings["login_url"] = "/login"
+    site.app.add_handlers(".*", [(r"/.*evil.*", Recent)])
+    response = await site.client.fetch(
+        site.base_url + path, follow_redirects=False, raise_error=False
+    )
+
+    assert response.headers["Location"] == "/login?" + urlencode(
+        {"next": site.base_url + path}
+    )
+
+
 async def test_a_login_url_with_a_query_is_left_as_it_is(site: Site) -> None:
     """As `tornado.web.authenticated` does it."""
     site.app.settings["login_url"] = "/login?next=/"

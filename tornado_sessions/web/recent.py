@@ -51,9 +51,12 @@ def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], M
                 raise tornado.web.HTTPError(403)
             url = self.get_login_url()
             if "?" not in url:
-                # A login page on another host has to know on which one to go on.
                 here = self.request
-                absolute = urllib.parse.urlsplit(url).scheme
+                # A login page on another host has to know on which one to go on.
+                # And where a path begins like this, browsers take it for a host.
+                absolute = urllib.parse.urlsplit(url).scheme or (
+                    here.path.startswith(("//", "/\\"))
+                )
                 target = here.full_url() if absolute else here.uri
                 url += "?" + urllib.parse.urlencode({"next": target})
             self.redirect(url)
