@@ -546,6 +546,68 @@ async def test_the_stores_own_words_stay_here_in_debug_mode(
     errors.append(STORE_FAILED)
 
 
+class Several(Exception):  # noqa: N818 - as Python names it
+    """What an ExceptionGroup is, which Python 3.10 has not."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__(f"{len(errors)} errors: {errors}")
+        self.exceptions: tuple[Exception, ...] = errors
+
+
+def _in_passing(error: BackendError) -> None:
+    raise HTTPError(502)
+
+
+def _on_purpose(error: BackendError) -> None:
+    raise HTTPError(502) from error
+
+
+def _among_others(error: BackendError) -> None:
+    raise HTTPError(502) from Several(error)
+
+
+def _in_a_circle(error: BackendError) -> None:
+    several = Several(error)
+    several.exceptions = (error, several)
+    raise HTTPError(502) from several
+
+
+def _on_its_own(error: BackendError) -> None:
+    raise HTTPError(502) from None
+
+
+@pytest.mark.parametrize(
+    ("translate", "shown"),
+    [
+        (_in_passing, False),
+        (_on_purpose, False),
+        (_among_others, False),
+        (_in_a_circle, False),
+        (_on_its_own, True),
+    ],
+)
+async def test_the_stores_own_words_stay_here_in_an_error_made_of_them(
+    app: Application, site: Site, translate: Callable[[BackendError], None], shown: bool
+) -> None:
+    """Behaviour 31: a traceback shows the errors behind an error, too."""
+    app.settings["serve_traceback"] = True
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            try:
+                await self.session.save()
+            except BackendError as error:
+                translate(error)
+
+    site.vault.failing = {"save"}
+    response = await site.fetch(Handler)
+
+    assert response.code == 502
+    assert b"fire" not in response.body
+    assert (b"Traceback" in response.body) == shown
+
+
 async def test_a_caught_failure_of_save_leaves_the_change_to_be_saved(
     site: Site,
 ) -> None:

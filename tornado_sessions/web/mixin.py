@@ -130,6 +130,9 @@ class SessionMixin(SocketHandler):
                 status_code = 400
             # It is answered; there is nothing to try again.
             self._session.drop()
+        if self.settings.get("serve_traceback") and _tells_of_store(error):
+            # The handler has made an error of its own of it.
+            kwargs.pop("exc_info", None)
         super().send_error(status_code, **kwargs)
 
     def log_exception(
@@ -337,6 +340,27 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
         return stop.value  # type: ignore[no-any-return]
     coroutine.close()
     raise SuspendedError("A backend that declares itself immediate has suspended.")
+
+
+def _tells_of_store(error: BaseException | None) -> bool:
+    """Tells whether a traceback of ``error`` repeats what a store has said."""
+    pending: list[object] = [error]
+    known: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if not isinstance(each, BaseException) or id(each) in known:
+            continue
+        if isinstance(each, BackendError):
+            return True
+        known.add(id(each))
+        pending += [
+            each.__cause__,
+            None if each.__suppress_context__ else each.__context__,
+        ]
+        # Those of an ExceptionGroup, which Python 3.10 has not.
+        members = getattr(each, "exceptions", ())
+        pending += members if isinstance(members, tuple) else ()
+    return False
 
 
 def _ignore(chunk: bytes) -> None:
