@@ -144,6 +144,7 @@ class TakeFromURLTest:
             ("/?session=x&session=x", "/", ["x"]),
             ("/?session=x&a&session=y", "/?a", ["x", "y"]),
             ("/?s%65ssion=%78", "/", ["x"]),
+            ("/?%73%65%73%73%69%6F%6e=x", "/", ["x"]),
             ("/?session=%ff%00", "/", ["\ufffd\0"]),
             ("/?a=b?session=x", "/?a=b?session=x", []),
             ("http://a.example/?session=x", "http://a.example/", ["x"]),

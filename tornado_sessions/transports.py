@@ -15,6 +15,10 @@ PARAMETER = "session"
 
 _known = ("cookie", "header", "query")
 
+# How long the parameter's name can be in a URL, where any of it may be escaped. What
+# is longer is not unquoted: 64 KiB of that would hold up the loop.
+_name_lengths = range(len(PARAMETER), 3 * len(PARAMETER) + 1)
+
 # A browser drops some of these before it reads a URL, and takes a backslash for
 # a slash: what such a URL leads to is not ours to guess.
 _unclear = re.compile(r"\A\x20|[\x00-\x1f\x7f\\]").search
@@ -95,7 +99,7 @@ def _split(query: str) -> tuple[list[str], list[str]]:
     others, ids = [], []
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        if unquote_plus(name) == PARAMETER:
+        if len(name) in _name_lengths and unquote_plus(name) == PARAMETER:
             ids.append(unquote_plus(value))
         else:
             others.append(pair)
