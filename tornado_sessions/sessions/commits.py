@@ -133,7 +133,7 @@ class Sessions(UsersSessions):
             await self._commit(session, packed, adopted)
         else:
             async with session.turn():
-                await self._commit(session, packed, adopted)
+                await self._commit_whole(session, packed, adopted)
 
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
@@ -180,6 +180,27 @@ class Sessions(UsersSessions):
         return max(session.last_seen + throttle, self.now() + min(throttle, 1))
 
     # Writing.
+
+    async def _commit_whole(
+        self, session: Session, packed: Envelope | None, adopted: int
+    ) -> None:
+        """Commits, and whoever stops waiting does not stop a move to a fresh token.
+
+        Half of it would leave the client an id that has ended already.
+        """
+        work = self._commit(session, packed, adopted)
+        if not session.fresh or self.vault.immediate:
+            await work
+            return
+        task = self.start(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        finally:
+            # Its error refers to this frame: they would be a cycle.
+            del task
 
     async def _commit(
         self, session: Session, packed: Envelope | None, adopted: int
@@ -427,7 +448,7 @@ class Sessions(UsersSessions):
             answer = await result if inspect.isawaitable(result) else result
             packed = session.pack()
             if token is None or token != session.token or session.fresh:
-                await self._commit(session, packed, session.adopted)
+                await self._commit_whole(session, packed, session.adopted)
             elif packed is not session.base:
                 if session.stale:
                     raise ConflictError("A response of this request has saved it.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from tornado.httpclient import HTTPResponse
@@ -20,6 +20,7 @@ from tornado_sessions.testing.applications import (
     put,
     regenerate,
 )
+from tornado_sessions.testing.faults import FaultyVault
 from tornado_sessions.testing.visitors import Visitor, VisitorTests
 from tornado_sessions.web import SessionMixin
 
@@ -134,6 +135,33 @@ class ConcurrencyContract(VisitorTests):
         self.assertEqual(len(raised), 1)
         self.assertIn("The session was ended elsewhere", str(raised[0]))
 
+    def test_a_save_that_is_cancelled_loses_no_session(self) -> None:
+        """Behaviour 10: wherever the move to a new id is when it is cancelled."""
+        self.require_revocable()
+        vault = self.sessions.vault = _CancellingVault(self.sessions.vault, True)
+
+        async def save(handler: SessionMixin) -> None:
+            await self.cancelled(vault, handler.session.save())
+
+        async def transact(handler: SessionMixin) -> None:
+            session = handler.session
+            await self.cancelled(vault, session.transact(Session.regenerate))
+
+        for verb in (regenerate, login("ada")):
+            # The new record is stored, the old one is overwritten and removed.
+            for calls_left in (1, 2, 3):
+                ada = self.visitor()
+                ada.does(put(a=1))
+                vault.calls_left = calls_left
+                self.assertEqual(ada.does(put(b=2), verb, save).code, 200)
+                self.assertEqual(ada.sees(), {"a": 1, "b": 2})
+        for calls_left in (2, 3, 4):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            vault.calls_left = calls_left
+            self.assertEqual(ada.does(put(b=2), transact).code, 200)
+            self.assertEqual(ada.sees(), {"a": 1, "b": 2})
+
     def test_a_save_brings_no_expired_session_back(self) -> None:
         """Behaviour 39: one that ends while the request is under way."""
         self.require_revocable()
@@ -220,6 +248,13 @@ class ConcurrencyContract(VisitorTests):
         self.crowd(ada, sites, [count] * MANY)
         self.assertEqual(ada.sees(), {"n": MANY})
 
+    async def cancelled(
+        self, vault: _CancellingVault, work: Coroutine[Any, Any, object]
+    ) -> None:
+        vault.victim = asyncio.ensure_future(work)
+        await asyncio.wait([vault.victim])
+        self.assertTrue(vault.victim.cancelled())
+
     def crowd(self, visitor: Visitor, sites: list[Site], acts: list[Act]) -> None:
         """Has each act done in a request of its own, all begun before one ends."""
         crowd = Crowd(len(acts))
@@ -233,6 +268,20 @@ class ConcurrencyContract(VisitorTests):
 
         responses = self.complete(send())
         self.assertEqual({response.code for response in responses}, {200})
+
+
+class _CancellingVault(FaultyVault):
+    """Cancels a task as soon as the store has been asked often enough."""
+
+    calls_left = 0
+    victim: asyncio.Future[object] | None = None
+
+    async def _enter(self, operation: str) -> None:
+        if self.victim is not None and not self.victim.done():
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                self.victim.cancel()
+        await super()._enter(operation)
 
 
 async def _count(session: Session) -> int:
