@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -528,6 +529,34 @@ async def test_a_failed_save_is_answered_503(
     site.vault.failing = set()
     assert (await site.fetch(Write)).code == 200
     assert (await site.stored() or {})["a"] == 1
+
+
+@pytest.mark.parametrize("verb", ["update", "login"])
+async def test_a_handler_whose_save_failed_is_gone_at_once(
+    site: Site, verb: str
+) -> None:
+    """Nothing refers to it in a circle, so it waits for no garbage collection."""
+    gone = asyncio.Event()
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            weakref.finalize(self, gone.set)
+            self.session["a"] = 1
+            if verb == "login":
+                self.session.login("ada")
+
+        def log_exception(self, *error: Any) -> None:
+            # What is logged is kept by pytest.
+            pass
+
+    await site.begin(n=0)
+    site.vault.failing = {"save"}
+    gc.disable()
+    try:
+        assert (await site.fetch(Handler)).code == 503
+        await asyncio.wait_for(gone.wait(), 2)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("operation", ["load", "save"])

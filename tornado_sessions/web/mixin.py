@@ -275,16 +275,16 @@ class SessionMixin(SocketHandler):
                 raise
             finally:
                 self._committing = self._finished = False
-            # A bound method kept on its own object would be a cycle, and the
-            # handler would wait for the garbage collection.
-            send, self._send = self._send, None
+                # A bound method kept on its own object would be a cycle, and the
+                # handler would wait for the garbage collection.
+                send, self._send = self._send, None
             assert send is not None
             return send()
         except Exception:  # noqa: BLE001 - as Tornado does for a handler
-            error_info = sys.exc_info()
-            self.log_exception(*error_info)
+            self.log_exception(*sys.exc_info())
             if not self._finished:
-                self.send_error(500, exc_info=error_info)
+                # In a variable the traceback would be a cycle, too.
+                self.send_error(500, exc_info=sys.exc_info())
             return None
 
     # The headers.
