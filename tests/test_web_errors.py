@@ -1295,6 +1295,34 @@ async def test_a_client_that_hangs_up_leaves_no_error(
     assert await site.stored() == {"n": 0, "a": 1}
 
 
+async def test_a_handler_whose_client_hung_up_is_gone_at_once(
+    site: Site, http_port: int
+) -> None:
+    """Nothing refers to it in a circle, so it waits for no garbage collection."""
+    asleep, closed, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            weakref.finalize(self, gone.set)
+            self.session["a"] = 1
+            asleep.set()
+            await closed.wait()
+
+        def on_connection_close(self) -> None:
+            closed.set()
+
+    gc.disable()
+    try:
+        _, writer = await asyncio.open_connection("localhost", http_port)
+        request = f"GET {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        writer.write(request.encode())
+        await asyncio.wait_for(asleep.wait(), 2)
+        writer.close()
+        await asyncio.wait_for(gone.wait(), 2)
+    finally:
+        gc.enable()
+
+
 # Hostile clients.
 
 

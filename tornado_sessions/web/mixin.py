@@ -229,6 +229,7 @@ class SessionMixin(SocketHandler):
 
     async def _commit_and_tell(self) -> None:
         failure: Exception | None = None
+        sent: asyncio.Future[None] | None = None
         try:
             sent = await self._commit()
         except Exception as error:  # noqa: BLE001 - as Tornado does for a handler
@@ -241,7 +242,13 @@ class SessionMixin(SocketHandler):
                     await sent
                 except tornado.iostream.StreamClosedError as error:
                     failure = error
-        for waiter in self._waiters:
+        self._tell_waiters(failure)
+        # The error's traceback leads to this frame: they would be a cycle.
+        sent = failure = None
+
+    def _tell_waiters(self, failure: Exception | None) -> None:
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
             if waiter.done():
                 continue
             if failure is None:
