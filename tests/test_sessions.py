@@ -1974,7 +1974,9 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         assert self.sessions._purge_timer is None
 
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
-        """Behaviour 65: `close` in the middle of it."""
+        """Behaviour 65: `close` in the middle of it, whatever is still to be removed."""
+        for _ in range(1_100):
+            await self.vault.save(None, Record(b"x", None, START - 5))
         self.backend.gate = asyncio.Event()
         with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)

@@ -86,12 +86,15 @@ class BaseSessions(TellingSessions):
     async def purge(self) -> int:
         """Removes what has expired from the store and answers how many went.
 
-        It runs by itself every quarter of an hour once sessions are in use.
-        Raises `.BackendError` if the store fails.
+        It runs by itself every quarter of an hour once sessions are in use, and
+        ends with the batch that is under way at `close`. Raises `.BackendError` if
+        the store fails.
         """
         purged = 0
         while batch := await self.vault.purge(self.now()):
             purged += batch
+            if self._closed:
+                break
             # Between two batches requests have their turn.
             await asyncio.sleep(0)
         return purged
