@@ -16,12 +16,11 @@ from urllib.parse import urlencode
 import pytest
 import tornado.template
 import tornado.web
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError, RequestHandler
-from tornado_sessions_memory import MemoryBackend
 
+from tests.sites import Site, application, cookies, expecting
 from tornado_sessions import (
     Session,
     SessionError,
@@ -29,86 +28,13 @@ from tornado_sessions import (
     Sessions,
     recent_login,
 )
-from tornado_sessions.testing.faults import FaultyVault
 
 pytestmark = pytest.mark.gen_test
 
 
-class Site:
-    """An application and one visitor of it, who keeps the session cookie."""
-
-    def __init__(self, app: Application, client: AsyncHTTPClient, url: str) -> None:
-        self.app = app
-        self.sessions = Sessions.of(app)
-        self.vault = cast(FaultyVault, self.sessions.vault)
-        self.client = client
-        self.base_url = url
-        self.token: str | None = None
-        self._paths: dict[type[RequestHandler], str] = {}
-
-    def path(self, handler: type[RequestHandler]) -> str:
-        """Answers where ``handler`` is found, and puts it there at first."""
-        if handler not in self._paths:
-            self._paths[handler] = f"/{len(self._paths)}"
-            self.app.add_handlers(".*", [(self._paths[handler], handler)])
-        return self._paths[handler]
-
-    async def fetch(
-        self,
-        handler: type[RequestHandler],
-        method: str = "GET",
-        headers: dict[str, str] | None = None,
-        body: bytes = b"",
-        **kwargs: Any,
-    ) -> HTTPResponse:
-        sent = HTTPHeaders(headers or {})
-        if self.token is not None:
-            sent.add("Cookie", f"session={self.token}")
-        response = await self.client.fetch(
-            self.base_url + self.path(handler),
-            method=method,
-            headers=sent,
-            body=body if method in ("POST", "PUT", "PATCH") else None,
-            follow_redirects=False,
-            raise_error=False,
-            request_timeout=3,
-            **kwargs,
-        )
-        for value in cookies(response):
-            self.token = value or None
-        return response
-
-    async def begin(self, **values: Any) -> str:
-        """Stores a session of ``values`` for the visitor."""
-        session = await Sessions(self.vault.inner).load(None)
-        session.update(values)
-        await session.save()
-        assert session.token is not None
-        self.token = session.token
-        return session.token
-
-    async def stored(self, token: str | None = None) -> dict[str, Any] | None:
-        """Answers what the store has for the visitor; None for no session."""
-        session = await Sessions(self.vault.inner).load(token or self.token)
-        return None if session.is_new else dict(session)
-
-    def saves(self) -> int:
-        return self.vault.calls.count("save")
-
-
-def cookies(response: HTTPResponse) -> list[str]:
-    """Answers the session cookies that a response sets, empty if expired."""
-    lines = response.headers.get_list("Set-Cookie")
-    pairs = [line.partition(";")[0].partition("=") for line in lines]
-    return [value for name, _, value in pairs if name.endswith("session")]
-
-
 @pytest.fixture(params=["immediate", "suspending"])
 def app(request: pytest.FixtureRequest) -> Application:
-    app = Application(session_backend=MemoryBackend(), login_url="/login")
-    sessions = Sessions.of(app)
-    sessions.vault = FaultyVault(sessions.vault, suspends=request.param == "suspending")
-    return app
+    return application(suspends=request.param == "suspending")
 
 
 @pytest.fixture
@@ -121,16 +47,7 @@ def site(app: Application, http_server: HTTPServer, base_url: str) -> Iterator[S
 @pytest.fixture(autouse=True)
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Takes parts of the messages that a test expects at ERROR; no others come."""
-    expected: list[str] = []
-    yield expected
-    logged = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.levelno >= logging.ERROR and record.name != "tornado.access"
-    ]
-    assert len(logged) == len(expected), logged
-    for part, message in zip(expected, logged, strict=True):
-        assert part in message
+    yield from expecting(caplog)
 
 
 # What ends a response.

@@ -12,123 +12,25 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import tornado
 import tornado.web
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import HTTPTimeoutError
-from tornado.web import Application, HTTPError, RequestHandler
-from tornado_sessions_memory import MemoryBackend
+from tornado.web import Application, HTTPError
 
-from tornado_sessions import BackendError, SessionMixin, Sessions
-from tornado_sessions.testing.faults import FaultyVault
+from tests.sites import Site, application, cookies, expecting
+from tornado_sessions import BackendError, SessionMixin
 
 pytestmark = pytest.mark.gen_test
 
 
-class SteppedVault(FaultyVault):
-    """Stops once before the operation it is told, until it is told to go on."""
-
-    stopping: str | None = None
-
-    def stop_before(self, operation: str, nth: int = 1) -> None:
-        self.stopping, self.left = operation, nth
-        self.arrived, self.resumed = asyncio.Event(), asyncio.Event()
-
-    async def _enter(self, operation: str) -> None:
-        await super()._enter(operation)
-        if operation == self.stopping:
-            self.left -= 1
-        if operation == self.stopping and not self.left:
-            self.stopping = None
-            self.arrived.set()
-            await self.resumed.wait()
-
-
-class Site:
-    """An application and one visitor of it, who keeps the session cookie."""
-
-    def __init__(self, app: Application, client: AsyncHTTPClient, url: str) -> None:
-        self.app = app
-        self.sessions = Sessions.of(app)
-        self.vault = cast(SteppedVault, self.sessions.vault)
-        self.client = client
-        self.base_url = url
-        self.token: str | None = None
-        self._paths: dict[type[RequestHandler], str] = {}
-
-    def path(self, handler: type[RequestHandler]) -> str:
-        """Answers where ``handler`` is found, and puts it there at first."""
-        if handler not in self._paths:
-            self._paths[handler] = f"/{len(self._paths)}"
-            self.app.add_handlers(".*", [(self._paths[handler], handler)])
-        return self._paths[handler]
-
-    async def fetch(
-        self,
-        handler: type[RequestHandler],
-        method: str = "GET",
-        headers: dict[str, str] | None = None,
-        body: bytes = b"",
-        **kwargs: Any,
-    ) -> HTTPResponse:
-        sent = HTTPHeaders(headers or {})
-        if self.token is not None:
-            sent.add("Cookie", f"session={self.token}")
-        response = await self.client.fetch(
-            self.base_url + self.path(handler),
-            method=method,
-            headers=sent,
-            body=body if method in ("POST", "PUT", "PATCH") else None,
-            follow_redirects=False,
-            raise_error=False,
-            allow_nonstandard_methods=True,
-            **{"request_timeout": 2, **kwargs},
-        )
-        for value in cookies(response):
-            self.token = value or None
-        return response
-
-    async def begin(self, **values: Any) -> str:
-        """Stores a session of ``values`` for the visitor."""
-        session = await Sessions(self.vault.inner).load(None)
-        session.update(values)
-        await session.save()
-        assert session.token is not None
-        self.token = session.token
-        return session.token
-
-    async def stored(self, token: str | None = None) -> dict[str, Any] | None:
-        """Answers what the store has for the visitor; None for no session."""
-        session = await Sessions(self.vault.inner).load(token or self.token)
-        return None if session.is_new else dict(session)
-
-    async def end(self, token: str | None = None) -> None:
-        """Ends the visitor's session, as another request would."""
-        await self.vault.inner.delete(token or cast(str, self.token))
-
-    def saves(self) -> int:
-        return self.vault.calls.count("save")
-
-
-def cookies(response: HTTPResponse) -> list[str]:
-    """Answers the session cookies that a response sets, empty if expired."""
-    lines = response.headers.get_list("Set-Cookie")
-    pairs = [line.partition(";")[0].partition("=") for line in lines]
-    return [value for name, _, value in pairs if name.endswith("session")]
-
-
 @pytest.fixture(params=["immediate", "suspending"])
 def app(request: pytest.FixtureRequest) -> Application:
-    app = Application(session_backend=MemoryBackend())
-    sessions = Sessions.of(app)
-    suspends = request.param == "suspending"
-    sessions.vault = SteppedVault(sessions.vault, suspends=suspends)
-    return app
+    return application(suspends=request.param == "suspending")
 
 
 @pytest.fixture
@@ -145,16 +47,7 @@ only_suspending = pytest.mark.parametrize("app", ["suspending"], indirect=True)
 @pytest.fixture(autouse=True)
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Takes parts of the messages that a test expects at ERROR; no others come."""
-    expected: list[str] = []
-    yield expected
-    logged = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.levelno >= logging.ERROR and record.name != "tornado.access"
-    ]
-    assert len(logged) == len(expected), logged
-    for part, message in zip(expected, logged, strict=True):
-        assert part in message
+    yield from expecting(caplog)
 
 
 UNCAUGHT = "Uncaught exception"

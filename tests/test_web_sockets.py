@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -20,31 +19,26 @@ from tornado.websocket import (
     WebSocketHandler,
     websocket_connect,
 )
-from tornado_sessions_memory import MemoryBackend
 
+from tests.sites import Visited, application, expecting
 from tornado_sessions import (
     BackendError,
     Session,
     SessionError,
     SessionGoneError,
     SessionMixin,
-    Sessions,
 )
 from tornado_sessions.sockets import Sockets
-from tornado_sessions.testing.faults import FaultyVault
 
 pytestmark = pytest.mark.gen_test
 
 
-class Site:
+class Site(Visited):
     """An application of sockets, and one visitor of it."""
 
     def __init__(self, app: Application, url: str) -> None:
-        self.app = app
-        self.sessions = Sessions.of(app)
-        self.vault = cast(FaultyVault, self.sessions.vault)
+        super().__init__(app)
         self.base_url = url.replace("http", "ws")
-        self.token: str | None = None
         self._sockets: list[WebSocketClientConnection] = []
 
     async def connect(
@@ -69,27 +63,10 @@ class Site:
             while await cast(Any, socket.read_message()) is not None:
                 pass
 
-    async def begin(self, **values: Any) -> str:
-        """Stores a session of ``values`` for the visitor."""
-        session = await Sessions(self.vault.inner).load(None)
-        session.update(values)
-        await session.save()
-        assert session.token is not None
-        self.token = session.token
-        return session.token
-
-    async def stored(self) -> dict[str, Any] | None:
-        """Answers what the store has for the visitor; None for no session."""
-        session = await Sessions(self.vault.inner).load(self.token)
-        return None if session.is_new else dict(session)
-
 
 @pytest.fixture(params=["immediate", "suspending"])
 def app(request: pytest.FixtureRequest) -> Application:
-    app = Application(session_backend=MemoryBackend())
-    sessions = Sessions.of(app)
-    sessions.vault = FaultyVault(sessions.vault, suspends=request.param == "suspending")
-    return app
+    return application(suspends=request.param == "suspending")
 
 
 @pytest.fixture
@@ -104,16 +81,7 @@ def site(
 @pytest.fixture(autouse=True)
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Takes parts of the messages that a test expects at ERROR; no others come."""
-    expected: list[str] = []
-    yield expected
-    logged = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.levelno >= logging.ERROR and record.name != "tornado.access"
-    ]
-    assert len(logged) == len(expected), logged
-    for part, message in zip(expected, logged, strict=True):
-        assert part in message
+    yield from expecting(caplog)
 
 
 async def ask(socket: WebSocketClientConnection, message: str = "") -> Any:  # noqa: ANN401
