@@ -125,7 +125,7 @@ class EncodeValueTest:
             pytest.param(math.nan, "float nan", id="NaN"),
             pytest.param(math.inf, "float inf", id="inf"),
             pytest.param(-math.inf, "float -inf", id="minus inf"),
-            pytest.param("\ud800", "str", id="lone surrogate"),
+            pytest.param("\ud800", "str that is not Unicode", id="lone surrogate"),
             pytest.param(
                 {1: "x"}, "a dict with a key of type int", id="key of type int"
             ),
@@ -164,10 +164,27 @@ class EncodeValueTest:
         with pytest.raises(SessionDataError) as caught:
             encode_value("cart", value)
 
-        assert (
-            str(caught.value)
-            == f"The session value 'cart' cannot be stored as JSON: {culprit}."
+        assert str(caught.value).startswith(
+            f"The session value 'cart' cannot be stored as JSON: {culprit}. Store "
         )
+
+    @pytest.mark.parametrize(
+        ("value", "advice"),
+        [
+            ({1}, "set. Store a list."),
+            ([(1, 2)], "tuple. Store a list."),
+            (b"x", "bytes. Store text, such as its base64."),
+            (datetime.date(2026, 1, 1), "date. Store its isoformat()."),
+            ("\ud800", "str that is not Unicode. Store text without surrogates."),
+            (object(), "object. Store what JSON can hold."),
+        ],
+    )
+    def test_it_says_what_to_store_instead(self, value: object, advice: str) -> None:
+        """Behaviour 25: as far as that can be known."""
+        with pytest.raises(SessionDataError) as caught:
+            encode_value("cart", value)
+
+        assert str(caught.value).endswith(f"cannot be stored as JSON: {advice}")
 
     def test_a_key_that_is_not_unicode_is_refused(self) -> None:
         """Behaviour 25: the value is good, and its own key is not."""
@@ -176,7 +193,7 @@ class EncodeValueTest:
 
         assert str(caught.value) == (
             "The session value '\\ud800' cannot be stored as JSON:"
-            " a key that is not Unicode."
+            " a key that is not Unicode. Store what JSON can hold."
         )
 
     @pytest.mark.parametrize("value", [0, 0.0, "", [], {}, None, False])
@@ -214,7 +231,7 @@ class EncodeValueTest:
 
     def test_an_integer_that_python_would_not_print_is_refused(self) -> None:
         """From 4301 digits on Python takes a number for an attack."""
-        with pytest.raises(SessionDataError, match=r"'key' .* JSON: int\.$"):
+        with pytest.raises(SessionDataError, match=r"'key' .* JSON: int\. Store "):
             encode_value("key", 10**5000)
 
     @unhurried

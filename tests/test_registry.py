@@ -183,8 +183,8 @@ class NotFoundTest:
         install_plugin(install, "memory")
 
         assert message_of("mongodb://localhost") == (
-            "No session backend named 'mongodb' is installed. Install it with:"
-            " pip install \"tornado-sessions[mongodb]\" Installed backends: 'memory'."
+            "No session backend named 'mongodb' is installed. Installed backends:"
+            " 'memory'. Install it with: pip install \"tornado-sessions[mongodb]\""
         )
 
     def test_it_guesses_the_extra(self, install: Install) -> None:
@@ -194,8 +194,8 @@ class NotFoundTest:
 
         assert message_of("mongo_db://localhost") == (
             "No session backend named 'mongo_db' is installed. Did you mean 'mongodb'?"
-            ' Install it with: pip install "tornado-sessions[mongodb]"'
             " Installed backends: 'memory'."
+            ' Install it with: pip install "tornado-sessions[mongodb]"'
         )
 
     def test_it_offers_no_extra_that_is_installed(self, install: Install) -> None:
@@ -213,6 +213,15 @@ class NotFoundTest:
         install(CORE, extras=("memory",))
 
         assert "pip install" not in message_of("evil-package")
+
+    def test_it_offers_one_where_there_is_none(self, install: Install) -> None:
+        """Behaviour 74: where a path was given in place of a URL, too."""
+        install(CORE, extras=("memory", "sqlite"))
+
+        assert message_of("sessions.db") == (
+            "No session backend named 'sessions.db' is installed. Installed backends:"
+            ' none. Install one, such as: pip install "tornado-sessions[sqlite]"'
+        )
 
     def test_a_core_without_extras_offers_none(self, install: Install) -> None:
         """Behaviour 74: its metadata may list none at all."""

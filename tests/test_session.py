@@ -606,7 +606,8 @@ class LoginTest:
 
         assert (
             str(caught.value)
-            == f"login() takes the user's id as a str, not {type(user).__name__}."
+            == f"login() takes the user's id as a str, not {type(user).__name__}:"
+            " as in str(row.id)."
         )
         assert not session.modified
 

@@ -1122,7 +1122,8 @@ class UsersTest(SessionsCase):
             with pytest.raises(TypeError) as caught:
                 await work
             assert (
-                str(caught.value) == f"{name}() takes the user's id as a str, not int."
+                str(caught.value) == f"{name}() takes the user's id as a str, not int:"
+                " as in str(row.id)."
             )
 
     async def test_what_is_spared_is_a_session(self) -> None:
@@ -1199,7 +1200,7 @@ class LimitTest(SessionsCase):
             await self.sign_in(self.sessions)
 
         assert str(caught.value) == (
-            "The user is signed in 1 times already, as often as session_max_per_user"
+            "The user has 1 session already, as many as session_max_per_user"
             " allows. One of these sessions has to end first."
         )
         assert await self.is_alive(kept)

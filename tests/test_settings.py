@@ -334,6 +334,13 @@ class LimitTest:
             " oldest sign-in makes room for a new one, or 'refuse'."
         )
 
+    def test_a_policy_without_a_limit_is_refused(self) -> None:
+        """Whoever sets it believes that there is one."""
+        assert error_of(session_max_per_user_policy="refuse") == (
+            "session_max_per_user_policy='refuse' does nothing without"
+            " session_max_per_user, the number of sessions that a user may have."
+        )
+
     def test_it_needs_a_backend_that_lists_users(self) -> None:
         """Behaviour 46: the error names both."""
 

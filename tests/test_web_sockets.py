@@ -339,6 +339,39 @@ async def test_a_handshake_without_the_store_is_answered_503(
     errors.append("503 GET /socket")
 
 
+async def test_what_nobody_has_saved_is_told_when_a_socket_closes(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 72: writes go through save() and transact(), and through nothing else."""
+    closed = asyncio.Event()
+
+    class Forgetful(Socket):
+        async def on_message(self, message: str | bytes) -> None:
+            self.session["a"] = message
+            if message == "saved":
+                await self.session.save()
+            await self.write_message("{}")
+
+        def on_connection_close(self) -> None:
+            super().on_connection_close()
+            closed.set()
+
+    await site.begin(a=1)
+    for message in ("saved", "forgotten"):
+        closed.clear()
+        socket = await site.connect(Forgetful)
+        await ask(socket, message)
+        socket.close()
+        await closed.wait()
+
+    (told,) = (r.getMessage() for r in caplog.records if "has saved" in r.message)
+    assert told == (
+        "A WebSocket of Forgetful was closed with changes to its session that nobody"
+        " has saved. Nothing is saved by itself there: call 'await"
+        " self.session.save()'."
+    )
+
+
 # A session that ends.
 
 

@@ -15,6 +15,7 @@ from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.settings import Settings, read_settings
+from tornado_sessions.transports import Transports
 from tornado_sessions.xsrf import Binding, XSRFKeys, mask, unmask
 
 SECRET = bytes(range(16))
@@ -348,7 +349,7 @@ async def begin(site: Site) -> tuple[str, str, str]:
     return session.token, cookie, form
 
 
-@pytest.mark.parametrize("way", ["cookie", "header", "query"])
+@pytest.mark.parametrize("way", ["cookie", "query"])
 @pytest.mark.gen_test
 async def test_a_token_is_bound_to_an_id_however_it_comes(site: Site, way: str) -> None:
     """Behaviour 73: it is read before the session is loaded."""
@@ -357,8 +358,6 @@ async def test_a_token_is_bound_to_an_id_however_it_comes(site: Site, way: str) 
     url = ""
     if way == "cookie":
         sent["Cookie"] += f"; session={token}"
-    elif way == "header":
-        sent["X-Session-Token"] = token
     else:
         url = f"/?session={token}"
     site.base_url += url
@@ -372,6 +371,24 @@ async def test_a_token_is_bound_to_an_id_however_it_comes(site: Site, way: str) 
 
     assert answers == [200, 403]
     assert other.code == 403
+
+
+@pytest.mark.parametrize("binds", [True, False])
+@pytest.mark.gen_test
+async def test_an_id_in_the_header_needs_no_token(site: Site, binds: bool) -> None:
+    """Behaviour 73: unless another way comes first, which a browser may have taken."""
+    token, cookie, _ = await begin(site)
+    sessions = Sessions.of(site.app)
+    sessions.xsrf_keys = sessions.xsrf_keys if binds else None
+    answers = []
+    for names in (("header", "cookie"), ("cookie", "header")):
+        sessions.transports = Transports(names)
+        sent = {"Cookie": f"form={cookie}; session={token}", "X-Session-Token": token}
+        for headers in (sent, {"X-Session-Token": token}, {"X-Session-Token": ""}, {}):
+            response = await site.fetch(Form, method="POST", headers=headers, body="")
+            answers.append(response.code)
+
+    assert answers == [200, 200, 200, 403, 403, 200, 200, 403]
 
 
 @pytest.mark.gen_test

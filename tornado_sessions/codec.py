@@ -60,6 +60,19 @@ _DEEPEST = 100
 
 _plain = frozenset({str, int, bool, type(None)})
 
+# What to store instead, by what `_culprit` calls it.
+_ADVICE = {
+    "bytes": "Store text, such as its base64.",
+    "date": "Store its isoformat().",
+    "datetime": "Store its isoformat().",
+    "Decimal": "Store its str().",
+    "frozenset": "Store a list.",
+    "set": "Store a list.",
+    "str that is not Unicode": "Store text without surrogates.",
+    "tuple": "Store a list.",
+    "UUID": "Store its str().",
+}
+
 #: The fields of an envelope that one request may change and another keep.
 _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label")
 
@@ -109,9 +122,10 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
         or not (key.isascii() or _comes_back(key))
         or (type(value) not in _plain and _is_too_deep(data, value))
     ):
+        culprit = _culprit({key: value})
         raise SessionDataError(
-            f"The session value {key!r} cannot be stored as JSON:"
-            f" {_culprit({key: value})}."
+            f"The session value {key!r} cannot be stored as JSON: {culprit}."
+            f" {_ADVICE.get(culprit, 'Store what JSON can hold.')}"
         )
     return Raw(data)
 
@@ -203,6 +217,8 @@ def _culprit(value: Any) -> str:  # noqa: ANN401
             pending.extend(value)
         elif type(value) is float and not math.isfinite(value):
             return f"float {value}"
+        elif type(value) is str and _comes_back(value) is None:
+            return "str that is not Unicode"
         elif _comes_back(value) is None:
             return type(value).__name__
     return f"it is nested deeper than {_DEEPEST} levels, or in itself"

@@ -67,10 +67,13 @@ def _not_found(name: str, installed: set[str]) -> str:
     wanted = name if name in extras else close[0] if close else None
     if wanted is not None and wanted != name:
         parts.append(f"Did you mean {wanted!r}?")
-    if wanted in extras - installed:
-        parts.append(f'Install it with: pip install "{_distribution}[{wanted}]"')
     names = ", ".join(map(repr, sorted(installed))) or "none"
     parts.append(f"Installed backends: {names}.")
+    # Last, so that it can be copied to the end of the line.
+    if wanted in extras - installed:
+        parts.append(f'Install it with: pip install "{_distribution}[{wanted}]"')
+    elif not installed and "sqlite" in extras:
+        parts.append(f'Install one, such as: pip install "{_distribution}[sqlite]"')
     return " ".join(parts)
 
 

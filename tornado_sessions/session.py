@@ -290,7 +290,8 @@ class Session(MutableMapping[str, Any]):
     def persistent(self) -> bool:
         """Whether the cookie outlives the browser: "remember me".
 
-        Where nobody has set it, the ``session_persistent`` setting counts.
+        For as long as the session lasts, see `set_expiry`. Where nobody has set
+        it, the ``session_persistent`` setting counts.
         """
         return self._keeper.is_persistent(self._mine)
 
@@ -380,7 +381,8 @@ class Session(MutableMapping[str, Any]):
     ) -> None:
         """Gives this session an idle timeout or a lifetime of its own, in seconds.
 
-        What is None stays as it is. Zero or less ends the session. It holds for
+        What is None stays as it is, and the earlier of the two ends it: for a month
+        without a request, give both. Zero or less ends the session. It holds for
         the requests to come, too. Raises `ValueError` for infinity.
         """
         for name, value in (("idle", idle), ("lifetime", lifetime)):
@@ -581,7 +583,8 @@ def check_user(user: object, what: str) -> None:
     """Raises for what is not the id of a user; ``what`` is who was given it."""
     if type(user) is not str:
         raise TypeError(
-            f"{what} takes the user's id as a str, not {type(user).__name__}."
+            f"{what} takes the user's id as a str, not {type(user).__name__}:"
+            " as in str(row.id)."
         )
     if not user:
         raise ValueError(f"{what} takes the user's id; it is empty.")

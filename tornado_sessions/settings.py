@@ -179,6 +179,11 @@ def _check_limit(values: Mapping[str, Any]) -> None:
             f"session_max_per_user_policy={policy!r} is to be 'oldest', where the"
             " oldest sign-in makes room for a new one, or 'refuse'."
         )
+    if limit is None and policy != "oldest":
+        raise ValueError(
+            f"session_max_per_user_policy={policy!r} does nothing without"
+            " session_max_per_user, the number of sessions that a user may have."
+        )
 
 
 def _check_listener(listener: object) -> None:

@@ -191,7 +191,7 @@ class UsersSessions(BaseSessions):
                 break
             await asyncio.sleep(random.uniform(pause / 2, pause))
         raise SessionLimitError(
-            f"The user is signed in {limit} times already, as often as"
+            f"The user has {limit} session{'s' * (limit != 1)} already, as many as"
             " session_max_per_user allows. One of these sessions has to end first."
         )
 

@@ -88,12 +88,12 @@ class SocketContract(VisitorTests):
 
     def test_a_socket_has_the_session_of_its_handshake(self) -> None:
         """Behaviour 72: and a bare handshake creates nothing."""
-        ada = self.visitor()
-        ada.does(put(a=1))
-        self.assertEqual(self.says(self.opens(ada), values), {"a": 1})
         vault = self.watch()
         self.assertEqual(self.says(self.opens(self.visitor()), values), {})
         self.assertEqual(vault.calls, [])
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.assertEqual(self.says(self.opens(ada), values), {"a": 1})
 
     def test_a_socket_saves_what_it_changes(self) -> None:
         """Behaviours 36, 37, 72: beside what requests change meanwhile."""

@@ -392,7 +392,7 @@ class UsersContract(VisitorTests):
                 visitor.does(put(cart=1))
             response = visitor.does(try_to_sign_in)
             self.assertEqual(response.code, 200)
-            self.assertIn(b"is signed in 1 times already", response.body)
+            self.assertIn(b"has 1 session already", response.body)
             self.assertIsNone(self.user_of(visitor))
             cart = {"cart": 1} if known else {}
             self.assertEqual(visitor.sees(), cart | {"told": True})

@@ -29,8 +29,9 @@ def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], M
     Everybody else is sent where `tornado.web.authenticated` sends those who have
     not signed in at all: a GET or HEAD to the ``login_url``, with ``next``, and
     anything else gets 403. The time counts from `.Session.login`, also where it
-    signs in who is signed in already. Raises `ValueError` for a ``max_age`` that
-    is not more than zero.
+    signs in who is signed in already: a login page that sends these on at once
+    would send them back and forth. Raises `ValueError` for a ``max_age`` that is
+    not more than zero.
     """
     if isinstance(max_age, datetime.timedelta):
         max_age = max_age.total_seconds()
@@ -48,7 +49,9 @@ def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], M
             ):
                 return method(self, *args, **kwargs)
             if self.request.method not in ("GET", "HEAD"):
-                raise tornado.web.HTTPError(403)
+                raise tornado.web.HTTPError(
+                    403, "the user has not signed in within the last %g s", max_age
+                )
             url = self.get_login_url()
             if "?" not in url:
                 here = self.request

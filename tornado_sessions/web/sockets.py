@@ -45,6 +45,13 @@ class SocketHandler(XSRFHandler):
     def on_connection_close(self) -> None:
         """Forgets a WebSocket that was closed."""
         if self._socket_token is not None:
+            if self._session is not None and self._session.modified:
+                logger.warning(
+                    "A WebSocket of %s was closed with changes to its session that"
+                    " nobody has saved. Nothing is saved by itself there: call 'await"
+                    " self.session.save()'.",
+                    type(self).__name__,
+                )
             self._all_sessions.sockets.remove(self, self._socket_token)
             # It refers to this handler.
             self.__dict__.pop("on_message", None)

@@ -26,8 +26,14 @@ class XSRFHandler(IdHandler):
         """Verifies Tornado's XSRF token, and that it is of this session.
 
         The latter if ``session_xsrf`` is set. It is asked before `prepare`, and
-        so before the session is loaded: the request's own id is enough.
+        so before the session is loaded: the request's own id is enough. A request
+        that names its session in the header needs none: no browser sends that for
+        another site, unless the application lets that site.
         """
+        if self._all_sessions.transports is not None:
+            self._read_tokens(self._all_sessions.transports)
+            if self._way == "header":
+                return
         if self._all_sessions.xsrf_keys is None:
             super().check_xsrf_cookie()
             return
