@@ -52,7 +52,7 @@ def main() -> None:
         )
         # Settings that cannot work are found here, and not by a visitor.
         check_processes(options.processes, get_sessions(app))
-        sockets = bind_sockets(options.port, options.address)
+        sockets = listen(options.port, options.address)
     except (
         tornado.options.Error,
         SessionError,
@@ -71,6 +71,18 @@ def main() -> None:
     # Backends connect when they are first used, and so after this.
     process, ended = fork(options.processes) if options.processes > 1 else (0, None)
     asyncio.run(serve(app, sockets, process, ended))
+
+
+def listen(port: int, address: str) -> list[socket.socket]:
+    """Listens on a port; raises `ValueError` where that cannot be."""
+    if not 0 <= port < 65_536:
+        raise ValueError(f"--port={port}: ports are below 65536.")
+    try:
+        return bind_sockets(port, address)
+    except OSError as error:
+        raise ValueError(
+            f"--address={address} --port={port}: {error.strerror}. Take another port."
+        ) from error
 
 
 async def serve(

@@ -1101,6 +1101,7 @@ async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> 
         ("--processes=0", "--processes=0: at least one has to serve."),
         ("--accounts-file=/no/such/folder", "/no/such/folder"),
         ("--port=many", "many"),
+        ("--port=80000", "--port=80000: ports are below 65536."),
     ],
 )
 async def test_an_option_that_cannot_work_is_explained(
@@ -1138,7 +1139,9 @@ async def test_a_port_in_use_is_explained(tmp_path: Path) -> None:
         _, errors = await process.communicate()
 
     assert process.returncode == 1
-    assert "in use" in errors.decode()
+    assert (
+        f"--port={port}: Address already in use. Take another port." in errors.decode()
+    )
     assert "Traceback" not in errors.decode()
 
 
