@@ -341,21 +341,27 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_an_answer_to_another_kind_of_command_is_refused(self) -> None:
         """Behaviour 68: that to a save would make a load say that nothing is there."""
-        for answer, asked in {
-            b"STORED\r\n": "load",
-            b"NOT_FOUND\r\n": "load",
-            b"SERVER_ERROR out of memory\r\n": "load",
-            b"END\r\n": "save",
-            b"ERROR\r\n": "save",
-            b"CLIENT_ERROR bad data chunk\r\n": "save",
-            b"STORED\n": "save",
-        }.items():
-            with self.subTest(answer=answer):
+        for asked, answer in (
+            ("load", b"STORED\r\n"),
+            ("load", b"NOT_FOUND\r\n"),
+            ("load", b"SERVER_ERROR out of memory\r\n"),
+            ("save", b"END\r\n"),
+            ("save", b"DELETED\r\n"),
+            ("save", b"ERROR\r\n"),
+            ("save", b"CLIENT_ERROR bad data chunk\r\n"),
+            ("save", b"STORED\n"),
+            ("delete", b"STORED\r\n"),
+            ("delete", b"END\r\n"),
+        ):
+            with self.subTest(asked=asked, answer=answer):
                 backend = await self._answering(answer)
-                load, save, *_ = _operations(backend)
+                load, save, _, delete = _operations(backend)
+                operation = {"load": load, "save": save, "delete": delete}[asked]
                 told = answer.decode().split()[0]
-                with self.assertRaisesRegex(BackendError, f"it answered '{told}"):
-                    await (load if asked == "load" else save)()
+                for _ in range(2):
+                    with self.assertRaisesRegex(BackendError, f"it answered '{told}"):
+                        await operation()
+                self.assertEqual(self.connections, 2)
 
     async def test_all_behind_an_answer_that_does_not_fit_fail(self) -> None:
         """Behaviour 68: theirs may be shifted as well; the next ones are good."""

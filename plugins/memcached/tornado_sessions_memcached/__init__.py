@@ -41,11 +41,9 @@ _MAX_BYTES = 1_048_576 - 1024
 # A prime, so that to multiply with any number below it spreads keys evenly.
 _PRIME = 2**61 - 1
 
-# What memcached answers to `add`, `cas` and `delete`.
-_OUTCOMES = frozenset(
-    word + b"\r\n"
-    for word in (b"STORED", b"NOT_STORED", b"EXISTS", b"NOT_FOUND", b"DELETED")
-)
+# What memcached answers to `add` and `cas`, and what to `delete`.
+_STORED = frozenset({b"STORED\r\n", b"NOT_STORED\r\n", b"EXISTS\r\n", b"NOT_FOUND\r\n"})
+_DELETED = frozenset({b"DELETED\r\n", b"NOT_FOUND\r\n"})
 
 # More than the first line of any answer has.
 _LONGEST_LINE = 2048
@@ -345,7 +343,8 @@ class _Exchange:
                 answer.startswith(b"VALUE %b " % command[5:-2])
                 and answer.endswith(b"\r\nEND\r\n")
             )
-        return answer in _OUTCOMES or answer.startswith(b"SERVER_ERROR ")
+        outcomes = _DELETED if command.startswith(b"delete ") else _STORED
+        return answer in outcomes or answer.startswith(b"SERVER_ERROR ")
 
     def _read(self, end: int) -> bytes:
         begin, self._position = self._position, end
