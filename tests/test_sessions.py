@@ -1126,6 +1126,41 @@ class UsersTest(SessionsCase):
                 " as in str(row.id)."
             )
 
+    async def test_others_have_their_turn_however_many_sessions_there_are(self) -> None:
+        """Behaviour 70: also where the store never suspends."""
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        for _ in range(250):
+            await self.signed_in()
+        taking = asyncio.ensure_future(take_turns())
+        described = await self.sessions.of_user("ada")
+        assert len(described) == 250
+        assert turns >= 4
+        turns = 0
+        assert await self.sessions.revoke_all("ada") == 250
+        assert turns >= 4
+        taking.cancel()
+
+    async def test_a_login_in_place_never_waits(self) -> None:
+        """Behaviour 27: however many sessions a limit finds too many."""
+        for policy in ("oldest", "refuse"):
+            sessions = Sessions(Vault(MemoryBackend()))
+            for _ in range(250):
+                session = await sessions.load(None)
+                session.login("ada")
+                await sessions.commit(session)
+            sessions.max_per_user, sessions.max_per_user_policy = 1, policy
+            session = await sessions.load(None)
+            session.login("ada")
+            with pytest.raises((StopIteration, SessionLimitError)):
+                sessions.commit(session).send(None)
+
     async def test_what_is_spared_is_a_session(self) -> None:
         """A handle would spare nothing, or everything."""
         with pytest.raises(TypeError) as caught:

@@ -291,7 +291,10 @@ class Sessions(UsersSessions):
                     await self._refuse_if_too_many(user, envelope.id, limit)
                 else:
                     await self._end(
-                        user, lambda listed: self._too_many(listed, limit), "limit"
+                        user,
+                        lambda listed: self._too_many(listed, limit),
+                        "limit",
+                        pausing=False,
                     )
             except SessionLimitError:
                 # One that stayed would count for the next login, too.

@@ -19,6 +19,9 @@ from tornado_sessions.sessions.base import PATIENCE, BaseSessions
 # way waits, at most, before it looks again.
 _LIMIT_PAUSES = (0.005, 0.01, 0.02, 0.04, 0.0)
 
+# How many records of a user are gone through before others have their turn.
+_AT_ONCE = 100
+
 #: The session of the request whose handler has asked for all sessions.
 own: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
     "tornado_sessions_own", default=None
@@ -42,18 +45,13 @@ class UsersSessions(BaseSessions):
         `.BackendError` if the store fails.
         """
         check_user(user, "of_user()")
-        return [
-            UserSession(
-                id=envelope.id,
-                created=envelope.created,
-                last_seen=envelope.seen,
-                expires=min(envelope.expires, self.ends(envelope)),
-                auth_time=envelope.auth_time,
-                persistent=self.is_persistent(envelope),
-                label=envelope.label,
-            )
-            for envelope in reversed(self._live(await self._list(user)))
-        ]
+        live = self._live(await self._list(user))
+        described = []
+        while live:
+            if len(live) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            described.append(self._describe(live.pop()))
+        return described
 
     async def revoke(self, user: str, id: str) -> bool:
         """Ends the session of ``user`` whose handle is ``id``.
@@ -87,10 +85,28 @@ class UsersSessions(BaseSessions):
 
     # What is done to them.
 
-    async def _list(self, user: str) -> dict[str, _Listed]:
-        """Answers what the store has of ``user``'s sessions, by their handles."""
+    def _describe(self, envelope: Envelope) -> UserSession:
+        return UserSession(
+            id=envelope.id,
+            created=envelope.created,
+            last_seen=envelope.seen,
+            expires=min(envelope.expires, self.ends(envelope)),
+            auth_time=envelope.auth_time,
+            persistent=self.is_persistent(envelope),
+            label=envelope.label,
+        )
+
+    async def _list(self, user: str, pausing: bool = True) -> dict[str, _Listed]:
+        """Answers what the store has of ``user``'s sessions, by their handles.
+
+        Part of a commit, it is not to be ``pausing``: that may be one in place.
+        """
         listed: dict[str, _Listed] = {}
+        found = 0
         async for key, record in self.vault.find(user):
+            found += 1
+            if pausing and found % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 envelope = decode(record.data)
             except SessionDataError:
@@ -138,6 +154,7 @@ class UsersSessions(BaseSessions):
         user: str,
         choose: Callable[[dict[str, _Listed]], Collection[str]],
         reason: str | None = None,
+        pausing: bool = True,
     ) -> set[str]:
         """Ends those sessions of ``user`` that ``choose`` picks.
 
@@ -149,7 +166,7 @@ class UsersSessions(BaseSessions):
         deadline = time.monotonic() + PATIENCE
         ended: set[str] = set()
         while True:
-            listed = await self._list(user)
+            listed = await self._list(user, pausing)
             chosen = choose(listed)
             if not chosen:
                 return ended
@@ -158,7 +175,9 @@ class UsersSessions(BaseSessions):
                     f"Not all sessions of the user could be ended within {PATIENCE:.0f}"
                     " s: new ones kept coming. Stop whoever signs in, and try again."
                 )
-            for handle in chosen:
+            for number, handle in enumerate(chosen, 1):
+                if pausing and number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 alive = self._is_alive(listed[handle].envelope, self.now())
                 for key in listed[handle].keys:
                     await self.vault.delete_found(key)
@@ -182,7 +201,7 @@ class UsersSessions(BaseSessions):
         one too many. The newer one goes then, and the older one waits for that.
         """
         for pause in _LIMIT_PAUSES:
-            live = self._live(await self._list(user))
+            live = self._live(await self._list(user, pausing=False))
             if len(live) <= limit:
                 return
             if self.vault.immediate or handle not in {
