@@ -16,6 +16,7 @@ import textwrap
 import time
 import unittest
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import tornado.web
 from tornado.httpclient import HTTPResponse
@@ -434,6 +435,97 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
         backend = MemcachedBackend(self.address, timeout=timeout)
         self.addAsyncCleanup(backend.close)
         return backend
+
+
+@needs_memcached
+class NetworkTest(unittest.IsolatedAsyncioTestCase):
+    """Behaviour 68: a network that cuts answers into pieces, and connections off."""
+
+    async def asyncSetUp(self) -> None:
+        # To trace each task would take most of the time.
+        asyncio.get_running_loop().set_debug(False)
+        self.chance = random.Random(68)
+        self.server = _start(self)
+        proxy = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.addCleanup(proxy.close)
+        self.connections: list[asyncio.Future[Any]] = []
+        self.addAsyncCleanup(self._wait_for_the_end)
+        port = proxy.sockets[0].getsockname()[1]
+        self.backend = MemcachedBackend(f"127.0.0.1:{port}", timeout=60)
+        self.addAsyncCleanup(self.backend.close)
+        self.pieces = self.cut_off = self.cancelled = 0
+
+    async def test_no_answer_is_taken_for_another_and_no_update_is_lost(self) -> None:
+        """Behaviours 33, 68: with cancellations, and data that look like answers."""
+        keys = [_new_key() for _ in range(20)]
+        stored: dict[bytes, set[int]] = {key: set() for key in keys}
+
+        async def count(key: bytes) -> None:
+            least = max(stored[key], default=0)
+            record = await self.backend.load(key)
+            number = 0
+            if record is not None:
+                name, text, _ = record.data.split(b"|")
+                number = int(text)
+                self.assertEqual(name, key.hex().encode())
+            self.assertGreaterEqual(number, least)
+            number += 1
+            ends = b"\r\nEND\r\nSTORED\r\n" * self.chance.randrange(100)
+            data = b"%b|%d|%b" % (key.hex().encode(), number, ends)
+            await self.backend.save(key, _record(data, record and record.version))
+            self.assertNotIn(number, stored[key])
+            stored[key].add(number)
+
+        async def count_often() -> None:
+            for _ in range(100):
+                task = asyncio.ensure_future(count(self.chance.choice(keys)))
+                if self.chance.random() < 0.1:
+                    for _ in range(self.chance.randrange(20)):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+                except (BackendError, ConflictError):
+                    pass
+
+        while self.cut_off < 5 or self.cancelled < 50:
+            await asyncio.gather(*(count_often() for _ in range(20)))
+
+        self.assertGreater(sum(map(len, stored.values())), 500)
+
+    async def _connect(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        server = await asyncio.open_connection("127.0.0.1", self.server.port)
+        ends = [writer, server[1]]
+        both_ways = asyncio.gather(
+            self._pass_on(reader, server[1], ends),
+            self._pass_on(server[0], writer, ends),
+        )
+        self.connections.append(both_ways)
+
+    async def _wait_for_the_end(self) -> None:
+        for connection in self.connections:
+            await connection
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ends: list[asyncio.StreamWriter],
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(self.chance.choice((1, 10, 100, 65_536))):
+                self.pieces += 1
+                if self.pieces % 500 == 0:
+                    self.cut_off += 1
+                    break
+                writer.write(data)
+                await writer.drain()
+        for end in ends:
+            end.transport.abort()
 
 
 @needs_memcached
