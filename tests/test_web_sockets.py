@@ -655,6 +655,7 @@ async def test_a_handler_that_is_gone_is_not_looked_up() -> None:
 
     assert "gone" not in clients.asked
     assert list(clients.sockets._watched) == [held.token]
+    assert list(clients.sockets._tokens) == ["handle of held"]
     await clients.close()
 
 
@@ -716,6 +717,47 @@ async def test_an_end_is_told_by_token_or_by_handle() -> None:
 
     assert clients.ended == ["a", "b"]
     assert len(clients.sockets) == 1
+    await clients.close()
+
+
+async def test_a_handle_may_be_that_of_two_tokens() -> None:
+    """Behaviours 46, 72: the session was given a new id in another process."""
+    clients = Clients(3600)
+    held = [Client(clients, token) for token in "abc"]
+    clients.alive |= set("abc")
+    for client in held:
+        clients.sockets.add(client, client.token, "one")
+    clients.sockets.end("b")
+    clients.sockets.end(handle="one")
+    await asyncio.gather(*(client.over.wait() for client in held))
+
+    assert sorted(clients.ended) == ["a", "b", "c"]
+    assert clients.sockets._tokens == {}
+    await clients.close()
+
+
+class Handle(str):
+    """A handle that counts how often it is compared."""
+
+    __hash__ = str.__hash__
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Handle.compared += 1
+        return str.__eq__(self, other)
+
+
+async def test_an_end_by_handle_does_not_look_through_all() -> None:
+    """Behaviour 70: whoever has a thousand sessions revokes them one by one."""
+    clients = Clients(3600)
+    held = [Client(clients, str(number)) for number in range(200)]
+    for client in held:
+        clients.sockets.add(client, client.token, Handle(client.token))
+    Handle.compared = 0
+    clients.sockets.end(handle="unknown")
+
+    assert Handle.compared < 10
+    assert len(clients.sockets) == len(held)
     await clients.close()
 
 

@@ -57,6 +57,9 @@ class Sockets:
         self._is_alive = is_alive
         self._start = start
         self._watched: dict[str, _Watched] = {}
+        # Their tokens by their handles: two where one has been given a new id
+        # elsewhere. To look through all for each of a user's sessions would be slow.
+        self._tokens: dict[str, set[str]] = {}
         # When to look after which token. What no longer agrees with _watched is
         # left over.
         self._schedule: list[tuple[float, str]] = []
@@ -75,6 +78,7 @@ class Sockets:
         if token not in self._watched:
             delay = random.uniform(0, min(_FIRST_CHECK, self._interval))
             self._watched[token] = _Watched(handle, 0.0)
+            self._tokens.setdefault(handle, set()).add(token)
             self._look_after(token, delay)
         self._watched[token].sockets.add(socket)
         self._set_timer()
@@ -85,7 +89,7 @@ class Sockets:
         if watched is not None:
             watched.sockets.discard(socket)
             if not watched.sockets:
-                del self._watched[token]
+                self._forget(token)
         if not self._watched:
             self._stop()
 
@@ -98,12 +102,12 @@ class Sockets:
         if not self._watched:
             return
         if token is None:
-            ended = [t for t, w in self._watched.items() if w.handle == handle]
+            ended = [*self._tokens.get(handle or "", ())]
         else:
             ended = [token] if token in self._watched else []
         loop = asyncio.get_running_loop()
         for known in ended:
-            for socket in self._watched.pop(known).sockets:
+            for socket in self._forget(known).sockets:
                 loop.call_later(_GRACE, socket.on_session_end)
 
     def close(self) -> None:
@@ -116,6 +120,14 @@ class Sockets:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _forget(self, token: str) -> _Watched:
+        watched = self._watched.pop(token)
+        tokens = self._tokens[watched.handle]
+        tokens.remove(token)
+        if not tokens:
+            del self._tokens[watched.handle]
+        return watched
 
     def _look_after(self, token: str, delay: float) -> None:
         due = asyncio.get_running_loop().time() + delay
@@ -160,7 +172,7 @@ class Sockets:
             if watched.sockets:
                 tokens.append(token)
             else:
-                del self._watched[token]
+                self._forget(token)
         return tokens
 
     async def _check_one(self, token: str) -> None:
