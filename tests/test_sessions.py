@@ -323,7 +323,7 @@ class CommitTest(SessionsCase):
     async def test_two_cookies_of_our_name_store_nothing(self) -> None:
         """Behaviour 35: no session is guessed."""
         session = await self.sessions.load(None)
-        session.ambiguous = True
+        session.ambiguous = ["one", "two"]
         await self.sessions.commit(session)
         session["a"] = 1
         with pytest.raises(SessionError) as caught:

@@ -7,7 +7,14 @@ import dataclasses
 import datetime
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
@@ -145,8 +152,8 @@ class Session(MutableMapping[str, Any]):
         self.cookie_due = False
         # The headers of the response have left.
         self.sent = False
-        # The request came with two different ids.
-        self.ambiguous = False
+        # The different ids that the request came with, if there were several.
+        self.ambiguous: Sequence[str] = ()
         # A `transact` is under way.
         self.transacting = False
 
@@ -340,10 +347,14 @@ class Session(MutableMapping[str, Any]):
     def destroy(self) -> None:
         """Ends the session: its record goes, its cookie expires.
 
-        What is written afterwards begins a new session with a new token.
+        What is written afterwards begins a new session with a new token. Where
+        the request came with several different ids, the sessions of all of them
+        end.
         """
         if self.token is not None:
             self.ended = {**self.ended, self.token: self.base.user}
+        elif self.ambiguous:
+            self.ended = dict.fromkeys(self.ambiguous)
         self.end()
 
     def login(self, user: str) -> None:

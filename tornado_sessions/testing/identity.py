@@ -248,6 +248,19 @@ class IdentityContract(VisitorTests):
         self.assertEqual(vault.calls, [])
         self.assertEqual((ada.sees(), eve.sees()), ({"a": 1}, {"a": 2}))
 
+    def test_to_destroy_one_of_two_different_cookies_ends_both(self) -> None:
+        """Behaviours 35, 44: who has signed out is not signed in by the other one."""
+        ada, eve, victim = (self.visitor() for _ in range(3))
+        for visitor in (ada, eve):
+            visitor.does(put(a=1))
+        both = {"Cookie": f"{eve.cookie}; {ada.cookie}; session=malformed"}
+        response = victim.does(destroy, headers=both)
+        self.assertEqual(response.code, 200)
+        (line,) = session_cookies(response)
+        self.assertIn("; Max-Age=0;", line)
+        if self.sessions.revocable:
+            self.assertEqual((ada.sees(), eve.sees()), ({}, {}))
+
     def test_one_cookie_twice_is_one_cookie(self) -> None:
         """Behaviour 35: it is of no harm."""
         ada = self.visitor()

@@ -237,7 +237,7 @@ class IdHandler(SessionHandler):
 
     def _is_expired(self, session: Session) -> bool:
         """Tells whether the client is to drop the id that it has sent."""
-        return session.ambiguous or (
+        return bool(session.ambiguous) or (
             session.token is None
             and self._client_token is not None
             and session.destroyed

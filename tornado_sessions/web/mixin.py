@@ -73,7 +73,7 @@ class SessionMixin(SocketHandler):
                 raise tornado.web.Finish from None
         elif tokens:
             self._session = Session(sessions)
-            self._session.ambiguous = True
+            self._session.ambiguous = tokens
             self._tell_ambiguous(len(tokens))
         self._session_loaded = True
         more = super().prepare()
