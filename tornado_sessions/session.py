@@ -35,7 +35,8 @@ T = TypeVar("T")
 LONGEST_LABEL = 200
 
 
-_nothing: Mapping[str, Any] = {}
+# Shared by all sessions that ended nothing; nobody puts anything there.
+_nothing: dict[str, Any] = {}
 
 
 class Keeper(Protocol):
@@ -144,7 +145,7 @@ class Session(MutableMapping[str, Any]):
         # tokens that were destroyed, each with the user that it was of.
         self.renew = renew
         self.fresh = False
-        self.ended: Mapping[str, str | None] = _nothing
+        self.ended: dict[str, str | None] = _nothing
         # What the response has to say about the cookie, and whether a token for
         # the session before is worth anything in this one.
         self.destroyed = False

@@ -212,9 +212,7 @@ class Sessions(UsersSessions):
             token, user = next(iter(session.ended.items()))
             deleted = self.vault.delete(token)
             await (deleted if self.listener is None else self._noted("write", deleted))
-            left = {**session.ended}
-            left.pop(token, None)
-            session.ended = left
+            session.ended.pop(token, None)
             self._ended(token)
             if self.listener is not None:
                 self.tell("destroyed", token, user=user)
