@@ -681,6 +681,27 @@ async def test_a_socket_that_comes_again_is_looked_up_once_in_each_interval(
     await clients.close()
 
 
+async def test_sockets_that_come_and_go_leave_little_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the interval in which they would be looked up again is long."""
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    clients = Clients(3600)
+    stays = clients.open("stays")
+    opened: list[Client] = []
+    while len(opened) < 60:
+        client = clients.open("a")
+        opened.append(client)
+        await clients.until(lambda: clients.asked.count("a") == len(opened))
+        await asyncio.gather(*clients.tasks)
+        clients.sockets.remove(client, "a")
+
+    assert len(clients.sockets._schedule) < 30
+    assert (clients.sockets._watched["stays"].due, "stays") in clients.sockets._schedule
+    assert len(clients.sockets) == len([stays])
+    await clients.close()
+
+
 async def test_a_new_socket_does_not_wait_for_the_others() -> None:
     """Behaviour 72: the timer is set to whoever is first."""
     clients = Clients(3600)

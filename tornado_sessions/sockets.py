@@ -20,6 +20,9 @@ _FIRST_CHECK = 1.0
 # How many sessions are loaded at once.
 _AT_ONCE = 16
 
+# How much of the schedule may be left over, besides as much again as counts.
+_LEFT_OVER = 16
+
 
 class Socket(Protocol):
     """What is closed: a WebSocket handler."""
@@ -133,6 +136,16 @@ class Sockets:
         due = asyncio.get_running_loop().time() + delay
         self._watched[token].due = due
         heapq.heappush(self._schedule, (due, token))
+        if len(self._schedule) > 2 * len(self._watched) + _LEFT_OVER:
+            # Sockets that come and go would fill it, in a long interval.
+            # What is sorted is a heap as well.
+            counting = (entry for entry in self._schedule if self._counts(*entry))
+            self._schedule = sorted(counting)
+
+    def _counts(self, due: float, token: str) -> bool:
+        """Tells whether an entry of the schedule is not left over."""
+        watched = self._watched.get(token)
+        return watched is not None and watched.due == due
 
     def _set_timer(self) -> None:
         if self._checking or self._closed or not self._schedule:
@@ -166,10 +179,9 @@ class Sockets:
             if due > now:
                 break
             heapq.heappop(self._schedule)
-            watched = self._watched.get(token)
-            if watched is None or watched.due != due:
+            if not self._counts(due, token):
                 continue
-            if watched.sockets:
+            if self._watched[token].sockets:
                 tokens.append(token)
             else:
                 self._forget(token)
