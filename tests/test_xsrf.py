@@ -87,11 +87,11 @@ class SettingTest:
 class MaskTest:
     def test_what_is_masked_comes_back(self) -> None:
         """Of any length up to 64, and never the same twice."""
-        for size in (1, 4, 16, 32):
-            tokens = {mask(SECRET[:size] * 2, 1700000000.9) for _ in range(10)}
+        for data in (SECRET[:1], SECRET[:4], SECRET, SECRET * 2, SECRET * 4):
+            tokens = {mask(data, 1700000000.9) for _ in range(10)}
 
             assert len(tokens) == 10
-            assert {unmask(token.decode()) for token in tokens} == {SECRET[:size] * 2}
+            assert {unmask(token.decode()) for token in tokens} == {data}
 
     def test_tornado_reads_it(self) -> None:
         """A cookie outlives the setting that it was made under."""
