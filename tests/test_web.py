@@ -1094,6 +1094,7 @@ async def test_on_loopback_the_cookie_goes_out_without_its_prefix(
         {"x-forwarded-proto": "https"},
         {"Forwarded": "for=127.0.0.1"},
         {"X-Real-IP": "127.0.0.1"},
+        {"X-Scheme": "http"},
         {"Via": "1.1 proxy"},
         {"Host": "shop.example"},
         {"Host": "127.0.0.1.example"},

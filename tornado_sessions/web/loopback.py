@@ -8,7 +8,7 @@ import ipaddress
 import tornado.httputil
 
 # What a proxy adds, besides X-Forwarded-…; names as Tornado writes them.
-_proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip"})
+_proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip", "X-Scheme"})
 
 
 def is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
