@@ -58,7 +58,8 @@ _decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
 # Python's, so what could be stored could not be read from further down.
 _DEEPEST = 100
 
-_plain = frozenset({str, int, bool, type(None)})
+#: Types of which no value can be changed. Of these, what can be encoded comes back.
+PLAIN = frozenset({str, int, bool, type(None)})
 
 # What to store instead, by what `_culprit` calls it.
 _ADVICE = {
@@ -120,7 +121,7 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     if (
         data is None
         or not (key.isascii() or _comes_back(key))
-        or (type(value) not in _plain and _is_too_deep(data, value))
+        or (type(value) not in PLAIN and _is_too_deep(data, value))
     ):
         culprit = _culprit({key: value})
         raise SessionDataError(
@@ -189,8 +190,7 @@ def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
     """Answers ``value`` encoded, or None if it would not come back equal."""
     try:
         data = _encode(value)
-        # Of these, what can be encoded comes back.
-        if type(value) in _plain or _decode(data) == value:
+        if type(value) in PLAIN or _decode(data) == value:
             return data
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass

@@ -22,6 +22,7 @@ from msgspec import Raw
 
 from tornado_sessions.codec import (
     FORMAT,
+    PLAIN,
     Envelope,
     decode_value,
     encode_value,
@@ -163,7 +164,10 @@ class Session(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401
         value = self._values[key]
         if type(value) is Raw:
-            value = self._values[key] = decode_value(value)
+            value = decode_value(value)
+            # What nobody can change need not be compared at the end.
+            if type(value) not in PLAIN:
+                self._values[key] = value
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
