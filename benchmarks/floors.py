@@ -10,6 +10,7 @@ import base64
 import itertools
 import json
 import secrets
+from collections.abc import MutableMapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ VALUES = {f"key{n}": "v" * 15 for n in range(10)}
 _counter = itertools.count()
 
 
-def change(values: dict[str, Any]) -> None:
+def change(values: MutableMapping[str, Any]) -> None:
     # Of one length always, and never the value of before.
     values["count"] = 1_000_000 + next(_counter)
 
@@ -174,7 +175,10 @@ def mongodb(url: str) -> list[tuple[str, type[FloorHandler]]]:
         if of_pymongo
         else motor.motor_asyncio.AsyncIOMotorClient
     )
-    records = client(url.partition("?")[0])["floor"]["records"]
+    # As safe as ours are: else it would be the journal that is measured.
+    records = client(url.partition("?")[0])["floor"].get_collection(
+        "records", write_concern=pymongo.WriteConcern("majority", j=True)
+    )
 
     class Fill(FloorHandler):
         async def get(self) -> None:
