@@ -359,7 +359,7 @@ class ChangeTest:
         session["a"].append(2)
         session["b"] = 1
         session.login("ada")
-        session.drop()
+        session.drop_changes()
 
         assert dict(session) == {"a": [1]}
         assert session.user is None
@@ -681,7 +681,7 @@ class EndingTest:
         session = loaded({"a": 1})
         session.destroy()
         session["b"] = 1
-        session.drop()
+        session.drop_changes()
 
         assert list(session.ended) == [TOKEN]
         assert dict(session) == {}

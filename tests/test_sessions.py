@@ -592,7 +592,7 @@ class ConflictTest(SessionsCase):
             change()
             with pytest.raises(SessionGoneError):
                 await session.save()
-            session.drop()
+            session.drop_changes()
 
         assert await self.values(other.token) == {"a": 1}
 

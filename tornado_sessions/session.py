@@ -360,7 +360,7 @@ class Session(MutableMapping[str, Any]):
             self.ended = {**self.ended, self.token: self.base.user}
         elif self.ambiguous:
             self.ended = dict.fromkeys(self.ambiguous)
-        self.end()
+        self.note_end()
 
     def login(self, user: str) -> None:
         """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
@@ -527,14 +527,14 @@ class Session(MutableMapping[str, Any]):
         self.version, self.stale = None, True
         self.renew = False
 
-    def end(self) -> None:
+    def note_end(self) -> None:
         """Notes that the record has gone, or is to go with the next commit."""
         self.destroyed = True
         self.token = self.version = None
         self.stale = self.renew = self.fresh = False
         self.adopt(self._blank())
 
-    def drop(self) -> None:
+    def drop_changes(self) -> None:
         """Drops what this request changed; what it destroyed stays destroyed."""
         # Another base than a commit under way began with: what that stores of
         # a new session is to go again.

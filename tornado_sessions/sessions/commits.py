@@ -138,12 +138,12 @@ class Sessions(UsersSessions):
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
         if session.token is None:
-            session.drop()
+            session.drop_changes()
             return
         self._refuse_inside_transact(session)
         async with session.turn():
             newest, version = await self._newest(session.token)
-            session.drop()
+            session.drop_changes()
             session.adopt(newest)
             session.version, session.stale = version, False
 
@@ -248,7 +248,7 @@ class Sessions(UsersSessions):
         except SessionLimitError:
             if self.listener is not None:
                 self.tell("refused", former, user=packed.user, reason="limit")
-            session.drop()
+            session.drop_changes()
             raise
         except BaseException:
             session.fresh = session.fresh or fresh

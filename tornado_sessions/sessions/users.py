@@ -133,7 +133,7 @@ class UsersSessions(BaseSessions):
         ended = await self._end(user, choose)
         mine = own.get()
         if mine is not None and mine.token is not None and mine.base.id in ended:
-            mine.end()
+            mine.note_end()
         return len(ended)
 
     async def _end_before(self, user: str, but: str | None) -> None:
@@ -147,7 +147,7 @@ class UsersSessions(BaseSessions):
             and mine.base.user == user
             and mine.base.id != but
         ):
-            mine.end()
+            mine.note_end()
 
     async def _end(
         self,

@@ -129,7 +129,7 @@ class SessionMixin(SocketHandler):
             elif self._session.ambiguous:
                 status_code = 400
             # It is answered; there is nothing to try again.
-            self._session.drop()
+            self._session.drop_changes()
         if self.settings.get("serve_traceback") and _tells_of_store(error):
             # The handler has made an error of its own of it.
             kwargs.pop("exc_info", None)
@@ -177,7 +177,7 @@ class SessionMixin(SocketHandler):
         if not (self._session_used or session.renew or self._committing):
             return False
         if self.get_status() >= 500:
-            session.drop()
+            session.drop_changes()
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
         try:
@@ -272,12 +272,12 @@ class SessionMixin(SocketHandler):
                     # A finish() came while a flush() waited, or a verb.
             except SessionGoneError as error:
                 logger.info("%s", error)
-                session.drop()
+                session.drop_changes()
                 session.cookie_due = False
             except BaseException:
                 self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
-                session.drop()
+                session.drop_changes()
                 session.ended = {}
                 raise
             finally:
