@@ -74,16 +74,15 @@ class Cookie:
         values: dict[str, None] = {}
         pair, size = self._pair, len(self._pair)
         for line in lines:
-            begin, at = 0, line.find(pair)
+            at = line.find(pair)
             while at >= 0:
                 # The pair that it is in.
-                begin = line.rfind(";", begin, at) + 1 or begin
+                begin = line.rfind(";", 0, at) + 1
                 end = line.find(";", at)
                 if end < 0:
                     end = len(line)
                 if not line[begin:at].strip(" \t"):
                     values[line[at + size : end].rstrip(" \t")] = None
-                begin = end
                 at = line.find(pair, end)
         return list(values)
 
