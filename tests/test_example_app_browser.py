@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import unittest
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from selenium.common.exceptions import (
     NoSuchElementException,
@@ -28,6 +28,8 @@ MONGODB = os.environ.get("SESSIONS_TEST_MONGODB_URL")
 needs_browser = unittest.skipUnless(
     os.environ.get("SESSIONS_TEST_CHROMIUM"), "SESSIONS_TEST_CHROMIUM is not set."
 )
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     _Case = unittest.TestCase
@@ -91,7 +93,7 @@ class Visitor:
             self.click("input[name=remember]")
         self.click(".fields button")
 
-    def until(self, condition: Callable[[], object], what: str) -> WebElement:
+    def until(self, condition: Callable[[], T], what: str) -> T:
         """Answers what ``condition`` does, once it is true."""
         waiting = WebDriverWait(
             self.browser,
@@ -99,7 +101,7 @@ class Visitor:
             0.05,
             [NoSuchElementException, StaleElementReferenceException],
         )
-        return waiting.until(lambda _: condition(), f"Waited for {what}.")  # type: ignore[return-value]
+        return waiting.until(lambda _: condition(), f"Waited for {what}.")
 
 
 class ShopInBrowser(_Case):

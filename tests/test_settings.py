@@ -355,7 +355,7 @@ class LimitTest:
 
 
 class NamespaceSettingTest:
-    @pytest.mark.gen_test  # type: ignore[misc]
+    @pytest.mark.gen_test
     async def test_two_applications_on_one_store_see_nothing_of_each_other(
         self,
     ) -> None:

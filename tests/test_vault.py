@@ -448,11 +448,12 @@ class PassingOnTest(unittest.IsolatedAsyncioTestCase):
 
     def test_it_is_as_immediate_as_its_backend(self) -> None:
         """Behaviour 27: only what never suspends is run in place."""
-        backend = MemoryBackend()
-        assert Vault(backend).immediate is True
 
-        backend.immediate = False  # type: ignore[misc]
-        assert Vault(backend).immediate is False
+        class Suspending(MemoryBackend):
+            immediate = False
+
+        assert Vault(MemoryBackend()).immediate is True
+        assert Vault(Suspending()).immediate is False
 
     def test_it_can_revoke(self) -> None:
         """A deleted record is dead wherever its token went."""

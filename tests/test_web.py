@@ -1228,6 +1228,23 @@ async def test_a_recent_login_lasts_for_a_timedelta(site: Site) -> None:
     assert (await site.fetch(Recent)).code == 302
 
 
+async def test_a_post_after_too_long_is_refused_with_a_reason(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot be sent to the login page and back, and the log says why."""
+
+    class Change(SessionMixin):
+        @recent_login(max_age=60)
+        def post(self) -> None:
+            raise AssertionError("It was let in.")
+
+    await site.begin(a=1)
+    response = await site.fetch(Change, method="POST")
+
+    assert response.code == 403
+    assert "the user has not signed in within the last 60 s" in caplog.text
+
+
 async def test_who_is_not_let_in_is_no_recent_login(site: Site) -> None:
     """An application may know better who the current user is."""
 

@@ -601,7 +601,7 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
 class WatchedBackend(MemoryBackend):
     """Counts what it is asked, and fails and is overtaken when it is told to."""
 
-    durable = True  # type: ignore[misc]
+    durable = True
 
     def __init__(self) -> None:
         super().__init__()
