@@ -57,7 +57,7 @@ class Photographer:
 
     def wait_for(self, selector: str, text: str) -> None:
         WebDriverWait(self.browser, 30).until(
-            lambda browser: text in browser.find_element(By.CSS_SELECTOR, selector).text
+            lambda _: text in self.browser.text_of(selector)
         )
 
 

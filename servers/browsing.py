@@ -25,6 +25,12 @@ _OPTIONS = [
     "--disable-dev-shm-usage",
 ]
 
+_TEXT = """
+const element = document.querySelector(arguments[0]);
+const whole = {opacityProperty: true, visibilityProperty: true};
+return element?.checkVisibility(whole) ? element.innerText : "";
+"""
+
 
 class Shop(Server):
     """The example application, with the sessions in ``backend``.
@@ -81,6 +87,14 @@ class Browser(Chrome):
         """Answers what the console was told since it was asked last."""
         log = self.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in log]
+
+    def text_of(self, selector: str) -> str:
+        """Answers what an element shows: nothing, if there is none.
+
+        In one step: between finding and reading, the page may have gone.
+        """
+        text: str = self.execute_script(_TEXT, selector)
+        return text
 
     def look(self, width: int, height: int, *, dark: bool = False) -> None:
         """Shows pages as a screen of so many pixels does."""
