@@ -71,6 +71,8 @@ def make_app(backend: str) -> tornado.web.Application:
         handlers,
         cookie_secret="a secret of at least thirty-two bytes",
         session_backend=backend,
+        # As a server behind https does, it need not look for a proxy first.
+        session_cookie_kwargs={"secure": False},
         log_function=lambda handler: None,
     )
 

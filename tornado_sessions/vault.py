@@ -73,7 +73,7 @@ class Vault:
         if record is None:
             return None
         data = record.data
-        if data[:_BOUND] != key[:_BOUND]:
+        if not data.startswith(key[:_BOUND]):
             return None
         # The key goes along, so that a save need not digest the token again.
         return Record(data[_BOUND:], (key, record.version), renew=record.renew)

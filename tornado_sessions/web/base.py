@@ -65,8 +65,10 @@ class SessionHandler(tornado.web.RequestHandler):
             )
 
     def _add_header(self, name: str, value: str) -> None:
-        # Tornado's own looks at everything twice, which each request would pay for.
-        if name in self._headers:
-            self.add_header(name, value)
+        # Without the checks of add_header(), which each request would pay for: the
+        # value is ours, and a line break would be refused when it is sent.
+        headers = self._headers
+        if name in headers:
+            headers.add(name, value)
         else:
-            self.set_header(name, value)
+            headers[name] = value

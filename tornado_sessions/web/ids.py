@@ -171,12 +171,13 @@ class IdHandler(SessionHandler):
                 "URL" if self._way == "query" else HEADER,
             )
             return
-        assert self._session_cookie is not None
+        cookie = self._find_session_cookie()
+        assert cookie is not None
         logger.warning(
             "A request came with %d different cookies named %s; none is taken, and"
             " the client is told to drop its own.",
             count,
-            self._session_cookie.name,
+            cookie.name,
         )
 
     def _find_session_cookie(self) -> Cookie | None:
@@ -218,22 +219,21 @@ class IdHandler(SessionHandler):
         self.set_header(HEADER, token or "")
         self.set_header("Cache-Control", "no-store")
 
-    def _set_cookie_line(self, session: Session) -> str | None:
-        """Answers what the client has to learn of its cookie, if anything."""
+    def _write_session_cookie(self, session: Session) -> None:
+        """Tells the client of its new cookie, or that it is to drop the one it has."""
         token = session.token
-        if token is None:
-            if not self._is_expired(session):
-                return None
-        elif token == self._client_token and not session.cookie_due:
-            return None
+        if token is None and not self._is_expired(session):
+            return
         cookie = self._find_session_cookie()
         if cookie is None:
-            return None
+            return
         if token is None:
-            return cookie.expired_line()
-        return cookie.line(
-            token, max(1, session.expires_in) if session.persistent else None
-        )
+            line = cookie.expired_line()
+        else:
+            age = max(1, session.expires_in) if session.persistent else None
+            line = cookie.line(token, age)
+        self._add_header("Set-Cookie", line)
+        self.set_header("Cache-Control", "no-store")
 
     def _is_expired(self, session: Session) -> bool:
         """Tells whether the client is to drop the id that it has sent."""

@@ -58,8 +58,10 @@ class SessionMixin(SocketHandler):
         if sessions.transports is not None:
             tokens = self._read_tokens(sessions.transports)
         elif lines := self.request.headers.get_list("Cookie"):
-            cookie = self._find_session_cookie()
-            if cookie is not None:
+            cookie = sessions.cookie
+            if cookie.secure and self.request.protocol != "https":
+                tokens = self._read_cookies(lines)
+            else:
                 tokens = cookie.read(lines)
         if len(tokens) == 1:
             self._client_token = tokens[0]
@@ -172,11 +174,11 @@ class SessionMixin(SocketHandler):
         """Tells whether there is anything to commit, and packs it."""
         session = self._session
         # After a 101 Tornado takes the socket away at once: it cannot wait.
-        if session is None or self._commit_failed or self.get_status() == 101:
+        if session is None or self._commit_failed or self._status_code == 101:
             return False
         if not (self._session_used or session.renew or self._committing):
             return False
-        if self.get_status() >= 500:
+        if self._status_code >= 500:
             session.drop_changes()
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
@@ -316,7 +318,7 @@ class SessionMixin(SocketHandler):
         session.sent = True
         if (self._sessions or self._all_sessions).xsrf_keys is not None:
             self._write_xsrf_cookie()
-        if self.get_status() == 101:
+        if self._status_code == 101:
             self._open_socket(session)
         if self._transports is not None:
             self._write_transport_headers(session, self._transports)
@@ -324,10 +326,12 @@ class SessionMixin(SocketHandler):
                 return
         elif self._session_used:
             self._add_header("Vary", "Cookie")
-        line = self._set_cookie_line(session)
-        if line is not None:
-            self._add_header("Set-Cookie", line)
-            self.set_header("Cache-Control", "no-store")
+        if (
+            session.token is None
+            or session.token != self._client_token
+            or session.cookie_due
+        ):
+            self._write_session_cookie(session)
 
 
 class SuspendedError(RuntimeError):
