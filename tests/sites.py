@@ -50,9 +50,9 @@ class Visited:
         session = await Sessions(self.vault.inner).load(None)
         session.update(values)
         await session.save()
-        assert session.token is not None
-        self.token = session.token
-        return session.token
+        assert session._token is not None
+        self.token = session._token
+        return session._token
 
     async def end(self, token: str | None = None) -> None:
         """Ends the visitor's session, as another request would."""

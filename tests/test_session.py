@@ -68,7 +68,7 @@ def loaded(sessions: Sessions) -> Loaded:
 
 def values_after(session: Session) -> dict[str, Any]:
     """Answers the values that a commit would store, as the next request sees them."""
-    return dict(Session(session._keeper, decode(encode(session.pack()))))
+    return dict(Session(session._keeper, decode(encode(session._pack()))))
 
 
 class MappingTest:
@@ -233,7 +233,7 @@ class ChangeTest:
         assert session.id
         assert session.user is None
         assert session.flashes() == []
-        assert session.pack() is session.base
+        assert session._pack() is session._base
         assert not session.modified
 
     def test_a_default_is_no_change(self, loaded: Loaded) -> None:
@@ -242,7 +242,7 @@ class ChangeTest:
 
         assert session.pop("x", None) is None
         assert session.setdefault("a", 2) == 1
-        assert session.pack() is session.base
+        assert session._pack() is session._base
 
     @pytest.mark.parametrize(
         "change",
@@ -297,7 +297,7 @@ class ChangeTest:
         session = loaded({"a": {"b": [1]}})
         change(session)
 
-        assert session.pack() is session.base
+        assert session._pack() is session._base
         assert not session.modified
 
     def test_a_nested_change_is_stored(self, loaded: Loaded) -> None:
@@ -311,7 +311,7 @@ class ChangeTest:
         """Behaviour 41: what is stored is a copy."""
         session = loaded()
         session["a"] = session["b"] = [1]
-        after = Session(session._keeper, session.pack())
+        after = Session(session._keeper, session._pack())
         after["a"].append(2)
 
         assert dict(after) == {"a": [1, 2], "b": [1]}
@@ -320,7 +320,7 @@ class ChangeTest:
         """Behaviour 41: a change after it is no part of it."""
         session = loaded()
         session["a"] = value = [1]
-        packed = session.pack()
+        packed = session._pack()
         value.append(2)
 
         assert dict(Session(session._keeper, packed)) == {"a": [1]}
@@ -343,7 +343,7 @@ class ChangeTest:
 
         assert session.modified
         with pytest.raises(SessionDataError, match=r"'cart' cannot be stored .*: set"):
-            session.pack()
+            session._pack()
 
     def test_a_loaded_value_that_became_bad_is_refused(self, loaded: Loaded) -> None:
         """Behaviour 25: it is enough that it was looked at."""
@@ -351,7 +351,7 @@ class ChangeTest:
         session["a"].append({1})
 
         with pytest.raises(SessionDataError, match=r"'a' cannot be stored .*: set"):
-            session.pack()
+            session._pack()
 
     def test_dropping_takes_back_what_was_loaded(self, loaded: Loaded) -> None:
         """Behaviour 29: all that was changed goes, a login with it."""
@@ -359,7 +359,7 @@ class ChangeTest:
         session["a"].append(2)
         session["b"] = 1
         session.login("ada")
-        session.drop_changes()
+        session._drop_changes()
 
         assert dict(session) == {"a": [1]}
         assert session.user is None
@@ -371,7 +371,7 @@ class NewTest:
 
     def test_untouched_it_is_not_stored(self, new: Session) -> None:
         """Behaviours 13, 14: there is nothing to commit."""
-        assert new.pack() is new.base
+        assert new._pack() is new._base
         assert not new.modified
         assert new.is_new
 
@@ -382,7 +382,7 @@ class NewTest:
         new.flash("Saved.")
         new.flashes()
 
-        assert new.pack() is new.base
+        assert new._pack() is new._base
 
     def test_settings_of_an_empty_one_are_not_stored(self, new: Session) -> None:
         """Behaviour 14: neither an expiry nor "remember me" is worth a record."""
@@ -407,7 +407,7 @@ class NewTest:
         change(new)
 
         assert new.modified
-        assert new.pack() is not new.base
+        assert new._pack() is not new._base
 
     def test_its_times_are_those_of_the_request(self, new: Session) -> None:
         """It begins now."""
@@ -421,10 +421,10 @@ class NewTest:
         session = loaded({"a": 1})
         session.clear()
 
-        assert session.pack() is not session.base
+        assert session._pack() is not session._base
         assert values_after(session) == {}
-        assert session.token == TOKEN
-        assert not session.ended
+        assert session._token == TOKEN
+        assert not session._ended
 
 
 class HandleTest:
@@ -434,14 +434,14 @@ class HandleTest:
         new["a"] = 1
 
         assert new.id == handle
-        assert new.pack().id == handle
-        assert new.pack().id == handle
+        assert new._pack().id == handle
+        assert new._pack().id == handle
 
     def test_it_is_minted_when_it_is_stored(self, new: Session) -> None:
         """Nobody has to have read it."""
         new["a"] = 1
 
-        assert new.pack().id == new.id
+        assert new._pack().id == new.id
 
     def test_it_is_random(self, sessions: Sessions) -> None:
         """96 bits in base64url, and no two alike."""
@@ -473,7 +473,7 @@ class LabelTest:
 
         session.label = "Firefox on Linux"
 
-        assert session.label == session.pack().label == "Firefox on Linux"
+        assert session.label == session._pack().label == "Firefox on Linux"
 
     def test_alone_it_stores_nothing(self, new: Session) -> None:
         """Behaviour 14: nothing is worth storing that says only what it is called."""
@@ -522,7 +522,7 @@ class LabelTest:
 
     def test_after_the_headers_it_needs_a_session(self, new: Session) -> None:
         """Behaviour 28: none can be begun then."""
-        new.sent = True
+        new._sent = True
 
         with pytest.raises(SessionError, match="This visitor has no session yet"):
             new.label = "Firefox"
@@ -548,9 +548,9 @@ class LoginTest:
 
         assert session.user == "ada"
         assert session.auth_time == clock.now
-        assert session.fresh
-        assert session.pack().user == "ada"
-        assert session.pack().auth_time == clock.now
+        assert session._fresh
+        assert session._pack().user == "ada"
+        assert session._pack().auth_time == clock.now
 
     def test_it_keeps_the_values(self, loaded: Loaded) -> None:
         """A cart that was filled beforehand, and the handle."""
@@ -633,8 +633,8 @@ class LoginTest:
         session.logout()
 
         assert session.user is None
-        assert session.destroyed
-        assert list(session.ended) == [TOKEN]
+        assert session._destroyed
+        assert list(session._ended) == [TOKEN]
 
 
 class EndingTest:
@@ -647,7 +647,7 @@ class EndingTest:
         assert session.user is None
         assert session.flashes() == []
         assert session.is_new
-        assert list(session.ended) == [TOKEN]
+        assert list(session._ended) == [TOKEN]
 
     def test_destroying_a_new_one_ends_nothing(self, new: Session) -> None:
         """Behaviour 43: there is no record to remove."""
@@ -655,7 +655,7 @@ class EndingTest:
         new.destroy()
 
         assert not new.modified
-        assert not new.ended
+        assert not new._ended
         assert dict(new) == {}
 
     def test_destroying_twice_ends_one(self, loaded: Loaded) -> None:
@@ -664,7 +664,7 @@ class EndingTest:
         session.destroy()
         session.destroy()
 
-        assert list(session.ended) == [TOKEN]
+        assert list(session._ended) == [TOKEN]
 
     def test_a_write_after_it_begins_a_new_session(self, loaded: Loaded) -> None:
         """Behaviour 43: without a token, and with a handle of its own."""
@@ -672,18 +672,18 @@ class EndingTest:
         session.destroy()
         session["b"] = 2
 
-        assert session.token is None
+        assert session._token is None
         assert values_after(session) == {"b": 2}
-        assert session.pack().id != "handle"
+        assert session._pack().id != "handle"
 
     def test_destroying_holds_when_all_is_dropped(self, loaded: Loaded) -> None:
         """Behaviour 29: only `destroy` does."""
         session = loaded({"a": 1})
         session.destroy()
         session["b"] = 1
-        session.drop_changes()
+        session._drop_changes()
 
-        assert list(session.ended) == [TOKEN]
+        assert list(session._ended) == [TOKEN]
         assert dict(session) == {}
 
     def test_a_regenerate_before_it_is_forgotten(self, loaded: Loaded) -> None:
@@ -693,15 +693,15 @@ class EndingTest:
         session.regenerate()
         session.destroy()
 
-        assert not session.fresh
-        assert list(session.ended) == [TOKEN]
+        assert not session._fresh
+        assert list(session._ended) == [TOKEN]
 
     def test_regenerating_keeps_values_and_user(self, loaded: Loaded) -> None:
         """Behaviour 9: what changes is the token."""
         session = loaded({"a": 1}, user="ada")
         session.regenerate()
 
-        assert session.fresh
+        assert session._fresh
         assert session.modified
         assert session.user == "ada"
         assert dict(session) == {"a": 1}
@@ -710,7 +710,7 @@ class EndingTest:
         """Behaviour 9: it gets a fresh token anyway."""
         new.regenerate()
 
-        assert not new.fresh
+        assert not new._fresh
 
 
 class ExpiryTest:
@@ -728,7 +728,7 @@ class ExpiryTest:
 
         assert session.expires == START + 60
         assert session.expires_in == 60
-        assert getattr(session.pack(), name) == 60.0
+        assert getattr(session._pack(), name) == 60.0
 
     def test_what_is_none_stays(self, loaded: Loaded) -> None:
         """Each of the two can be set alone."""
@@ -736,8 +736,8 @@ class ExpiryTest:
         session.set_expiry(lifetime=120)
         session.set_expiry()
 
-        assert session.pack().idle == 60.0
-        assert session.pack().lifetime == 120.0
+        assert session._pack().idle == 60.0
+        assert session._pack().lifetime == 120.0
         assert session.expires == START + 60
 
     def test_the_same_again_is_no_change(self, loaded: Loaded) -> None:
@@ -745,7 +745,7 @@ class ExpiryTest:
         session = loaded(idle=60.0)
         session.set_expiry(idle=60)
 
-        assert session.pack() is session.base
+        assert session._pack() is session._base
 
     @pytest.mark.parametrize("value", [0, -1, datetime.timedelta(0), -0.5])
     @pytest.mark.parametrize("name", ["idle", "lifetime"])
@@ -759,7 +759,7 @@ class ExpiryTest:
         session = loaded({"a": 1}, user="ada")
         session.set_expiry(**{name: value})
 
-        assert list(session.ended) == [TOKEN]
+        assert list(session._ended) == [TOKEN]
         assert session.user is None
         assert dict(session) == {}
 
@@ -816,7 +816,7 @@ class ExpiryTest:
 
         session.persistent = True
         assert session.persistent is True
-        assert session.pack().persistent is True
+        assert session._pack().persistent is True
 
     def test_a_session_may_refuse_to_persist(
         self, loaded: Loaded, sessions: Sessions
@@ -828,7 +828,7 @@ class ExpiryTest:
 
         session.persistent = False
         assert session.persistent is False
-        assert session.pack().persistent is False
+        assert session._pack().persistent is False
 
     @pytest.mark.parametrize("value", ["yes", 1])
     def test_persistent_is_true_or_false(self, loaded: Loaded, value: Any) -> None:  # noqa: ANN401
@@ -855,14 +855,14 @@ class FlashTest:
         session = loaded(flashes={"1": ("Saved.", "info")})
 
         assert session.flashes() == [("Saved.", "info")]
-        assert session.pack().flashes == {}
+        assert session._pack().flashes == {}
 
     def test_the_oldest_comes_first(self, loaded: Loaded) -> None:
         """However many there are."""
         session = loaded()
         for number in range(20):
             session.flash(str(number))
-        after = Session(session._keeper, decode(encode(session.pack())))
+        after = Session(session._keeper, decode(encode(session._pack())))
 
         assert [text for text, _ in after.flashes()] == [str(n) for n in range(20)]
 
@@ -900,6 +900,20 @@ class AttributeTest:
             str(caught.value) == "The session value 'a' cannot be stored as JSON: Raw."
         )
 
+    def test_it_shows_only_what_is_for_the_application(self, loaded: Loaded) -> None:
+        """Its id in the cookie is not among them: what is shown is logged one day."""
+        session = loaded()
+        shown = {name for name in dir(session) if not name.startswith("_")}
+        times = {"created", "last_seen", "auth_time", "expires", "expires_in"}
+        verbs = {"regenerate", "destroy", "login", "logout", "set_expiry"}
+
+        assert shown - set(dir(MutableMapping)) == {
+            *{"id", "user", "is_new", "modified", "persistent", "label"},
+            *times,
+            *verbs,
+            *{"flash", "flashes", "save", "reload", "transact"},
+        }
+
     def test_an_unknown_one_is_refused(self, loaded: Loaded) -> None:
         """As others name it: it would be kept by no store."""
         session = loaded()
@@ -924,7 +938,7 @@ class SentTest:
     ) -> None:
         """Behaviour 28: the message names what was called."""
         session = loaded({"a": 1})
-        session.sent = True
+        session._sent = True
         with pytest.raises(SessionError) as caught:
             verb(session)
 
@@ -945,7 +959,7 @@ class SentTest:
         self, new: Session, write: Callable[[Session], None]
     ) -> None:
         """Behaviour 28: nobody would learn its token."""
-        new.sent = True
+        new._sent = True
         with pytest.raises(SessionError) as caught:
             write(new)
 
@@ -959,7 +973,7 @@ class SentTest:
     def test_a_stored_session_can_be_changed(self, loaded: Loaded) -> None:
         """Behaviour 28: its token stays, so a late save is possible."""
         session = loaded({"a": 1})
-        session.sent = True
+        session._sent = True
         session["a"] = 2
         session.flash("x")
         session.set_expiry(idle=60)
@@ -969,7 +983,7 @@ class SentTest:
     def test_destroying_ends_the_record(self, loaded: Loaded) -> None:
         """It needs no cookie."""
         session = loaded()
-        session.sent = True
+        session._sent = True
         session.destroy()
 
-        assert list(session.ended) == [TOKEN]
+        assert list(session._ended) == [TOKEN]

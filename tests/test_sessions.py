@@ -66,8 +66,8 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         session = await self.elsewhere.load(None)
         session.update(values or {"kept": 0})
         await self.elsewhere.commit(session)
-        assert session.token is not None
-        return session.token
+        assert session._token is not None
+        return session._token
 
     async def change_elsewhere(self, token: str, **values: Any) -> None:
         session = await self.elsewhere.load(token)
@@ -108,7 +108,7 @@ class LoadTest(SessionsCase):
             session["a"] = 1
             await self.sessions.commit(session)
 
-            assert session.token not in (None, token)
+            assert session._token not in (None, token)
             assert await self.values(token) == {}
 
     async def test_a_known_token_is_loaded_with_one_call(self) -> None:
@@ -144,7 +144,7 @@ class LoadTest(SessionsCase):
             f"The record of session {self.vault.fingerprint(token)} cannot be decoded; it is"
             " treated as no session and left as it is."
         )
-        assert session.token != token
+        assert session._token != token
         record = await self.vault.inner.load(token)
         assert record is not None
         assert record.data == b"secret rubbish"
@@ -189,7 +189,7 @@ class CommitTest(SessionsCase):
         await self.sessions.commit(session)
 
         assert self.vault.calls == ["save"]
-        assert await self.values(session.token) == {"a": 1}
+        assert await self.values(session._token) == {"a": 1}
 
     async def test_an_unchanged_session_is_not_written(self) -> None:
         """Behaviours 18, 22: neither read nor assigned an equal value."""
@@ -208,7 +208,7 @@ class CommitTest(SessionsCase):
         await self.sessions.commit(session)
 
         assert self.vault.calls == ["load", "save"]
-        assert session.token == token
+        assert session._token == token
         assert await self.values(token) == {"a": {"b": 2}}
 
     async def test_emptying_keeps_the_record(self) -> None:
@@ -218,7 +218,7 @@ class CommitTest(SessionsCase):
         session.clear()
         await self.sessions.commit(session)
 
-        assert session.token == token
+        assert session._token == token
         assert await self.is_alive(token)
         assert await self.values(token) == {}
 
@@ -303,7 +303,7 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
         session["a"] = 2
-        packed = session.pack()
+        packed = session._pack()
         session["a"] = 3
         await self.sessions.commit(session, packed)
 
@@ -316,14 +316,14 @@ class CommitTest(SessionsCase):
         session.login("ada")
         await self.sessions.commit(session)
 
-        loaded = await self.elsewhere.load(session.token)
+        loaded = await self.elsewhere.load(session._token)
         assert loaded.user == "ada"
         assert len([key async for key in self.backend.find("ada")]) == 1
 
     async def test_two_cookies_of_our_name_store_nothing(self) -> None:
         """Behaviour 35: no session is guessed."""
         session = await self.sessions.load(None)
-        session.ambiguous = ["one", "two"]
+        session._ambiguous = ["one", "two"]
         await self.sessions.commit(session)
         session["a"] = 1
         with pytest.raises(SessionError) as caught:
@@ -339,7 +339,7 @@ class CommitTest(SessionsCase):
         """Behaviour 28: what was written before the headers left is too late."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        session.sent = True
+        session._sent = True
         with pytest.raises(SessionError) as caught:
             await session.save()
 
@@ -354,7 +354,7 @@ class CommitTest(SessionsCase):
         """Behaviour 28: it needs no new token."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        session.sent = True
+        session._sent = True
         session["a"] = 2
         await session.save()
 
@@ -368,11 +368,11 @@ class CommitTest(SessionsCase):
         await session.save()
         assert session.id == handle
 
-        again = await self.sessions.load(session.token)
+        again = await self.sessions.load(session._token)
         assert again.id == handle
         again.regenerate()
         await again.save()
-        assert (await self.sessions.load(again.token)).id == handle
+        assert (await self.sessions.load(again._token)).id == handle
 
     async def test_the_cookie_is_due_where_it_carries_an_age(self) -> None:
         """Behaviour 51: it agrees with the record, so it is renewed when that is."""
@@ -387,13 +387,13 @@ class CommitTest(SessionsCase):
             if before is not None:
                 session.persistent = before
             await session.save()
-            session = await self.sessions.load(session.token)
+            session = await self.sessions.load(session._token)
             session["a"] = 2
             if after is not None:
                 session.persistent = after
             await session.save()
 
-            assert session.cookie_due is due
+            assert session._cookie_due is due
 
 
 class SuspendingCommitTest(CommitTest):
@@ -592,9 +592,9 @@ class ConflictTest(SessionsCase):
             change()
             with pytest.raises(SessionGoneError):
                 await session.save()
-            session.drop_changes()
+            session._drop_changes()
 
-        assert await self.values(other.token) == {"a": 1}
+        assert await self.values(other._token) == {"a": 1}
 
     async def test_messages_of_two_requests_are_all_shown(self) -> None:
         """Behaviour 38: oldest first, as far as each request is concerned."""
@@ -650,7 +650,7 @@ class ContestTest(SessionsCase):
         session["a"] = 2
         await session.save()
 
-        assert await self.values(session.token) == {"a": 2, "rival": 5}
+        assert await self.values(session._token) == {"a": 2, "rival": 5}
 
     async def test_a_transaction_tries_again(self) -> None:
         """Behaviour 37: on what the other one saved."""
@@ -662,7 +662,7 @@ class ContestTest(SessionsCase):
 
         await session.transact(add)
 
-        assert await self.values(session.token) == {"a": 1, "rival": 5, "sum": 6}
+        assert await self.values(session._token) == {"a": 1, "rival": 5, "sum": 6}
 
     async def test_patience_has_an_end(self) -> None:
         """Behaviour 37: after so long it is a failure, with a hint."""
@@ -682,7 +682,7 @@ class ContestTest(SessionsCase):
                 " changing it. Store less often, or spread what changes over several"
                 " sessions."
             )
-        assert (await self.values(session.token))["a"] == 1
+        assert (await self.values(session._token))["a"] == 1
 
     async def test_the_clock_of_the_sessions_is_no_measure(self) -> None:
         """Behaviour 53: time that stands still is no reason to try for ever."""
@@ -733,16 +733,16 @@ class RegenerateTest(SessionsCase):
         session["a"] = 1
         session.login("ada")
         await session.save()
-        old = session.token
+        old = session._token
         assert old is not None
         session = await self.sessions.load(old)
         session.regenerate()
         session.regenerate()
         await session.save()
 
-        assert session.token not in (None, old)
+        assert session._token not in (None, old)
         assert not await self.is_alive(old)
-        loaded = await self.sessions.load(session.token)
+        loaded = await self.sessions.load(session._token)
         assert dict(loaded) == {"a": 1}
         assert loaded.user == "ada"
 
@@ -751,10 +751,10 @@ class RegenerateTest(SessionsCase):
         session = await self.sessions.load(await self.stored())
         session.regenerate()
         await session.save()
-        token = session.token
+        token = session._token
         await session.save()
 
-        assert session.token == token
+        assert session._token == token
 
     async def test_the_new_record_exists_before_the_old_one_goes(self) -> None:
         """Behaviour 10: a crash in between loses nothing."""
@@ -768,7 +768,7 @@ class RegenerateTest(SessionsCase):
         assert vault.alive == [[True, True]]
         assert vault.calls == ["load", "save", "save", "delete"]
         assert not await self.is_alive(token)
-        assert await self.values(session.token) == {"a": 2}
+        assert await self.values(session._token) == {"a": 2}
 
     async def test_where_the_old_stays_the_new_one_goes(self) -> None:
         """Behaviour 10: the client will never learn of it."""
@@ -780,7 +780,7 @@ class RegenerateTest(SessionsCase):
         with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
-        assert session.token == token
+        assert session._token == token
         assert await self.values(token) == {"a": 1}
         assert vault.calls == ["load", "save", "save", "delete"]
         assert repr(self.backend).startswith("<MemoryBackend 1 of")
@@ -789,7 +789,7 @@ class RegenerateTest(SessionsCase):
         vault.failing.clear()
         await session.save()
         assert not await self.is_alive(token)
-        assert await self.values(session.token) == {"a": 2}
+        assert await self.values(session._token) == {"a": 2}
 
     async def test_where_neither_can_be_removed_the_first_error_is_raised(self) -> None:
         """Behaviour 10: the old one goes on."""
@@ -801,7 +801,7 @@ class RegenerateTest(SessionsCase):
         with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
-        assert session.token == token
+        assert session._token == token
         assert await self.is_alive(token)
 
     async def test_what_is_left_of_the_old_record_does_no_harm(self) -> None:
@@ -814,7 +814,7 @@ class RegenerateTest(SessionsCase):
             await session.save()
 
         assert not await self.is_alive(token)
-        assert await self.values(session.token) == {"a": 1}
+        assert await self.values(session._token) == {"a": 1}
 
     async def test_it_loses_nothing_that_is_saved_meanwhile(self) -> None:
         """Behaviour 38: whoever saves between its steps is noticed."""
@@ -830,7 +830,7 @@ class RegenerateTest(SessionsCase):
         session["b"] = 1
         await session.save()
 
-        assert await self.values(session.token) == {"a": 1, "b": 1, "c": 1}
+        assert await self.values(session._token) == {"a": 1, "b": 1, "c": 1}
         assert repr(self.backend).startswith("<MemoryBackend 1 of")
 
     async def test_it_takes_what_others_have_saved(self) -> None:
@@ -842,7 +842,7 @@ class RegenerateTest(SessionsCase):
         await self.change_elsewhere(token, a=2, c=1)
         await session.save()
 
-        assert await self.values(session.token) == {"a": 2, "b": 1, "c": 1}
+        assert await self.values(session._token) == {"a": 2, "b": 1, "c": 1}
 
     async def test_it_can_be_destroyed_at_once(self) -> None:
         """Behaviour 9: nothing is left in the store."""
@@ -864,11 +864,11 @@ class RegenerateTest(SessionsCase):
         session.flash("Hello Ada.")
         await session.save()
         adas = session.id
-        session = await self.sessions.load(session.token)
+        session = await self.sessions.load(session._token)
         session.login("grace")
         await session.save()
         graces = session.id
-        loaded = await self.sessions.load(session.token)
+        loaded = await self.sessions.load(session._token)
 
         assert loaded.user == "grace"
         assert dict(loaded) == {}
@@ -883,14 +883,14 @@ class RegenerateTest(SessionsCase):
         session = await self.sessions.load(None)
         session.login("ada")
         await session.save()
-        token = session.token
+        token = session._token
         assert token is not None
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, secret=1)
         session.login("grace")
         await session.save()
 
-        assert await self.values(session.token) == {}
+        assert await self.values(session._token) == {}
 
 
 class DestroyTest(SessionsCase):
@@ -902,7 +902,7 @@ class DestroyTest(SessionsCase):
         await session.save()
 
         assert not await self.is_alive(token)
-        assert session.destroyed
+        assert session._destroyed
         assert session.is_new
 
     async def test_where_it_cannot_be_removed_it_is_still_to_be_done(self) -> None:
@@ -928,8 +928,8 @@ class DestroyTest(SessionsCase):
         await session.save()
 
         assert not await self.is_alive(token)
-        assert session.token != token
-        assert await self.values(session.token) == {"b": 2}
+        assert session._token != token
+        assert await self.values(session._token) == {"b": 2}
 
     async def test_several_can_be_ended_in_one_request(self) -> None:
         """Behaviour 43: each one that came into being."""
@@ -938,7 +938,7 @@ class DestroyTest(SessionsCase):
         session.destroy()
         session["a"] = 1
         await session.save()
-        second = session.token
+        second = session._token
         assert second is not None
         session.destroy()
         await session.save()
@@ -969,15 +969,15 @@ class UsersTest(SessionsCase):
         session.update(values)
         session.login(user)
         await self.elsewhere.commit(session)
-        assert session.token is not None
-        return session.token
+        assert session._token is not None
+        return session._token
 
     async def regenerate_elsewhere(self, token: str) -> str:
         session = await self.elsewhere.load(token)
         session.regenerate()
         await self.elsewhere.commit(session)
-        assert session.token is not None
-        return session.token
+        assert session._token is not None
+        return session._token
 
     async def test_a_session_that_moves_after_the_listing_is_revoked(self) -> None:
         """Behaviour 46: the listing does not know its new record."""
@@ -1187,8 +1187,8 @@ class LimitTest(SessionsCase):
         session = await sessions.load(None)
         session.login("ada")
         await sessions.commit(session)
-        assert session.token is not None
-        return session.token
+        assert session._token is not None
+        return session._token
 
     async def test_of_two_for_one_place_the_older_waits(self) -> None:
         """Behaviour 46: until the newer one has gone, which is not stored for good."""
@@ -1370,16 +1370,16 @@ class ExpiryTest(SessionsCase):
         session.login("ada")
         await self.sessions.commit(session)
         login = self.clock
-        assert (await self.envelope(session.token)).expires == login + IDLE
+        assert (await self.envelope(session._token)).expires == login + IDLE
 
         while self.clock + IDLE / 2 < login + LIFETIME:
             self.clock += IDLE / 2
-            await self.sessions.commit(await self.sessions.load(session.token))
-        assert session.token is not None
+            await self.sessions.commit(await self.sessions.load(session._token))
+        assert session._token is not None
         self.clock = login + LIFETIME - 0.001
-        assert await self.is_alive(session.token)
+        assert await self.is_alive(session._token)
         self.clock = login + LIFETIME
-        assert not await self.is_alive(session.token)
+        assert not await self.is_alive(session._token)
 
     async def test_busy_reading_costs_few_writes(self) -> None:
         """Behaviour 49: at most one per tenth of the idle timeout."""
@@ -1520,7 +1520,7 @@ class ExpiryTest(SessionsCase):
         (_, record), _ = save.call_args
         assert record.expires == START + year
         self.clock += year - 1
-        assert not (await sessions.load(session.token)).is_new
+        assert not (await sessions.load(session._token)).is_new
 
     async def test_settings_that_became_shorter_count(self) -> None:
         """Behaviour 47: where record and settings disagree, the earlier end."""
@@ -1586,7 +1586,7 @@ class ReloadTest(SessionsCase):
         await session.save()
 
         assert session.user is None
-        assert session.token == token
+        assert session._token == token
 
     async def test_of_a_new_session_nothing_is_left(self) -> None:
         """There is nothing in the store, so nothing is asked."""
@@ -1631,7 +1631,7 @@ class TransactTest(SessionsCase):
             return "done"
 
         assert await session.transact(count) == "done"
-        assert await self.values(session.token) == {"n": 2}
+        assert await self.values(session._token) == {"n": 2}
 
     async def test_it_stores_a_new_session(self) -> None:
         """Behaviour 15: with what was written before."""
@@ -1639,7 +1639,7 @@ class TransactTest(SessionsCase):
         session["a"] = 1
         await session.transact(lambda session: session.update(b=2))
 
-        assert await self.values(session.token) == {"a": 1, "b": 2}
+        assert await self.values(session._token) == {"a": 1, "b": 2}
         assert self.vault.calls == ["save"]
 
     async def test_a_new_session_without_a_change_is_not_stored(self) -> None:
@@ -1697,7 +1697,7 @@ class TransactTest(SessionsCase):
 
         await session.save()
         assert await self.values(token) == {"a": 2, "b": 1}
-        assert session.token == token
+        assert session._token == token
 
     async def test_a_bad_value_drops_what_the_function_changed(self) -> None:
         """Behaviour 25: the previous record stays intact."""
@@ -1747,7 +1747,7 @@ class TransactTest(SessionsCase):
         await session.transact(sign_in)
 
         assert not await self.is_alive(token)
-        loaded = await self.elsewhere.load(session.token)
+        loaded = await self.elsewhere.load(session._token)
         assert (loaded.user, dict(loaded)) == ("ada", {"n": 2})
 
     async def test_the_function_may_destroy(self) -> None:
@@ -1847,7 +1847,7 @@ class TransactTest(SessionsCase):
         counting = asyncio.ensure_future(session.transact(count))
         await inside.wait()
         session["a"] = 2
-        packed = session.pack()
+        packed = session._pack()
         committing = asyncio.ensure_future(self.sessions.commit(session, packed))
         await asyncio.sleep(0)
         go_on.set()
@@ -1864,7 +1864,7 @@ class TransactTest(SessionsCase):
             session["n"] += 1
 
         session["a"] = 2
-        packed, adopted = session.pack(), session.adopted
+        packed, adopted = session._pack(), session._adopted
         await session.transact(count)
         await self.sessions.commit(session, packed, adopted)
 
@@ -2070,7 +2070,7 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         await self.sessions.close()
         await self.sessions.close()
 
-        assert (await self.sessions.load(session.token)).is_new
+        assert (await self.sessions.load(session._token)).is_new
 
     async def test_an_error_of_a_task_is_told_to_whoever_waits(self) -> None:
         """Behaviour 34: and to nobody else, when the client has hung up."""
@@ -2172,7 +2172,7 @@ class OfTest:
             session = await sessions.load(None)
             session["a"] = 1
             await session.save()
-            values = dict(await sessions.load(session.token))
+            values = dict(await sessions.load(session._token))
             await sessions.close()
             return values
 

@@ -238,8 +238,8 @@ class Site:
         session = await Sessions.of(self.app).load(None)
         session.update(values)
         await session.save()
-        assert session.token is not None
-        return session.token
+        assert session._token is not None
+        return session._token
 
 
 @pytest.fixture

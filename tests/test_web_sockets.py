@@ -942,7 +942,7 @@ async def test_a_session_that_is_revoked_closes_its_sockets(
     session = await site.sessions.load(token)
     session.login("ada")
     await session.save()
-    site.token = session.token
+    site.token = session._token
     socket = await site.connect(Socket)
 
     assert await site.sessions.revoke("ada", session.id)

@@ -342,11 +342,11 @@ async def begin(site: Site) -> tuple[str, str, str]:
     session = await sessions.load(None)
     session["a"] = 1
     await session.save()
-    assert session.token is not None
+    assert session._token is not None
     assert sessions.xsrf_keys is not None
-    signed = SECRET + sessions.xsrf_keys.sign(session.token, SECRET)
+    signed = SECRET + sessions.xsrf_keys.sign(session._token, SECRET)
     cookie, form = (mask(data, 0).decode() for data in (signed, SECRET))
-    return session.token, cookie, form
+    return session._token, cookie, form
 
 
 @pytest.mark.parametrize("way", ["cookie", "query"])

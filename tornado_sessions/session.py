@@ -95,24 +95,24 @@ class Session(MutableMapping[str, Any]):
 
     # A name that is none of these is refused, as in ``session.permanent = True``.
     __slots__ = (
+        "_adopted",
+        "_ambiguous",
+        "_base",
+        "_cookie_due",
+        "_destroyed",
+        "_ended",
+        "_fresh",
         "_keeper",
+        "_lock",
         "_mine",
-        "_turn",
+        "_moved",
+        "_renew",
+        "_sent",
+        "_stale",
+        "_token",
+        "_transacting",
         "_values",
-        "adopted",
-        "ambiguous",
-        "base",
-        "cookie_due",
-        "destroyed",
-        "ended",
-        "fresh",
-        "moved",
-        "renew",
-        "sent",
-        "stale",
-        "token",
-        "transacting",
-        "version",
+        "_version",
     )
 
     def __init__(
@@ -131,33 +131,34 @@ class Session(MutableMapping[str, Any]):
         # What this request wants the fields to be: ``base`` itself until a
         # verb changes one.
         self._mine = base
-        self._turn: asyncio.Lock | None = None
-        # The others are for the core. What the store has, as this request saw
-        # it, and under which token and version; stale after a save, which
+        self._lock: asyncio.Lock | None = None
+        # The rest is for the core, and not only for this module: it would be in
+        # the way of whoever uses a session. What the store has, as this request
+        # saw it, and under which token and version; stale after a save, which
         # answers no version.
-        self.base = base
-        self.token = token
-        self.version = version
-        self.stale = False
-        # How often another base has been put in its place, see `adopt`.
-        self.adopted = 0
+        self._base = base
+        self._token = token
+        self._version = version
+        self._stale = False
+        # How often another base has been put in its place, see `_adopt`.
+        self._adopted = 0
         # What the commit has to do besides storing what changed: note that the
         # session is in use, move it to a fresh token, and remove the records of
         # tokens that were destroyed, each with the user that it was of.
-        self.renew = renew
-        self.fresh = False
-        self.ended: dict[str, str | None] = _nothing
+        self._renew = renew
+        self._fresh = False
+        self._ended: dict[str, str | None] = _nothing
         # What the response has to say about the cookie, and whether a token for
         # the session before is worth anything in this one.
-        self.destroyed = False
-        self.moved = False
-        self.cookie_due = False
+        self._destroyed = False
+        self._moved = False
+        self._cookie_due = False
         # The headers of the response have left.
-        self.sent = False
+        self._sent = False
         # The different ids that the request came with, if there were several.
-        self.ambiguous: Sequence[str] = ()
+        self._ambiguous: Sequence[str] = ()
         # A `transact` is under way.
-        self.transacting = False
+        self._transacting = False
 
     # The mapping.
 
@@ -176,8 +177,8 @@ class Session(MutableMapping[str, Any]):
                 f"The session key {key!r} cannot be stored: keys are strings,"
                 f" and this is of type {type(key).__name__}."
             )
-        if self.sent:
-            self.require_cookie()
+        if self._sent:
+            self._require_cookie()
         if type(value) is Raw:
             # It would be taken for one that was loaded, and not be checked.
             raise SessionDataError(
@@ -253,13 +254,13 @@ class Session(MutableMapping[str, Any]):
     @property
     def is_new(self) -> bool:
         """True while there is nothing in the store."""
-        return self.token is None
+        return self._token is None
 
     @property
     def modified(self) -> bool:
         """True if there is anything to commit."""
         try:
-            return self.pack() is not self.base or self.fresh or bool(self.ended)
+            return self._pack() is not self._base or self._fresh or bool(self._ended)
         except SessionDataError:
             return True
 
@@ -333,8 +334,8 @@ class Session(MutableMapping[str, Any]):
                 f" {len(value)}. Shorten it."
             )
         _check_unicode(value, "label is Unicode text.")
-        if self.sent:
-            self.require_cookie()
+        if self._sent:
+            self._require_cookie()
         self._field(label=value)
 
     # The verbs.
@@ -356,11 +357,11 @@ class Session(MutableMapping[str, Any]):
         the request came with several different ids, the sessions of all of them
         end.
         """
-        if self.token is not None:
-            self.ended = {**self.ended, self.token: self.base.user}
-        elif self.ambiguous:
-            self.ended = dict.fromkeys(self.ambiguous)
-        self.note_end()
+        if self._token is not None:
+            self._ended = {**self._ended, self._token: self._base.user}
+        elif self._ambiguous:
+            self._ended = dict.fromkeys(self._ambiguous)
+        self._note_end()
 
     def login(self, user: str) -> None:
         """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
@@ -427,8 +428,8 @@ class Session(MutableMapping[str, Any]):
                     f"flash() takes a text and a category, not {type(part).__name__}."
                 )
             encode_value("flash", part)
-        if self.sent:
-            self.require_cookie()
+        if self._sent:
+            self._require_cookie()
         flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
         self._field(flashes=flashes)
 
@@ -484,62 +485,62 @@ class Session(MutableMapping[str, Any]):
 
     # For the core.
 
-    def turn(self) -> asyncio.Lock:
+    def _turn(self) -> asyncio.Lock:
         """Answers what the commits of this one object take turns by."""
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        return self._turn
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
 
-    def pack(self) -> Envelope:
+    def _pack(self) -> Envelope:
         """Answers what this request would store.
 
         That is ``base``, the very object, if nothing has changed. Raises
         `.SessionDataError` for a value that cannot be stored.
         """
-        base, mine = self.base, self._mine
+        base, mine = self._base, self._mine
         values = self._encoded()
         if values is base.values and (mine is base or same_fields(mine, base)):
             return base
-        if self.token is None and not (values or mine.user or mine.flashes):
+        if self._token is None and not (values or mine.user or mine.flashes):
             # Nothing worth storing has come of it.
             return base
         return msgspec.structs.replace(mine, id=self.id, values=values)
 
-    def adopt(self, base: Envelope, current: Envelope | None = None) -> None:
+    def _adopt(self, base: Envelope, current: Envelope | None = None) -> None:
         """Takes ``base`` for what the store has and ``current`` for its own."""
-        self.adopted += 1
-        self.base = base
+        self._adopted += 1
+        self._base = base
         self._mine = current or base
         self._values = dict(self._mine.values)
 
-    def settle(self, token: str, packed: Envelope) -> None:
+    def _settle(self, token: str, packed: Envelope) -> None:
         """Notes that ``packed`` was stored, under ``token``.
 
         What this request saw is the base of the next comparison, and not what
         it was merged into: else a value that was only read would look as if it
         had been changed back.
         """
-        if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self.base):
-            self.cookie_due = True
-        if self._mine is self.base or same_fields(self._mine, packed):
+        if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self._base):
+            self._cookie_due = True
+        if self._mine is self._base or same_fields(self._mine, packed):
             self._mine = packed
-        self.base, self.token = packed, token
-        self.version, self.stale = None, True
-        self.renew = False
+        self._base, self._token = packed, token
+        self._version, self._stale = None, True
+        self._renew = False
 
-    def note_end(self) -> None:
+    def _note_end(self) -> None:
         """Notes that the record has gone, or is to go with the next commit."""
-        self.destroyed = True
-        self.token = self.version = None
-        self.stale = self.renew = self.fresh = False
-        self.adopt(self._blank())
+        self._destroyed = True
+        self._token = self._version = None
+        self._stale = self._renew = self._fresh = False
+        self._adopt(self._blank())
 
-    def drop_changes(self) -> None:
+    def _drop_changes(self) -> None:
         """Drops what this request changed; what it destroyed stays destroyed."""
         # Another base than a commit under way began with: what that stores of
         # a new session is to go again.
-        self.adopt(self._blank() if self.token is None else self.base)
-        self.renew = self.fresh = False
+        self._adopt(self._blank() if self._token is None else self._base)
+        self._renew = self._fresh = False
 
     def _blank(self) -> Envelope:
         """Answers the envelope of a session that begins now."""
@@ -550,7 +551,7 @@ class Session(MutableMapping[str, Any]):
 
     def _encoded(self) -> dict[str, Raw]:
         """Answers the values in their encoded form; the loaded dict if equal."""
-        values, loaded = self._values, self.base.values
+        values, loaded = self._values, self._base.values
         # Where a merge came between, what nobody looked at may differ, too.
         merged = self._mine.values is not loaded
         changed = len(values) != len(loaded)
@@ -565,20 +566,20 @@ class Session(MutableMapping[str, Any]):
         return {**values, **encoded} if changed else loaded
 
     def _move(self) -> None:
-        self.moved = True
-        self.fresh = self.token is not None
+        self._moved = True
+        self._fresh = self._token is not None
 
     def _field(self, **fields: Any) -> None:
         self._mine = msgspec.structs.replace(self._mine, **fields)
 
     def _require_headers(self, what: str) -> None:
-        if self.sent:
+        if self._sent:
             raise SessionError(
                 f"{what} needs a new cookie, and the headers of the response are"
                 " out already. Call it before flush() and finish()."
             )
 
-    def require_cookie(self) -> None:
+    def _require_cookie(self) -> None:
         """Raises `.SessionError` if a change could not reach the client."""
         if not self._keeper.revocable:
             raise SessionError(
@@ -587,7 +588,7 @@ class Session(MutableMapping[str, Any]):
                 " flush() and finish(); for WebSockets, and for what outlives the"
                 " response, use a backend that keeps sessions on the server."
             )
-        if self.token is None:
+        if self._token is None:
             raise SessionError(
                 "This visitor has no session yet, and the headers of the response are"
                 " out, so none can be begun. Write to the session before flush() and"

@@ -120,45 +120,45 @@ class Sessions(UsersSessions):
     ) -> None:
         """Makes the store agree with ``session``.
 
-        ``packed`` is what `.Session.pack` answered, where it was called
-        already, and ``adopted`` the session's own count at that time.
-        Afterwards ``session.token`` is what the client must hold. Raises as
-        `.Session.save` does; what failed is still to be done then.
+        ``packed`` is what its ``_pack()`` answered, where it was called already,
+        and ``adopted`` the session's own count at that time. Afterwards it has
+        the token that the client must hold. Raises as `.Session.save` does; what
+        failed is still to be done then.
         """
-        if session.transacting:
+        if session._transacting:
             self._refuse_inside_transact(session)
             # What was packed holds half of what another task is about to save.
             packed = None
         if self.vault.immediate:
             await self._commit(session, packed, adopted)
         else:
-            async with session.turn():
+            async with session._turn():
                 await self._commit_whole(session, packed, adopted)
 
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
-        if session.token is None:
-            session.drop_changes()
+        if session._token is None:
+            session._drop_changes()
             return
         self._refuse_inside_transact(session)
-        async with session.turn():
-            newest, version = await self._newest(session.token)
-            session.drop_changes()
-            session.adopt(newest)
-            session.version, session.stale = version, False
+        async with session._turn():
+            newest, version = await self._newest(session._token)
+            session._drop_changes()
+            session._adopt(newest)
+            session._version, session._stale = version, False
 
     async def transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any:  # noqa: ANN401
         """See `.Session.transact`."""
         self._refuse_inside_transact(session)
-        async with session.turn():
-            session.transacting = True
+        async with session._turn():
+            session._transacting = True
             inside = _inside.set(session)
             try:
                 return await self._transact(session, function)
             finally:
-                session.transacting = False
+                session._transacting = False
                 _inside.reset(inside)
 
     async def touch(self, token: str) -> float:
@@ -173,7 +173,7 @@ class Sessions(UsersSessions):
             self._ended(token)
             return math.inf
         await self.commit(session)
-        idle = session.base.idle
+        idle = session._base.idle
         throttle = (self.idle_timeout if idle is None else idle) / 10
         # Where the note could not be stored, the next message is to try again,
         # but not each of a thousand.
@@ -189,7 +189,7 @@ class Sessions(UsersSessions):
         Half of it would leave the client an id that has ended already.
         """
         work = self._commit(session, packed, adopted)
-        if not session.fresh or self.vault.immediate:
+        if not session._fresh or self.vault.immediate:
             await work
             return
         task = self.start(work)
@@ -205,28 +205,28 @@ class Sessions(UsersSessions):
     async def _commit(
         self, session: Session, packed: Envelope | None, adopted: int
     ) -> None:
-        if packed is None or session.adopted != adopted:
+        if packed is None or session._adopted != adopted:
             # A transaction has ended meanwhile: what was packed before would undo it.
-            packed = session.pack()
-        while session.ended:
-            token, user = next(iter(session.ended.items()))
+            packed = session._pack()
+        while session._ended:
+            token, user = next(iter(session._ended.items()))
             deleted = self.vault.delete(token)
             await (deleted if self.listener is None else self._noted("write", deleted))
-            session.ended.pop(token, None)
+            session._ended.pop(token, None)
             self._ended(token)
             if self.listener is not None:
                 self.tell("destroyed", token, user=user)
-        base, former, fresh = session.base, session.token, session.fresh
+        base, former, fresh = session._base, session._token, session._fresh
         if not fresh and (
             packed is base
             # After a save in the same request it is another object.
-            or (session.stale and same_content(packed, base))
+            or (session._stale and same_content(packed, base))
         ):
-            if session.renew:
+            if session._renew:
                 await self._renew(session)
             return
         # A regenerate() from here on is for the next commit.
-        session.fresh = False
+        session._fresh = False
         try:
             if former is None:
                 token = await (
@@ -237,21 +237,21 @@ class Sessions(UsersSessions):
             else:
                 store = self._move if fresh else self._put
                 try:
-                    if session.stale or self.now() >= base.expires:
+                    if session._stale or self.now() >= base.expires:
                         token = await self._store_on_newest(
                             session, former, packed, store
                         )
                     else:
-                        token = await store(session, former, packed, session.version)
+                        token = await store(session, former, packed, session._version)
                 except ConflictError:
                     token = await self._store_in_turn(session, former, packed, store)
         except SessionLimitError:
             if self.listener is not None:
                 self.tell("refused", former, user=packed.user, reason="limit")
-            session.drop_changes()
+            session._drop_changes()
             raise
         except BaseException:
-            session.fresh = session.fresh or fresh
+            session._fresh = session._fresh or fresh
             raise
         if self.listener is not None and (fresh or former is None):
             self.tell(
@@ -261,11 +261,11 @@ class Sessions(UsersSessions):
                 user=packed.user,
                 reason=None if packed.auth_time == base.auth_time else "login",
             )
-        if session.base is base:
-            session.settle(token, packed)
-        elif token not in session.ended:
+        if session._base is base:
+            session._settle(token, packed)
+        elif token not in session._ended:
             # It was destroyed meanwhile; what has just been stored goes as well.
-            session.ended = {**session.ended, token: packed.user}
+            session._ended = {**session._ended, token: packed.user}
 
     async def _insert(self, session: Session, envelope: Envelope) -> str:
         """Stores ``envelope`` under a fresh token, and answers it.
@@ -278,7 +278,7 @@ class Sessions(UsersSessions):
         if (
             limit is None
             or user is None
-            or envelope.auth_time == session.base.auth_time
+            or envelope.auth_time == session._base.auth_time
         ):
             return await self._put(session, None, envelope, None)
         # No token has a space in it.
@@ -312,13 +312,13 @@ class Sessions(UsersSessions):
         version: Any,  # noqa: ANN401
     ) -> str:
         """Stores ``envelope`` as seen now, and answers the client's token."""
-        if session.ambiguous:
+        if session._ambiguous:
             raise SessionError(
                 "The request came with two different session ids, so there is"
                 " no telling whose session this is; nothing is stored."
             )
-        if session.sent and (token is None or not self.revocable):
-            session.require_cookie()
+        if session._sent and (token is None or not self.revocable):
+            session._require_cookie()
         if self._purge_timer is None and not self._closed:
             self._schedule_purge()
         # To the millisecond: more digits would only take room in every record.
@@ -330,12 +330,14 @@ class Sessions(UsersSessions):
 
     async def _renew(self, session: Session) -> None:
         """Pushes the expiry forward after a pure read."""
-        session.renew = False
-        if self.now() >= session.base.expires or (session.sent and not self.revocable):
+        session._renew = False
+        if self.now() >= session._base.expires or (
+            session._sent and not self.revocable
+        ):
             return
-        packed = msgspec.structs.replace(session.base)
+        packed = msgspec.structs.replace(session._base)
         try:
-            token = await self._put(session, session.token, packed, session.version)
+            token = await self._put(session, session._token, packed, session._version)
         except ConflictError:
             # Whoever was first has renewed it, or has ended it.
             return
@@ -343,7 +345,7 @@ class Sessions(UsersSessions):
             # Longer by a digit of a time, it may no longer fit where it is.
             logger.warning("A session could not be renewed: %s", error)
             return
-        session.settle(token, packed)
+        session._settle(token, packed)
 
     async def _move(
         self,
@@ -393,7 +395,7 @@ class Sessions(UsersSessions):
     async def _store_on_newest(
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
-        base = session.base
+        base = session._base
         newest, version = await self._newest(token)
         if base.user in (None, packed.user):
             merged = rebase(base, packed, newest)
@@ -409,15 +411,15 @@ class Sessions(UsersSessions):
     async def _transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any:  # noqa: ANN401
-        mine, base = session.pack(), session.base
-        if session.token is None:
+        mine, base = session._pack(), session._base
+        if session._token is None:
             return await self._run(session, function, mine)
         try:
             return await self._run_on_newest(session, function, base, mine)
         except ConflictError:
             if self.listener is not None:
-                self.tell("conflict", session.token, user=mine.user)
-        async with self._turn(session.token):
+                self.tell("conflict", session._token, user=mine.user)
+        async with self._turn(session._token):
             return await self._persist(
                 lambda: self._run_on_newest(session, function, base, mine)
             )
@@ -429,11 +431,11 @@ class Sessions(UsersSessions):
         base: Envelope,
         mine: Envelope,
     ) -> Any:  # noqa: ANN401
-        assert session.token is not None
-        newest, version = await self._newest(session.token)
+        assert session._token is not None
+        newest, version = await self._newest(session._token)
         before = rebase(base, mine, newest) if mine is not base else newest
-        session.adopt(newest, before)
-        session.version, session.stale = version, False
+        session._adopt(newest, before)
+        session._version, session._stale = version, False
         return await self._run(session, function, before)
 
     async def _run(
@@ -443,27 +445,27 @@ class Sessions(UsersSessions):
         before: Envelope,
     ) -> Any:  # noqa: ANN401
         """Runs ``function`` once and saves; whatever fails, its changes go."""
-        token, fresh = session.token, session.fresh
+        token, fresh = session._token, session._fresh
         try:
             result = function(session)
             answer = await result if inspect.isawaitable(result) else result
-            packed = session.pack()
-            if token is None or token != session.token or session.fresh:
-                await self._commit_whole(session, packed, session.adopted)
-            elif packed is not session.base:
-                if session.stale:
+            packed = session._pack()
+            if token is None or token != session._token or session._fresh:
+                await self._commit_whole(session, packed, session._adopted)
+            elif packed is not session._base:
+                if session._stale:
                     raise ConflictError("A response of this request has saved it.")
-                token = await self._put(session, token, packed, session.version)
-                session.settle(token, packed)
+                token = await self._put(session, token, packed, session._version)
+                session._settle(token, packed)
         except BaseException:
-            if session.token == token:
-                session.adopt(session.base, before)
-                session.fresh = fresh
+            if session._token == token:
+                session._adopt(session._base, before)
+                session._fresh = fresh
             raise
         return answer
 
     def _refuse_inside_transact(self, session: Session) -> None:
-        if session.transacting and _inside.get() is session:
+        if session._transacting and _inside.get() is session:
             raise SessionError(
                 "The function given to transact() called save(), reload() or"
                 " transact() on the same session. It is to change values only:"

@@ -132,8 +132,8 @@ class UsersSessions(BaseSessions):
     ) -> int:
         ended = await self._end(user, choose)
         mine = own.get()
-        if mine is not None and mine.token is not None and mine.base.id in ended:
-            mine.note_end()
+        if mine is not None and mine._token is not None and mine._base.id in ended:
+            mine._note_end()
         return len(ended)
 
     async def _end_before(self, user: str, but: str | None) -> None:
@@ -143,11 +143,11 @@ class UsersSessions(BaseSessions):
         mine = own.get()
         if (
             mine is not None
-            and mine.token is not None
-            and mine.base.user == user
-            and mine.base.id != but
+            and mine._token is not None
+            and mine._base.user == user
+            and mine._base.id != but
         ):
-            mine.note_end()
+            mine._note_end()
 
     async def _end(
         self,

@@ -51,7 +51,7 @@ class SessionHandler(tornado.web.RequestHandler):
                     " initialize(), there is no session yet."
                 )
             session = self._session = Session(self._all_sessions)
-            session.sent = self._headers_written
+            session._sent = self._headers_written
         self._session_used = True
         return session
 

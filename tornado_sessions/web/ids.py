@@ -68,24 +68,24 @@ class IdHandler(SessionHandler):
         has_cookie = self._way == "cookie" and self._client_token is not None
         if has_cookie or self._way in ("header", ""):
             return url
-        if session.fresh or (
-            session.token is None and session.pack() is not session.base
+        if session._fresh or (
+            session._token is None and session._pack() is not session._base
         ):
             raise SessionError(
                 "session_url() needs the session's id, which is drawn when the session"
                 " is saved. Call 'await self.session.save()' before it."
             )
-        if session.token is None:
+        if session._token is None:
             return url
         request = self.request
-        linked = put_in_url(url, session.token, request.protocol, request.host)
+        linked = put_in_url(url, session._token, request.protocol, request.host)
         if linked != url:
             if self._headers_written and not self._id_in_url:
                 raise SessionError(
                     "session_url() needs headers of its own, and the headers of the"
                     " response are out already. Call it before flush()."
                 )
-            self._linked_token, self._id_in_url = session.token, True
+            self._linked_token, self._id_in_url = session._token, True
         return linked
 
     def get_template_namespace(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class IdHandler(SessionHandler):
     ) -> None:
         if self._session_used and transports.vary:
             self._add_header("Vary", transports.vary)
-        token = session.token
+        token = session._token
         if token is not None and self._linked_token not in (None, token):
             logger.warning(
                 "session_url() was called before the session was given a new id: the"
@@ -221,7 +221,7 @@ class IdHandler(SessionHandler):
 
     def _write_session_cookie(self, session: Session) -> None:
         """Tells the client of its new cookie, or that it is to drop the one it has."""
-        token = session.token
+        token = session._token
         if token is None and not self._is_expired(session):
             return
         cookie = self._find_session_cookie()
@@ -237,8 +237,8 @@ class IdHandler(SessionHandler):
 
     def _is_expired(self, session: Session) -> bool:
         """Tells whether the client is to drop the id that it has sent."""
-        return bool(session.ambiguous) or (
-            session.token is None
+        return bool(session._ambiguous) or (
+            session._token is None
             and self._client_token is not None
-            and session.destroyed
+            and session._destroyed
         )

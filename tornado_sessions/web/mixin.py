@@ -75,7 +75,7 @@ class SessionMixin(SocketHandler):
                 raise tornado.web.Finish from None
         elif tokens:
             self._session = Session(sessions)
-            self._session.ambiguous = tokens
+            self._session._ambiguous = tokens
             self._tell_ambiguous(len(tokens))
         self._session_loaded = True
         more = super().prepare()
@@ -128,10 +128,10 @@ class SessionMixin(SocketHandler):
                 status_code = 409
             elif isinstance(error, SessionLimitError):
                 status_code = 403
-            elif self._session.ambiguous:
+            elif self._session._ambiguous:
                 status_code = 400
             # It is answered; there is nothing to try again.
-            self._session.drop_changes()
+            self._session._drop_changes()
         if self.settings.get("serve_traceback") and _tells_of_store(error):
             # The handler has made an error of its own of it.
             kwargs.pop("exc_info", None)
@@ -176,23 +176,23 @@ class SessionMixin(SocketHandler):
         # After a 101 Tornado takes the socket away at once: it cannot wait.
         if session is None or self._commit_failed or self._status_code == 101:
             return False
-        if not (self._session_used or session.renew or self._committing):
+        if not (self._session_used or session._renew or self._committing):
             return False
         if self._status_code >= 500:
-            session.drop_changes()
+            session._drop_changes()
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
         try:
-            self._packed = session.pack()
+            self._packed = session._pack()
         except SessionDataError:
             self._packed = None
-        self._adopted = session.adopted
+        self._adopted = session._adopted
         return (
             self._committing
-            or self._packed is not session.base
-            or session.fresh
-            or session.renew
-            or bool(session.ended)
+            or self._packed is not session._base
+            or session._fresh
+            or session._renew
+            or bool(session._ended)
         )
 
     def _commit_then(
@@ -269,18 +269,20 @@ class SessionMixin(SocketHandler):
                 while True:
                     packed = self._packed
                     await self._all_sessions.commit(session, packed, self._adopted)
-                    if self._packed is packed and not (session.fresh or session.ended):
+                    if self._packed is packed and not (
+                        session._fresh or session._ended
+                    ):
                         break
                     # A finish() came while a flush() waited, or a verb.
             except SessionGoneError as error:
                 logger.info("%s", error)
-                session.drop_changes()
-                session.cookie_due = False
+                session._drop_changes()
+                session._cookie_due = False
             except BaseException:
                 self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
-                session.drop_changes()
-                session.ended = {}
+                session._drop_changes()
+                session._ended = {}
                 raise
             finally:
                 self._committing = self._finished = False
@@ -315,7 +317,7 @@ class SessionMixin(SocketHandler):
             if self._xsrf is not None:
                 self._write_xsrf_cookie()
             return
-        session.sent = True
+        session._sent = True
         if (self._sessions or self._all_sessions).xsrf_keys is not None:
             self._write_xsrf_cookie()
         if self._status_code == 101:
@@ -327,9 +329,9 @@ class SessionMixin(SocketHandler):
         elif self._session_used:
             self._add_header("Vary", "Cookie")
         if (
-            session.token is None
-            or session.token != self._client_token
-            or session.cookie_due
+            session._token is None
+            or session._token != self._client_token
+            or session._cookie_due
         ):
             self._write_session_cookie(session)
 

@@ -58,7 +58,7 @@ class SocketHandler(XSRFHandler):
         super().on_connection_close()
 
     def _open_socket(self, session: Session) -> None:
-        if session.token is None:
+        if session._token is None:
             if session.modified:
                 logger.warning(
                     "A change to a new session cannot be kept: a WebSocket handshake"
@@ -68,8 +68,8 @@ class SocketHandler(XSRFHandler):
             return
         if not isinstance(self, tornado.websocket.WebSocketHandler):
             return
-        sessions, self._socket_token = self._all_sessions, session.token
-        sessions.sockets.add(self, session.token, session.base.id)
+        sessions, self._socket_token = self._all_sessions, session._token
+        sessions.sockets.add(self, session._token, session._base.id)
         if not self.session_keep_alive:
             return
         if sessions.revocable:

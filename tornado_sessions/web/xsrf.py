@@ -64,8 +64,8 @@ class XSRFHandler(IdHandler):
         if binding.handed_out and not self._session_used:
             self._add_header("Vary", "Cookie")
         token = self._client_token
-        if session is not None and session.token is not None:
-            token = session.token
+        if session is not None and session._token is not None:
+            token = session._token
         data = binding.renewed(token, self._has_moved())
         if data is None:
             return
@@ -83,4 +83,4 @@ class XSRFHandler(IdHandler):
     def _has_moved(self) -> bool:
         """Tells whether what was handed out for this session before is void."""
         session = self._session
-        return session is not None and (session.moved or session.destroyed)
+        return session is not None and (session._moved or session._destroyed)

@@ -647,7 +647,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         session.login(user)
         await self.sessions.commit(session)
         self.time += 1
-        return session.token or ""
+        return session._token or ""
 
     async def user(self, token: str) -> str | None:
         return (await self.sessions.load(token)).user
@@ -694,7 +694,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         session = await self.sessions.load(None)
         session["a"] = 1
         await self.sessions.commit(session)
-        await self.sessions.load(session.token)
+        await self.sessions.load(session._token)
         self.assertEqual(self.store.loads, 0)
 
         await self.user(await self.signed_in())
