@@ -257,6 +257,18 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         ada.does(put(a=1))
         assert [each[0] for each in self.tells()] == ["store_up"]
 
+    def test_a_store_that_fails_in_the_middle_is_down(self) -> None:
+        """Between the insertion of a fresh id and the end of the old one."""
+        ada = self.signed_in()
+        self.watch().failing = {"replace"}
+        ada.does(regenerate)
+        why = "Cannot replace the session."
+        # It is up again for the removal of the fresh one.
+        assert self.tells() == [
+            ("store_down", None, None, None, why),
+            ("store_up", None, None, None, None),
+        ]
+
     def test_a_listener_that_raises_stops_nothing(self) -> None:
         """It is logged, and the response goes out."""
 

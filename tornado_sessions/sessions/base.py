@@ -169,10 +169,7 @@ class BaseSessions(TellingSessions):
         )
 
     async def _newest(self, token: str) -> tuple[Envelope, Any]:
-        answer = self.vault.load(token)
-        record = await (
-            answer if self.listener is None else self._noted("read", answer)
-        )
+        record = await self._load(token)
         if record is not None:
             envelope = self._read(token, record, self.now())
             if envelope is not None:
@@ -185,7 +182,7 @@ class BaseSessions(TellingSessions):
     async def _is_kept(self, token: str) -> bool:
         """Tells whether the store still has the session; True if it is down."""
         try:
-            record = await self.vault.load(token)
+            record = await self._load(token)
             return (
                 record is not None and self._read(token, record, self.now()) is not None
             )

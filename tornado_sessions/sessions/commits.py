@@ -96,10 +96,7 @@ class Sessions(UsersSessions):
             return Session(self)
         if self._purge_timer is None and not self._closed:
             self._schedule_purge()
-        answer = self.vault.load(token)
-        record = await (
-            answer if self.listener is None else self._noted("read", answer)
-        )
+        record = await self._load(token)
         if record is None:
             if self.listener is not None:
                 self._tell_unknown(token)
@@ -210,8 +207,7 @@ class Sessions(UsersSessions):
             packed = session._pack()
         while session._ended:
             token, user = next(iter(session._ended.items()))
-            deleted = self.vault.delete(token)
-            await (deleted if self.listener is None else self._noted("write", deleted))
+            await self._delete(token)
             session._ended.pop(token, None)
             self._ended(token)
             if self.listener is not None:
@@ -296,11 +292,11 @@ class Sessions(UsersSessions):
                     )
             except SessionLimitError:
                 # One that stayed would count for the next login, too.
-                await self.vault.delete(token)
+                await self._delete(token)
                 raise
             except BaseException:
                 with contextlib.suppress(BackendError):
-                    await self.vault.delete(token)
+                    await self._delete(token)
                 raise
             return token
 
@@ -325,8 +321,7 @@ class Sessions(UsersSessions):
         envelope.seen = int(self.now() * 1000) / 1000
         envelope.expires = self.ends(envelope)
         record = Record(encode(envelope), version, envelope.expires, envelope.user)
-        answer = self.vault.save(token, record)
-        return await (answer if self.listener is None else self._noted("write", answer))
+        return await self._save(token, record)
 
     async def _renew(self, session: Session) -> None:
         """Pushes the expiry forward after a pure read."""
@@ -365,15 +360,15 @@ class Sessions(UsersSessions):
             self._ended(token)
             return fresh
         try:
-            await self.vault.save(token, Record(_ENDED, version, envelope.seen))
+            await self._save(token, Record(_ENDED, version, envelope.seen))
         except SessionError:
             # The client will never learn of the fresh token.
             with contextlib.suppress(BackendError):
-                await self.vault.delete(fresh)
+                await self._delete(fresh)
             raise
         self._ended(token)
         try:
-            await self.vault.delete(token)
+            await self._delete(token)
         except BackendError as error:
             logger.warning("What is left of a session could not be removed: %s", error)
         return fresh

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
 from tornado_sessions.events import Listener, SessionEvent, tell
 from tornado_sessions.vault import Vault
@@ -65,6 +66,20 @@ class TellingSessions:
         mark = self.vault.fingerprint_found(key)
         event = SessionEvent("revoked", self.now(), mark, user=user, reason=reason)
         tell(self.listener, event)
+
+    # The store, as others of these layers call it.
+
+    def _load(self, token: str) -> Awaitable[Record | None]:
+        answer = self.vault.load(token)
+        return answer if self.listener is None else self._noted("read", answer)
+
+    def _save(self, token: str | None, record: Record) -> Awaitable[str]:
+        answer = self.vault.save(token, record)
+        return answer if self.listener is None else self._noted("write", answer)
+
+    def _delete(self, token: str) -> Awaitable[None]:
+        answer = self.vault.delete(token)
+        return answer if self.listener is None else self._noted("write", answer)
 
     async def _noted(self, operation: str, answer: Awaitable[T]) -> T:
         """Answers what the store does, and tells when it fails and works again.
