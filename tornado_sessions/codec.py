@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -49,6 +50,8 @@ class _Format(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
+#: Answers the bytes of a record, of an `Envelope`.
+encode: Callable[[Envelope], bytes] = _encode
 _decode = msgspec.json.Decoder().decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_format = msgspec.json.Decoder(_Format).decode
@@ -76,11 +79,6 @@ _ADVICE = {
 
 #: The fields of an envelope that one request may change and another keep.
 _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label")
-
-
-def encode(envelope: Envelope) -> bytes:
-    """Answers the bytes of a record."""
-    return _encode(envelope)
 
 
 def decode(data: bytes) -> Envelope:

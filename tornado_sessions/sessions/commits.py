@@ -9,7 +9,7 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -109,12 +109,12 @@ class Sessions(UsersSessions):
         renew = record.renew or now - envelope.seen >= idle / 10
         return Session(self, envelope, token, record.version, renew)
 
-    async def commit(
+    def commit(
         self,
         session: Session,
         packed: Envelope | None = None,
         adopted: int = 0,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Makes the store agree with ``session``.
 
         ``packed`` is what its ``_pack()`` answered, where it was called already,
@@ -127,10 +127,8 @@ class Sessions(UsersSessions):
             # What was packed holds half of what another task is about to save.
             packed = None
         if self.vault.immediate:
-            await self._commit(session, packed, adopted)
-        else:
-            async with session._turn():
-                await self._commit_whole(session, packed, adopted)
+            return self._commit(session, packed, adopted)
+        return self._commit_in_turn(session, packed, adopted)
 
     async def reload(self, session: Session) -> None:
         """See `.Session.reload`."""
@@ -177,6 +175,12 @@ class Sessions(UsersSessions):
         return max(session.last_seen + throttle, self.now() + min(throttle, 1))
 
     # Writing.
+
+    async def _commit_in_turn(
+        self, session: Session, packed: Envelope | None, adopted: int
+    ) -> None:
+        async with session._turn():
+            await self._commit_whole(session, packed, adopted)
 
     async def _commit_whole(
         self, session: Session, packed: Envelope | None, adopted: int
