@@ -50,6 +50,7 @@ class Cookie:
         self._attributes = attributes
         self._suffix = _suffix(attributes)
         self._pair = f"{self.name}="
+        self._size = len(self._pair)
 
     def on_loopback(self) -> Cookie:
         """Answers this cookie as plain http on loopback can carry it.
@@ -71,20 +72,18 @@ class Cookie:
         They are split at ``;`` and at the first ``=``, trimmed of space and
         tab, and neither unquoted nor decoded.
         """
-        values: dict[str, None] = {}
-        pair, size = self._pair, len(self._pair)
+        values: list[str] = []
+        pair, size = self._pair, self._size
         for line in lines:
             at = line.find(pair)
             while at >= 0:
-                # The pair that it is in.
-                begin = line.rfind(";", 0, at) + 1
                 end = line.find(";", at)
-                if end < 0:
-                    end = len(line)
-                if not line[begin:at].strip(" \t"):
-                    values[line[at + size : end].rstrip(" \t")] = None
-                at = line.find(pair, end)
-        return list(values)
+                value = line[at + size :] if end < 0 else line[at + size : end]
+                # Nothing but blanks may stand between it and the pair before.
+                if at == 0 or not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
+                    values.append(value.rstrip(" \t"))
+                at = end if end < 0 else line.find(pair, end)
+        return values if len(values) < 2 else list(dict.fromkeys(values))
 
     def line(self, token: str, max_age: int | None = None) -> str:
         """Answers the Set-Cookie line for ``token``.
