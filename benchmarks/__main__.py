@@ -72,10 +72,12 @@ class Bench:
             routes.append((f"floor/{route}", "floor_cookies"))
         bare, ours, *floor = self._medians(backend, routes)
         self.missed += bare / ours < goal
-        by_hand = f", {floor[0] - bare:.1f} by hand" if floor else ""
+        by_hand = "".join(
+            f" (by hand {bare / each:.2f}, {each - bare:.1f} µs)" for each in floor
+        )
         print(
             f"{backend:<22}{route:<12}{bare / ours:>6.2f}  at least {goal:.2f}"
-            f"{ours - bare:>8.1f} µs added{by_hand}"
+            f"{ours - bare:>9.1f} µs added{by_hand}"
         )
 
     def multiple(self, backend: str, route: str) -> None:
