@@ -892,6 +892,25 @@ class RegenerateTest(SessionsCase):
 
         assert await self.values(session._token) == {}
 
+    async def test_a_transaction_of_another_user_takes_nothing_along_either(
+        self,
+    ) -> None:
+        """Behaviour 41: neither what came late, nor the handle, nor the label."""
+        session = await self.sessions.load(None)
+        session.login("ada")
+        session.label = "Ada's phone"
+        await session.save()
+        token, adas = session._token, session.id
+        assert token is not None
+        session = await self.sessions.load(token)
+        session.login("grace")
+        await self.change_elsewhere(token, secret=1)
+        await session.transact(lambda session: session.update(mine=1))
+        loaded = await self.elsewhere.load(session._token)
+
+        assert (loaded.user, loaded.label, dict(loaded)) == ("grace", "", {"mine": 1})
+        assert loaded.id != adas
+
 
 class DestroyTest(SessionsCase):
     async def test_the_record_is_removed(self) -> None:

@@ -394,13 +394,8 @@ class Sessions(UsersSessions):
     async def _store_on_newest(
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
-        base = session._base
         newest, version = await self._newest(token)
-        if base.user in (None, packed.user):
-            merged = rebase(base, packed, newest)
-        else:
-            # Nothing of the user before comes along, however late it was saved.
-            merged = msgspec.structs.replace(packed)
+        merged = _applied(session._base, packed, newest)
         token = await store(session, token, merged, version)
         packed.seen, packed.expires = merged.seen, merged.expires
         return token
@@ -432,7 +427,7 @@ class Sessions(UsersSessions):
     ) -> Any:  # noqa: ANN401
         assert session._token is not None
         newest, version = await self._newest(session._token)
-        before = rebase(base, mine, newest) if mine is not base else newest
+        before = newest if mine is base else _applied(base, mine, newest)
         session._adopt(newest, before)
         session._version, session._stale = version, False
         return await self._run(session, function, before)
@@ -489,3 +484,11 @@ class Sessions(UsersSessions):
                     ) from error
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _applied(base: Envelope, mine: Envelope, newest: Envelope) -> Envelope:
+    """Answers ``newest`` with what a request that saw ``base`` has changed."""
+    if base.user in (None, mine.user):
+        return rebase(base, mine, newest)
+    # Nothing of the user before comes along, however late it was saved.
+    return msgspec.structs.replace(mine)
