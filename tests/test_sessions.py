@@ -1874,6 +1874,28 @@ class TransactTest(SessionsCase):
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
+    async def test_a_save_meanwhile_stores_no_half_of_it(self) -> None:
+        """Behaviour 37: it would be counted twice, on what the half has stored."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        inside, go_on = asyncio.Event(), asyncio.Event()
+
+        async def count(session: Session) -> None:
+            session["n"] += 1
+            inside.set()
+            await go_on.wait()
+            session["counted"] = True
+
+        counting = asyncio.ensure_future(session.transact(count))
+        await inside.wait()
+        saving = asyncio.ensure_future(session.save())
+        await asyncio.sleep(0)
+        assert await self.values(token) == {"n": 1}
+        go_on.set()
+        await asyncio.gather(counting, saving)
+
+        assert await self.values(token) == {"n": 2, "counted": True}
+
     async def test_what_was_packed_before_a_transaction_does_not_undo_it(self) -> None:
         """Behaviours 28, 37: it has ended when the commit begins."""
         token = await self.stored({"n": 1, "a": 1})

@@ -754,6 +754,34 @@ async def test_a_save_does_not_undo_a_transaction_it_waited_for(site: Site) -> N
     assert site.saves() == 1
 
 
+async def test_a_response_waits_for_the_transaction_of_another_task(
+    site: Site,
+) -> None:
+    """Behaviours 28, 37: it stores no half of it, and comes out all the same."""
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    tasks: list[asyncio.Future[None]] = []
+
+    async def count(session: Session) -> None:
+        session["n"] += 1
+        inside.set()
+        await go_on.wait()
+        session["counted"] = True
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            tasks.append(asyncio.ensure_future(self.session.transact(count)))
+            await inside.wait()
+            self.finish()
+            go_on.set()
+
+    await site.begin(n=0)
+    response = await site.fetch(Handler)
+    await tasks[0]
+
+    assert response.code == 200
+    assert await site.stored() == {"n": 1, "counted": True}
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_transact_saves_what_its_function_changes(

@@ -126,7 +126,7 @@ class Sessions(UsersSessions):
             self._refuse_inside_transact(session)
             # What was packed holds half of what another task is about to save.
             packed = None
-        if self.vault.immediate:
+        if self.vault.immediate and not session._transacting:
             return self._commit(session, packed, adopted)
         return self._commit_in_turn(session, packed, adopted)
 
@@ -447,8 +447,6 @@ class Sessions(UsersSessions):
             if token is None or token != session._token or session._fresh:
                 await self._commit_whole(session, packed, session._adopted)
             elif packed is not session._base:
-                if session._stale:
-                    raise ConflictError("A response of this request has saved it.")
                 token = await self._put(session, token, packed, session._version)
                 session._settle(token, packed)
         except BaseException:

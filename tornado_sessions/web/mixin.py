@@ -201,7 +201,9 @@ class SessionMixin(SocketHandler):
         # A finish() while a flush() waits: finish is what follows.
         self._send = send
         if not self._committing:
-            if self._all_sessions.vault.immediate:
+            assert self._session is not None
+            # What waits for a transaction of another task is not done in place.
+            if self._all_sessions.vault.immediate and not self._session._transacting:
                 return self._commit_now()
             # A body still on its way is not for a handler that has finished.
             if self._finished:
