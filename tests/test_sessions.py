@@ -1896,6 +1896,55 @@ class TransactTest(SessionsCase):
 
         assert await self.values(token) == {"n": 2, "counted": True}
 
+    async def test_a_move_to_a_fresh_token_loses_no_count(self) -> None:
+        """Behaviour 37: what is new to it, the function runs on as well."""
+        token = await self.stored({"n": 0})
+        session = await self.sessions.load(token)
+        session.regenerate()
+        others = [10, 20]
+
+        async def count(session: Session) -> None:
+            session["n"] += 1
+            if others:
+                await self.change_elsewhere(token, n=others.pop(0))
+
+        await session.transact(count)
+
+        assert await self.values(session._token) == {"n": 21}
+        assert not await self.is_alive(token)
+
+    async def test_it_may_move_after_it_has_met_another_request(self) -> None:
+        """Behaviour 37: it does not wait for the turn that it has."""
+        token = await self.stored({"n": 0})
+        session = await self.sessions.load(token)
+        others = [10, 20]
+
+        async def count(session: Session) -> None:
+            session["n"] += 1
+            if others:
+                await self.change_elsewhere(token, n=others.pop(0))
+            if session["n"] > 1:
+                session.regenerate()
+
+        await asyncio.wait_for(session.transact(count), 2)
+
+        assert await self.values(session._token) == {"n": 21}
+
+    async def test_a_session_that_ends_while_it_runs_stays_so(self) -> None:
+        """Behaviour 39: the store may have it still."""
+        token = await self.stored({"n": 0})
+        session = await self.sessions.load(token)
+
+        def count(session: Session) -> None:
+            session["n"] += 1
+            self.clock += IDLE
+
+        with pytest.raises(SessionGoneError):
+            await session.transact(count)
+
+        self.clock -= IDLE
+        assert await self.values(token) == {"n": 0}
+
     async def test_what_was_packed_before_a_transaction_does_not_undo_it(self) -> None:
         """Behaviours 28, 37: it has ended when the commit begins."""
         token = await self.stored({"n": 1, "a": 1})

@@ -244,6 +244,9 @@ class Sessions(UsersSessions):
                     else:
                         token = await store(session, former, packed, session._version)
                 except ConflictError:
+                    if session._transacting:
+                        # It runs its function again, on the newest values.
+                        raise
                     token = await self._store_in_turn(session, former, packed, store)
         except SessionLimitError:
             if self.listener is not None:
@@ -444,7 +447,10 @@ class Sessions(UsersSessions):
             result = function(session)
             answer = await result if inspect.isawaitable(result) else result
             packed = session._pack()
-            if token is None or token != session._token or session._fresh:
+            kept = token is not None and token == session._token
+            if kept and self.now() >= session._base.expires:
+                raise ConflictError("Only another request can have kept it alive.")
+            if not kept or session._fresh:
                 await self._commit_whole(session, packed, session._adopted)
             elif packed is not session._base:
                 token = await self._put(session, token, packed, session._version)
