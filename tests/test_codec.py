@@ -66,6 +66,16 @@ class Weekday(enum.Enum):
     MONDAY = "monday"
 
 
+@dataclasses.dataclass(eq=False)
+class Badge:
+    """As one writes it who compares it with its like alone."""
+
+    number: int
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.number == other.number)  # type: ignore[attr-defined]
+
+
 class SafeText(str):
     """As template engines mark text that needs no escaping."""
 
@@ -117,6 +127,8 @@ class EncodeValueTest:
             pytest.param(decimal.Decimal(1), "Decimal", id="Decimal"),
             pytest.param(uuid.UUID(int=0), "UUID", id="UUID"),
             pytest.param(Product(1), "Product", id="dataclass"),
+            pytest.param(Badge(1), "Badge", id="what cannot be compared"),
+            pytest.param([Badge(1)], "Badge", id="what cannot be compared, in a list"),
             pytest.param(Weekday.MONDAY, "Weekday", id="Enum"),
             pytest.param(SafeText("x"), "SafeText", id="str subclass"),
             pytest.param(object(), "object", id="object"),

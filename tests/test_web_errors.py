@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import pickle
+import secrets
 import time
 import weakref
 from collections import OrderedDict
@@ -278,6 +279,28 @@ async def test_a_key_that_is_not_unicode_is_answered_500(
             self.session["\ud800"] = 1
 
     assert (await site.fetch(Handler)).code == 500
+    errors.append(UNCAUGHT)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_broken_generator_is_answered_500(
+    site: Site, errors: list[str], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Behaviour 5: and not with silence, where a 404 was to be sent."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            if status == 404:
+                raise HTTPError(404)
+
+    def fail(count: int) -> str:
+        raise OSError("No entropy.")
+
+    monkeypatch.setattr(secrets, "token_urlsafe", fail)
+    response = await site.fetch(Handler)
+
+    assert (response.code, cookies(response)) == (500, [])
     errors.append(UNCAUGHT)
 
 

@@ -190,8 +190,8 @@ def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
         data = _encode(value)
         if type(value) in PLAIN or _decode(data) == value:
             return data
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        pass
+    except Exception:  # noqa: BLE001 - the value's own __eq__ may raise anything
+        return None
     return None
 
 

@@ -15,7 +15,6 @@ import tornado.web
 from tornado_sessions.codec import Envelope
 from tornado_sessions.errors import (
     BackendError,
-    SessionDataError,
     SessionError,
     SessionGoneError,
     SessionLimitError,
@@ -184,7 +183,7 @@ class SessionMixin(SocketHandler):
         # it again and answers it.
         try:
             self._packed = session._pack()
-        except SessionDataError:
+        except Exception:  # noqa: BLE001
             self._packed = None
         self._adopted = session._adopted
         return (
