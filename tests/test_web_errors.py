@@ -747,6 +747,24 @@ async def test_an_error_while_a_failure_is_answered_is_logged(
     assert "no default headers" in caplog.text
 
 
+@pytest.mark.parametrize("operation", ["load", "save"])
+async def test_a_log_that_fails_does_not_keep_the_response(
+    site: Site, errors: list[str], operation: str
+) -> None:
+    """Behaviour 30: as with an error that Tornado itself has logged."""
+
+    class Handler(Write):
+        def log_exception(self, *error: Any) -> None:
+            raise ZeroDivisionError
+
+    await site.begin(n=0)
+    site.vault.failing = {operation}
+    response = await site.fetch(Handler)
+
+    assert response.code == 503
+    errors.append("Handler.log_exception() failed.")
+
+
 # Ended elsewhere.
 
 

@@ -67,7 +67,7 @@ class SessionMixin(SocketHandler):
             try:
                 self._session = await sessions.load(tokens[0])
             except BackendError:
-                self.log_exception(*sys.exc_info())
+                self._log_error()
                 self._store_failed = self._speaks = True
                 self.send_error(503)
                 # Nothing of a subclass is to run now.
@@ -167,6 +167,13 @@ class SessionMixin(SocketHandler):
         else:
             super().log_exception(typ, value, tb)
 
+    def _log_error(self) -> None:
+        """Logs the error at hand, and goes on to the answer where that fails."""
+        try:
+            self.log_exception(*sys.exc_info())
+        except Exception:  # noqa: BLE001 - as Tornado does
+            logger.exception("%s.log_exception() failed.", type(self).__name__)
+
     # Committing.
 
     def _must_commit(self) -> bool:
@@ -224,9 +231,8 @@ class SessionMixin(SocketHandler):
         try:
             sent = run_now(self._commit())
         except SuspendedError:
-            error_info = sys.exc_info()
-            self.log_exception(*error_info)
-            self.send_error(500, exc_info=error_info)
+            self._log_error()
+            self.send_error(500, exc_info=sys.exc_info())
             sent = None
         return sent or _done()
 
@@ -293,7 +299,7 @@ class SessionMixin(SocketHandler):
             assert send is not None
             return send()
         except Exception:  # noqa: BLE001 - as Tornado does for a handler
-            self.log_exception(*sys.exc_info())
+            self._log_error()
             if not self._finished:
                 # In a variable the traceback would be a cycle, too.
                 self.send_error(500, exc_info=sys.exc_info())
