@@ -1785,6 +1785,7 @@ class TransactTest(SessionsCase):
 
         def fail(session: Session) -> None:
             session.destroy()
+            session["begun"] = "anew"
             raise LookupError
 
         with pytest.raises(LookupError):
@@ -1792,6 +1793,8 @@ class TransactTest(SessionsCase):
         await session.save()
 
         assert not await self.is_alive(token)
+        assert dict(session) == {}
+        assert session.is_new
 
     async def test_two_of_one_object_take_turns(self) -> None:
         """Behaviour 37: such as of two messages on one WebSocket."""

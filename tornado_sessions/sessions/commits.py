@@ -459,6 +459,9 @@ class Sessions(UsersSessions):
             if session._token == token:
                 session._adopt(session._base, before)
                 session._fresh = fresh
+            elif session._token is None:
+                # It was destroyed, and that holds.
+                session._drop_changes()
             raise
         return answer
 
