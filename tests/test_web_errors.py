@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import secrets
+import socket
 import time
 import weakref
 from collections import OrderedDict
@@ -1255,6 +1256,33 @@ async def test_a_handler_whose_client_hung_up_is_gone_at_once(
         await asyncio.wait_for(gone.wait(), 2)
     finally:
         gc.enable()
+
+
+@only_suspending
+async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
+    site: Site, http_port: int
+) -> None:
+    """What is waited for is that everything is saved."""
+    begun = asyncio.Event()
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.write(b"a" * 2**24)
+            begun.set()
+
+    with socket.socket() as client:
+        # So that neither side has room for all of it.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", http_port))
+        request = f"GET {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        await loop.sock_sendall(client, request.encode())
+        await asyncio.wait_for(begun.wait(), 2)
+        await asyncio.wait_for(site.sessions.close(), 2)
+
+        assert site.saves() == 1
 
 
 # Hostile clients.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 import types
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-import tornado.iostream
 import tornado.web
 
 from tornado_sessions.codec import Envelope
@@ -245,27 +245,15 @@ class SessionMixin(SocketHandler):
             # Nobody may be waiting, and then nobody else would hear of it.
             logger.exception("A response could not be finished.")
             failure = error
+        waiters, self._waiters = self._waiters, ()
+        if sent is None:
+            _tell(waiters, failure)
         else:
-            if sent is not None:
-                try:
-                    await sent
-                except tornado.iostream.StreamClosedError as error:
-                    failure = error
-        self._tell_waiters(failure)
+            # This task ends here: what is saved does not wait for a client that
+            # takes its time, and neither does close().
+            sent.add_done_callback(functools.partial(_tell_sent, waiters))
         # The error's traceback leads to this frame: they would be a cycle.
         sent = failure = None
-
-    def _tell_waiters(self, failure: Exception | None) -> None:
-        waiters, self._waiters = self._waiters, ()
-        for waiter in waiters:
-            if waiter.done():
-                continue
-            if failure is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(failure)
-                # That a client hung up is no news where nobody waits.
-                waiter.exception()
 
     async def _commit(self) -> asyncio.Future[None] | None:
         """Commits and sends; every error is answered here."""
@@ -381,6 +369,26 @@ def _tells_of_store(error: BaseException | None) -> bool:
         members = getattr(each, "exceptions", ())
         pending += members if isinstance(members, tuple) else ()
     return False
+
+
+def _tell_sent(
+    waiters: Sequence[asyncio.Future[None]], sent: asyncio.Future[None]
+) -> None:
+    _tell(waiters, None if sent.cancelled() else sent.exception())
+
+
+def _tell(
+    waiters: Sequence[asyncio.Future[None]], failure: BaseException | None
+) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)
+            # That a client hung up is no news where nobody waits.
+            waiter.exception()
 
 
 def _ignore(chunk: bytes) -> None:
