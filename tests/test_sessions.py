@@ -1967,6 +1967,45 @@ class TransactTest(SessionsCase):
 class SuspendingTransactTest(TransactTest):
     suspends = True
 
+    async def test_what_another_task_changes_while_it_loads_is_kept(self) -> None:
+        """Behaviours 27, 37: also where the function is run again."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        others = [10]
+
+        async def count(session: Session) -> None:
+            session["n"] += 1
+            if others:
+                await self.change_elsewhere(token, n=others.pop())
+
+        counting = asyncio.ensure_future(session.transact(count))
+        await asyncio.sleep(0)
+        session["a"] = 1
+        await counting
+
+        assert await self.values(token) == {"n": 11, "a": 1}
+
+    async def test_a_session_that_is_destroyed_while_it_loads_stays_so(self) -> None:
+        """Behaviour 39: its values and its user do not come back in a new one."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        runs: list[Session] = []
+        running = asyncio.ensure_future(session.transact(runs.append))
+        await asyncio.sleep(0)
+        session.destroy()
+        with pytest.raises(SessionGoneError) as caught:
+            await running
+        await session.save()
+
+        assert str(caught.value) == (
+            "The session was destroyed while transact() loaded it; the function was not"
+            " run."
+        )
+        assert runs == []
+        assert dict(session) == {}
+        assert session.is_new
+        assert not await self.is_alive(token)
+
 
 class PurgingBackend(MemoryBackend):
     """A backend in memory that tells of each clean-up, and may fail there."""

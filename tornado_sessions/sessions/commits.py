@@ -22,6 +22,7 @@ from tornado_sessions.errors import (
     ConflictError,
     SessionDataError,
     SessionError,
+    SessionGoneError,
     SessionLimitError,
 )
 from tornado_sessions.session import Session
@@ -408,28 +409,30 @@ class Sessions(UsersSessions):
     async def _transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any:  # noqa: ANN401
-        mine, base = session._pack(), session._base
-        if session._token is None:
-            return await self._run(session, function, mine)
+        token = session._token
+        if token is None:
+            return await self._run(session, function, session._pack())
         try:
-            return await self._run_on_newest(session, function, base, mine)
+            return await self._run_on_newest(session, function, token)
         except ConflictError:
             if self.listener is not None:
-                self.tell("conflict", session._token, user=mine.user)
-        async with self._turn(session._token):
+                self.tell("conflict", token, user=session.user)
+        async with self._turn(token):
             return await self._persist(
-                lambda: self._run_on_newest(session, function, base, mine)
+                lambda: self._run_on_newest(session, function, token)
             )
 
     async def _run_on_newest(
-        self,
-        session: Session,
-        function: Callable[[Session], Any],
-        base: Envelope,
-        mine: Envelope,
+        self, session: Session, function: Callable[[Session], Any], token: str
     ) -> Any:  # noqa: ANN401
-        assert session._token is not None
-        newest, version = await self._newest(session._token)
+        newest, version = await self._newest(token)
+        if session._token != token:
+            raise SessionGoneError(
+                "The session was destroyed while transact() loaded it; the function"
+                " was not run."
+            )
+        # Only now, as another task may have changed something meanwhile.
+        base, mine = session._base, session._pack()
         before = newest if mine is base else _applied(base, mine, newest)
         session._adopt(newest, before)
         session._version, session._stale = version, False
