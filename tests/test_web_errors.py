@@ -25,7 +25,7 @@ from tornado.simple_httpclient import HTTPTimeoutError
 from tornado.web import Application, HTTPError
 
 from tests.sites import Site, application, cookies, expecting
-from tornado_sessions import BackendError, SessionMixin
+from tornado_sessions import BackendError, Session, SessionMixin
 
 pytestmark = pytest.mark.gen_test
 
@@ -708,6 +708,38 @@ async def test_a_save_that_fails_after_the_headers_is_logged(
     assert response.body == b"a"
     assert await site.stored() == {"a": 0}
     errors += [STORE_FAILED, "Cannot send error response after headers written"]
+
+
+async def test_an_error_undoes_no_transaction_of_another_task(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 29, 37: what it answers is stored, and nothing of the request's."""
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    tasks: list[asyncio.Future[None]] = []
+
+    async def count(session: Session) -> None:
+        session["n"] += 1
+        inside.set()
+        await go_on.wait()
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 1
+            self.session.login("ada")
+            tasks.append(asyncio.ensure_future(self.session.transact(count)))
+            await inside.wait()
+            raise ZeroDivisionError
+
+        def on_finish(self) -> None:
+            go_on.set()
+
+    token = await site.begin(n=0)
+    response = await site.fetch(Handler)
+    await tasks[0]
+
+    assert (response.code, cookies(response)) == (500, [])
+    assert await site.stored(token) == {"n": 1}
+    errors.append(UNCAUGHT)
 
 
 @pytest.mark.parametrize("status", [200, 404])

@@ -445,21 +445,25 @@ class Sessions(UsersSessions):
         before: Envelope,
     ) -> Any:  # noqa: ANN401
         """Runs ``function`` once and saves; whatever fails, its changes go."""
-        token, fresh = session._token, session._fresh
+        token, fresh, adopted = session._token, session._fresh, session._adopted
         try:
             result = function(session)
             answer = await result if inspect.isawaitable(result) else result
             packed = session._pack()
             kept = token is not None and token == session._token
-            if kept and self.now() >= session._base.expires:
-                raise ConflictError("Only another request can have kept it alive.")
+            if kept and (
+                self.now() >= session._base.expires or session._adopted != adopted
+            ):
+                # Unless another request has kept it alive, it has ended; and what an
+                # error of the response has dropped is not what the function stores.
+                raise ConflictError("The values are no longer those it began with.")
             if not kept or session._fresh:
                 await self._commit_whole(session, packed, session._adopted)
             elif packed is not session._base:
                 token = await self._put(session, token, packed, session._version)
                 session._settle(token, packed)
         except BaseException:
-            if session._token == token:
+            if session._adopted == adopted and session._token == token:
                 session._adopt(session._base, before)
                 session._fresh = fresh
             elif session._token is None:
