@@ -911,6 +911,20 @@ class RegenerateTest(SessionsCase):
         assert (loaded.user, loaded.label, dict(loaded)) == ("grace", "", {"mine": 1})
         assert loaded.id != adas
 
+    async def test_a_login_that_is_taken_back_loses_nothing_of_others(self) -> None:
+        """Behaviour 29: as where the response fails while it is being stored."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        before = session._pack()
+        session.login("ada")
+        session["b"] = 1
+        await self.change_elsewhere(token, c=1)
+        await session.save()
+        await self.sessions.commit(session, before, session._adopted)
+        loaded = await self.elsewhere.load(session._token)
+
+        assert (loaded.user, dict(loaded)) == (None, {"a": 1, "c": 1})
+
 
 class DestroyTest(SessionsCase):
     async def test_the_record_is_removed(self) -> None:

@@ -502,7 +502,7 @@ class Sessions(UsersSessions):
 
 def _applied(base: Envelope, mine: Envelope, newest: Envelope) -> Envelope:
     """Answers ``newest`` with what a request that saw ``base`` has changed."""
-    if base.user in (None, mine.user):
+    if mine.user is None or base.user in (None, mine.user):
         return rebase(base, mine, newest)
     # Nothing of the user before comes along, however late it was saved.
     return msgspec.structs.replace(mine)
