@@ -13,7 +13,7 @@ import socket
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -718,9 +718,10 @@ async def test_an_error_undoes_no_transaction_of_another_task(
     tasks: list[asyncio.Future[None]] = []
 
     async def count(session: Session) -> None:
-        session["n"] += 1
+        n = session["n"]
         inside.set()
         await go_on.wait()
+        session["n"] = n + 1
 
     class Handler(SessionMixin):
         async def get(self) -> None:
@@ -918,51 +919,31 @@ async def test_a_destroy_overtakes_a_regenerate(site: Site, nth: int) -> None:
 
 
 @only_suspending
-@pytest.mark.parametrize("begun", ["flush", "save"])
-async def test_a_login_during_a_save_gets_a_new_token(
-    site: Site, errors: list[str], begun: str
-) -> None:
-    """Behaviour 9: or it is refused; a planted token is worth nothing after it."""
-
-    class Handler(SessionMixin):
-        async def get(self) -> None:
-            self.session["a"] = 1
-            site.vault.stop_before("save")
-            save = self.session.save if begun == "save" else self.flush
-            saved = asyncio.ensure_future(save())
-            await site.vault.arrived.wait()
-            self.session.login("ada")
-            site.vault.resumed.set()
-            if begun == "save":
-                await saved
-
-    planted = await site.begin(n=0)
-    response = await site.fetch(Handler)
-
-    assert response.code == 200
-    session = await site.sessions.load(planted)
-    assert session.user is None
-
-
-@only_suspending
-@pytest.mark.parametrize("begun", ["flush", "save"])
+@pytest.mark.parametrize("begun", ["flush", "save", "transact"])
 @pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
 async def test_a_destroy_during_a_save_holds(
     site: Site, begun: str, known: bool
 ) -> None:
     """Behaviour 42: the record goes, and the client's cookie, if it has one."""
+    left: list[dict[str, Any]] = []
 
     class Handler(SessionMixin):
         async def get(self) -> None:
-            self.session["a"] = 1
+            session = self.session
+            session["a"] = 1
+            saves: dict[str, Callable[[], Awaitable[None]]] = {
+                "flush": self.flush,
+                "save": session.save,
+                "transact": lambda: session.transact(lambda session: None),
+            }
             site.vault.stop_before("save")
-            save = self.session.save if begun == "save" else self.flush
-            saved = asyncio.ensure_future(save())
+            saved = asyncio.ensure_future(saves[begun]())
             await site.vault.arrived.wait()
-            self.session.destroy()
+            session.destroy()
             site.vault.resumed.set()
-            if begun == "save":
+            if begun != "flush":
                 await saved
+            left.append(dict(session))
 
     if known:
         await site.begin(n=0)
@@ -970,8 +951,61 @@ async def test_a_destroy_during_a_save_holds(
     response = await site.fetch(Handler)
 
     assert cookies(response) == ([""] if known else [])
+    assert left == [{}]
     assert token is None or await site.stored(token) is None
     assert repr(site.vault.inner.backend).startswith("<MemoryBackend 0 ")
+
+
+@only_suspending
+async def test_a_destroy_during_a_renewal_holds(site: Site) -> None:
+    """Behaviour 42: the record goes, and the client's cookie."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            site.vault.stop_before("save")
+            self.session.get("n")
+            self.flush()
+            await site.vault.arrived.wait()
+            self.session.destroy()
+            site.vault.resumed.set()
+
+    token = await site.begin(n=0)
+    site.sessions.now = lambda: time.time() + 4 * 3600
+    response = await site.fetch(Handler)
+
+    assert cookies(response) == [""]
+    assert await site.stored(token) is None
+
+
+@only_suspending
+async def test_an_error_takes_back_no_transaction_that_is_being_stored(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 29, 37: the next one begins with what the first one has stored."""
+    tasks: list[asyncio.Future[None]] = []
+
+    def count(session: Session) -> None:
+        session["n"] = session.get("n", 0) + 1
+
+    async def count_twice(session: Session) -> None:
+        await session.transact(count)
+        await session.transact(count)
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            site.vault.stop_before("save")
+            tasks.append(asyncio.ensure_future(count_twice(self.session)))
+            await site.vault.arrived.wait()
+            raise ZeroDivisionError
+
+    await site.begin(a=1)
+    response = await site.fetch(Handler)
+    site.vault.resumed.set()
+    await tasks[0]
+
+    assert response.code == 500
+    assert await site.stored() == {"a": 1, "n": 2}
+    errors.append(UNCAUGHT)
 
 
 @only_suspending

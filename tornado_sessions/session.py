@@ -513,13 +513,18 @@ class Session(MutableMapping[str, Any]):
         self._mine = current or base
         self._values = dict(self._mine.values)
 
-    def _settle(self, token: str, packed: Envelope) -> None:
-        """Notes that ``packed`` was stored, under ``token``.
+    def _settle(self, base: Envelope, token: str, packed: Envelope) -> None:
+        """Notes that ``packed`` was stored in place of ``base``, under ``token``.
 
         What this request saw is the base of the next comparison, and not what
         it was merged into: else a value that was only read would look as if it
         had been changed back.
         """
+        if self._base is not base:
+            # It was destroyed meanwhile; what has just been stored goes as well.
+            if token not in self._ended:
+                self._ended = {**self._ended, token: packed.user}
+            return
         if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self._base):
             self._cookie_due = True
         if self._mine is self._base or same_fields(self._mine, packed):

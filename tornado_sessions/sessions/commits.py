@@ -265,11 +265,7 @@ class Sessions(UsersSessions):
                 user=packed.user,
                 reason=None if packed.auth_time == base.auth_time else "login",
             )
-        if session._base is base:
-            session._settle(token, packed)
-        elif token not in session._ended:
-            # It was destroyed meanwhile; what has just been stored goes as well.
-            session._ended = {**session._ended, token: packed.user}
+        session._settle(base, token, packed)
 
     async def _insert(self, session: Session, envelope: Envelope) -> str:
         """Stores ``envelope`` under a fresh token, and answers it.
@@ -338,7 +334,8 @@ class Sessions(UsersSessions):
             session._sent and not self.revocable
         ):
             return
-        packed = msgspec.structs.replace(session._base)
+        base = session._base
+        packed = msgspec.structs.replace(base)
         try:
             token = await self._put(session, session._token, packed, session._version)
         except ConflictError:
@@ -348,7 +345,7 @@ class Sessions(UsersSessions):
             # Longer by a digit of a time, it may no longer fit where it is.
             logger.warning("A session could not be renewed: %s", error)
             return
-        session._settle(token, packed)
+        session._settle(base, token, packed)
 
     async def _move(
         self,
@@ -449,26 +446,27 @@ class Sessions(UsersSessions):
         try:
             result = function(session)
             answer = await result if inspect.isawaitable(result) else result
-            packed = session._pack()
+            base, packed = session._base, session._pack()
             kept = token is not None and token == session._token
-            if kept and (
-                self.now() >= session._base.expires or session._adopted != adopted
-            ):
+            if kept and (self.now() >= base.expires or session._adopted != adopted):
                 # Unless another request has kept it alive, it has ended; and what an
                 # error of the response has dropped is not what the function stores.
                 raise ConflictError("The values are no longer those it began with.")
             if not kept or session._fresh:
                 await self._commit_whole(session, packed, session._adopted)
-            elif packed is not session._base:
+            elif packed is not base:
                 token = await self._put(session, token, packed, session._version)
-                session._settle(token, packed)
+                session._settle(base, token, packed)
+            if session._adopted != adopted and session._token is not None:
+                # What has been stored is not taken back by an error that came since.
+                session._adopt(session._base)
         except BaseException:
-            if session._adopted == adopted and session._token == token:
+            if session._adopted != adopted:
+                # It was destroyed, or the response has failed: that holds.
+                session._drop_changes()
+            elif session._token == token:
                 session._adopt(session._base, before)
                 session._fresh = fresh
-            elif session._token is None:
-                # It was destroyed, and that holds.
-                session._drop_changes()
             raise
         return answer
 
