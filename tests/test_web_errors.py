@@ -1030,6 +1030,37 @@ async def test_an_error_during_a_flush_sends_no_cookie(
 
 
 @only_suspending
+@pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
+async def test_an_error_beside_a_save_leaves_the_client_its_session(
+    site: Site, errors: list[str], known: bool
+) -> None:
+    """Behaviour 29: the old id ends with that save, so the client gets the new one."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            async def fail() -> None:
+                await site.vault.arrived.wait()
+                raise ZeroDivisionError
+
+            self.session.login("ada")
+            site.vault.stop_before("save")
+            await asyncio.gather(self.session.save(), fail())
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            super().write_error(status_code, **kwargs)
+            site.vault.resumed.set()
+
+    if known:
+        await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert response.code == 500
+    assert await site.stored() == ({"a": 1} if known else None)
+    assert await site.sessions.of_user("ada") == []
+    errors.append(UNCAUGHT)
+
+
+@only_suspending
 @pytest.mark.parametrize("what", ["flush", "finish"])
 @pytest.mark.parametrize("when", ["at once", "under way"])
 async def test_a_wait_that_times_out_leaves_the_save_alone(

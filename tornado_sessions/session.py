@@ -106,6 +106,7 @@ class Session(MutableMapping[str, Any]):
         "_lock",
         "_mine",
         "_moved",
+        "_moving",
         "_renew",
         "_sent",
         "_stale",
@@ -157,7 +158,8 @@ class Session(MutableMapping[str, Any]):
         self._sent = False
         # The different ids that the request came with, if there were several.
         self._ambiguous: Sequence[str] = ()
-        # A `transact` is under way.
+        # Under way are: a commit that gives the client another token; a `transact`.
+        self._moving = False
         self._transacting = False
 
     # The mapping.

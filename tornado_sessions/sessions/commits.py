@@ -228,6 +228,7 @@ class Sessions(UsersSessions):
             return
         # A regenerate() from here on is for the next commit.
         session._fresh = False
+        session._moving = fresh or former is None
         try:
             if former is None:
                 token = await (
@@ -257,6 +258,8 @@ class Sessions(UsersSessions):
         except BaseException:
             session._fresh = session._fresh or fresh
             raise
+        finally:
+            session._moving = False
         if self.listener is not None and (fresh or former is None):
             self.tell(
                 "created" if former is None else "regenerated",

@@ -198,6 +198,7 @@ class SessionMixin(SocketHandler):
             or self._packed is not session._base
             or session._fresh
             or session._renew
+            or session._moving
             or bool(session._ended)
         )
 
