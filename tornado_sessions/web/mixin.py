@@ -212,11 +212,11 @@ class SessionMixin(SocketHandler):
             # What waits for a transaction of another task is not done in place.
             if self._all_sessions.vault.immediate and not self._session._transacting:
                 return self._commit_now()
-            # A body still on its way is not for a handler that has finished.
-            if self._finished:
-                self.data_received = _ignore  # type: ignore[method-assign]
             self._committing = True
             self._all_sessions.start(self._commit_and_tell())
+        if self._finished:
+            # A body still on its way is not for a handler that has finished.
+            self.data_received = _ignore  # type: ignore[method-assign]
         return self._wait_for_commit()
 
     def _wait_for_commit(self) -> asyncio.Future[None]:
