@@ -143,6 +143,7 @@ class UsersSessions(BaseSessions):
         mine = own.get()
         if (
             mine is not None
+            and mine._keeper is self  # type: ignore[comparison-overlap]
             and mine._token is not None
             and mine._base.user == user
             and mine._base.id != but

@@ -28,6 +28,7 @@ from tornado_sessions import (
     SessionError,
     Sessions,
 )
+from tornado_sessions.sessions.users import own
 
 SECRET = "first secret, 32 bytes or longer"
 OTHER_SECRET = "other secret, 32 bytes or longer"
@@ -688,6 +689,19 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         await Sessions(self.make("shop")).revoke_all("ada")
 
         self.assertEqual(await self.user(ada), "ada")
+
+    async def test_a_handler_keeps_its_session_where_it_ends_those_of_another_site(
+        self,
+    ) -> None:
+        """Behaviour 46: whose users may have the same names, such as numbers."""
+        session = await self.sessions.load(await self.signed_in("1"))
+        # As asking for self.sessions does.
+        own.set(session)
+        await Sessions(self.make("shop")).revoke_all("1")
+        self.assertEqual(session.user, "1")
+
+        await self.sessions.revoke_all("1")
+        self.assertIsNone(session.user)
 
     async def test_only_who_has_signed_in_costs_a_look(self) -> None:
         """Behaviour 12: a visitor's session is in the cookie, and whole."""
