@@ -477,8 +477,9 @@ class Session(MutableMapping[str, Any]):
         the run that was saved.
 
         Values that were taken out of the session beforehand are no longer part
-        of it afterwards. If ``function`` raises, what it changed is dropped.
-        Raises as `save` does.
+        of it afterwards. What another task changes in the session while
+        ``function`` runs goes with what that changes: if it raises, or has to run
+        again, both are dropped. Raises as `save` does.
         """
         return await self._keeper.transact(self, function)
 
