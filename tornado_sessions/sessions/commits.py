@@ -211,12 +211,14 @@ class Sessions(UsersSessions):
             # A transaction has ended meanwhile: what was packed before would undo it.
             packed = session._pack()
         while session._ended:
-            token, user = next(iter(session._ended.items()))
-            await self._delete(token)
-            session._ended.pop(token, None)
-            self._ended(token)
-            if self.listener is not None:
-                self.tell("destroyed", token, user=user)
+            # All of them at once: to look for the first one of a dict again and again
+            # takes the longer the more have gone, and a client may send thousands.
+            for token, user in tuple(session._ended.items()):
+                await self._delete(token)
+                session._ended.pop(token, None)
+                self._ended(token)
+                if self.listener is not None:
+                    self.tell("destroyed", token, user=user)
         base, former, fresh = session._base, session._token, session._fresh
         if not fresh and (
             packed is base
