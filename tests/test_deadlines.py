@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import unittest
 import weakref
 
@@ -42,6 +43,17 @@ class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
             self.assertIsInstance(error, asyncio.TimeoutError)
         for future in futures:
             self.assertIsInstance(future.exception(), asyncio.TimeoutError)
+
+    async def test_it_keeps_nothing_of_whoever_came_first(self) -> None:
+        """Behaviour 41: such as what a request has put in its context."""
+        request = contextvars.ContextVar[object]("request")
+        context, kept = contextvars.copy_context(), Deadlines(60)
+        context.run(request.set, kept)
+        context.run(self.deadlines.add, _new_future())
+        gone = weakref.ref(kept)
+        del context, kept
+
+        self.assertIsNone(gone())
 
     async def test_what_is_still_in_time_goes_on(self) -> None:
         """Each has its own deadline; one that is given takes the limit's place."""

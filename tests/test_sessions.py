@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import unittest
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from unittest import mock
@@ -2093,6 +2095,17 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
             await asyncio.wait_for(self.backend.twice.wait(), 10)
 
         assert self.backend.purged[:2] == [START, START]
+
+    async def test_it_keeps_nothing_of_the_request_that_came_first(self) -> None:
+        """Behaviour 41: such as what that has put in its context."""
+        request = contextvars.ContextVar[object]("request")
+        context, kept = contextvars.copy_context(), asyncio.Event()
+        context.run(request.set, kept)
+        context.run(self.sessions._schedule_purge)
+        gone = weakref.ref(kept)
+        del context, kept
+
+        assert gone() is None
 
     async def test_a_write_starts_it_as_well(self) -> None:
         """Behaviour 65: a process that only begins sessions cleans up."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -631,6 +633,20 @@ async def test_a_session_is_looked_up_once_for_all_its_sockets() -> None:
     assert clients.asked.count("b") == 1
     assert len(clients.sockets) == 2
     await clients.close()
+
+
+async def test_the_timer_keeps_nothing_of_the_socket_that_came_first() -> None:
+    """Behaviour 41: such as what that has put in its context."""
+    clients, request = Clients(60), contextvars.ContextVar[object]("request")
+    context, kept = contextvars.copy_context(), asyncio.Event()
+    context.run(request.set, kept)
+    held = context.run(clients.open, "a")
+    gone = weakref.ref(kept)
+    del context, kept
+
+    assert gone() is None
+    assert len(clients.sockets) == 1
+    await held.clients.close()
 
 
 async def test_many_sessions_are_looked_up_a_few_at_a_time() -> None:

@@ -19,6 +19,7 @@ timer for each takes a good part of the time of a fast operation.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -70,7 +71,9 @@ class Deadlines:
         # What waited in another loop has gone with it.
         self._awaited.clear()
         self._loop = loop
-        loop.call_later(self.timeout / _TICKS, self._tick, loop)
+        # In no context: one tick follows another, and the first one's would be kept.
+        context = contextvars.Context()
+        loop.call_later(self.timeout / _TICKS, self._tick, loop, context=context)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import random
 import weakref
@@ -156,7 +157,9 @@ class Sockets:
                 return
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(due, self._check_now)
+        # In no context: that of the socket which came first would be kept for long.
+        context = contextvars.Context()
+        self._timer = loop.call_at(due, self._check_now, context=context)
 
     def _check_now(self) -> None:
         self._timer = None

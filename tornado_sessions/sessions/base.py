@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import weakref
@@ -227,7 +228,9 @@ class BaseSessions(TellingSessions):
     def _schedule_purge(self) -> None:
         loop = asyncio.get_running_loop()
         delay = PURGE_INTERVAL * random.uniform(2 / 3, 4 / 3)
-        self._purge_timer = loop.call_later(delay, self._purge_now)
+        # In no context: that of the request which came first would be kept for good.
+        context = contextvars.Context()
+        self._purge_timer = loop.call_later(delay, self._purge_now, context=context)
 
     def _purge_now(self) -> None:
         self.start(self._purge_and_reschedule())
