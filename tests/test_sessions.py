@@ -1979,6 +1979,33 @@ class TransactTest(SessionsCase):
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
+    async def test_what_was_packed_during_a_transaction_does_not_undo_it(self) -> None:
+        """Behaviours 28, 37: nor if it has ended when the commit begins."""
+        for token in (await self.stored({"n": 1}), None):
+            session = await self.sessions.load(token)
+            inside, go_on = asyncio.Event(), asyncio.Event()
+            counting = asyncio.ensure_future(session.transact(_counting(inside, go_on)))
+            await inside.wait()
+            session["a"] = 2
+            packed, adopted = session._pack(), session._adopted
+            go_on.set()
+            await counting
+            await self.sessions.commit(session, packed, adopted)
+
+            n = 1 if token is None else 2
+            assert await self.values(session._token) == {"n": n, "a": 2}
+
+
+def _counting(
+    inside: asyncio.Event, go_on: asyncio.Event
+) -> Callable[[Session], Awaitable[None]]:
+    async def count(session: Session) -> None:
+        inside.set()
+        await go_on.wait()
+        session["n"] = session.get("n", 0) + 1
+
+    return count
+
 
 class SuspendingTransactTest(TransactTest):
     suspends = True

@@ -155,6 +155,8 @@ class Sessions(UsersSessions):
                 return await self._transact(session, function)
             finally:
                 session._transacting = False
+                # What was packed while it ran holds half of it, if anything.
+                session._adopted += 1
                 _inside.reset(inside)
 
     async def touch(self, token: str) -> float:
