@@ -31,7 +31,7 @@ def _page(path: str) -> str:
         return f"/plugins/{match[1]}.md"
     if path.startswith("docs/"):
         return path.removeprefix("docs")
-    if path.endswith(".py"):
+    if path.startswith("tornado_sessions/"):
         return "/api.rst"
     return f"/../{path}"
 

@@ -126,6 +126,13 @@ class DistributionTest:
         assert (folder / package / "py.typed").is_file()
         assert "py.typed" in setup_arguments(folder)["package_data"][package]
 
+    @each_distribution
+    def test_every_distribution_brings_the_licence(self, folder: Path) -> None:
+        """It goes into each wheel, whoever installs that alone."""
+        licence = (root / "LICENSE").read_text()
+
+        assert (folder / "LICENSE").read_text() == licence
+
     @each_plugin
     def test_a_plugin_accepts_the_core_beside_it(self, folder: Path) -> None:
         """What a plugin requires of the core is true of the core in this tree."""

@@ -56,8 +56,8 @@ def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
     told = re.search(r"curl -b cookies localhost:8888/\n(.*)\n", readme.read_text())
     visitor = _visitor()
     with _running(program, tmp_path) as url:
-        for _ in range(2):
-            visitor.open(url, data=b"", timeout=30).close()
+        for product in re.findall(r"curl -d (\S+)", readme.read_text()):
+            visitor.open(url, data=product.encode(), timeout=30).close()
     with _running(program, tmp_path, port=urlsplit(url).port) as url:
         answer = visitor.open(url, timeout=30).read().decode()
 
