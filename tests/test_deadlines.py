@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import threading
 import unittest
 import weakref
+from collections.abc import Awaitable
+from typing import Any
 
 from tornado_sessions.deadlines import Deadlines
 
@@ -138,6 +142,108 @@ class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
         del future
 
         self.assertIsNone(gone())
+
+
+class RunTest(unittest.IsolatedAsyncioTestCase):
+    """A driver answers coroutines, tasks, and futures that others set."""
+
+    def setUp(self) -> None:
+        self.deadlines = Deadlines(0.1)
+        self.release = threading.Event()
+        self.addCleanup(self.release.set)
+
+    async def asyncSetUp(self) -> None:
+        self.complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: self.complaints.append(context)
+        )
+
+    def works(self, seconds: float, answer: object) -> list[Awaitable[object]]:
+        loop = asyncio.get_running_loop()
+        return [
+            asyncio.sleep(seconds, answer),
+            asyncio.ensure_future(asyncio.sleep(seconds, answer)),
+            loop.run_in_executor(None, self.block, seconds, answer),
+        ]
+
+    def block(self, seconds: float, answer: object) -> object:
+        self.release.wait(seconds)
+        return answer
+
+    async def test_an_answer_in_time_is_answered(self) -> None:
+        """Of each kind."""
+        for work in self.works(0.001, 7):
+            self.assertEqual(await self.deadlines.run(work), 7)
+
+    async def test_an_error_in_time_is_raised(self) -> None:
+        """It is the operation's own."""
+        error = OSError("It broke.")
+        with self.assertRaises(OSError) as raised:
+            await self.deadlines.run(_fail(error))
+
+        self.assertIs(raised.exception, error)
+
+    async def test_what_takes_too_long_is_cancelled(self) -> None:
+        """Behaviour 66: and the end of a thread that cannot be harms nobody."""
+        for work in self.works(30, 7):
+            with self.assertRaises(asyncio.TimeoutError):
+                await self.deadlines.run(work)
+            if isinstance(work, asyncio.Future):
+                await asyncio.wait([work])
+                self.assertTrue(work.cancelled())
+        self.release.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)
+
+        self.assertEqual(self.complaints, [])
+
+    async def test_a_cancellation_cancels_the_work(self) -> None:
+        """Behaviour 68: it is for nobody any more."""
+        work = asyncio.ensure_future(asyncio.sleep(30))
+        waiting = asyncio.ensure_future(self.deadlines.run(work))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+
+        with self.assertRaises(asyncio.CancelledError):
+            await work
+
+    async def test_an_error_that_comes_too_late_is_not_logged(self) -> None:
+        """It may say what nobody is to read, and it is nobody's any more."""
+        work = asyncio.ensure_future(_fail_when_cancelled())
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.run(work)
+        await asyncio.wait([work])
+        del work
+        gc.collect()
+
+        self.assertEqual(self.complaints, [])
+
+    async def test_what_it_cannot_end_is_refused(self) -> None:
+        """A task would stop it from ending any other, and a coroutine is no future."""
+        task, coroutine = asyncio.ensure_future(asyncio.sleep(0)), asyncio.sleep(0)
+        for work, name in ((task, "Task"), (coroutine, "coroutine")):
+            with self.assertRaises(TypeError) as raised:
+                self.deadlines.add(work)  # type: ignore[arg-type]
+            self.assertEqual(
+                str(raised.exception),
+                f"Deadlines ends futures that a backend makes itself, not {name}."
+                " Use: await deadlines.run(…)",
+            )
+        coroutine.close()
+        await task
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+async def _fail_when_cancelled() -> None:
+    try:
+        await asyncio.sleep(30)
+    finally:
+        raise OSError("It broke.")
 
 
 class LoopsTest(unittest.TestCase):

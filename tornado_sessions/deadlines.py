@@ -8,18 +8,21 @@ For authors of backends, whose every operation has a time limit::
 
         async def load(self, key):
             try:
-                return await self._deadlines.wait(self._loft.send(key))
+                return await self._deadlines.run(self._loft.send(key))
             except asyncio.TimeoutError as error:
                 raise BackendError("The pigeon did not come back.") from error
 
 `asyncio.wait_for` starts a task for each call before Python 3.12, and even a
-timer for each takes a good part of the time of a fast operation.
+timer for each takes a good part of the time of a fast operation. `Deadlines.wait`
+needs no task either, where a backend makes the future that its operation ends with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -41,10 +44,28 @@ class Deadlines:
         self._awaited: dict[asyncio.Future[Any], float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    async def run(self, work: Awaitable[T]) -> T:
+        """Answers what ``work`` answers, within the limit, and raises what it raises.
+
+        It may be a coroutine, a task, or what ``run_in_executor`` answers. Where it
+        takes too long it is cancelled, as far as it can be, and this raises
+        `asyncio.TimeoutError`.
+        """
+        running = asyncio.ensure_future(work)
+        ended: asyncio.Future[None] = running.get_loop().create_future()
+        running.add_done_callback(functools.partial(_end, ended))
+        try:
+            await self.wait(ended)
+            return running.result()
+        finally:
+            running.cancel()
+
     async def wait(self, future: asyncio.Future[T]) -> T:
         """Answers what ``future`` answers, within the limit, and raises what it raises.
 
-        Raises `asyncio.TimeoutError` where it takes too long.
+        For a future of your own: whoever sets it has to see first whether it is
+        done, and for anything else there is `run`. Raises `asyncio.TimeoutError`
+        where it takes too long, and `TypeError` for what is no future, or a task.
         """
         self.add(future)
         try:
@@ -56,8 +77,14 @@ class Deadlines:
         """Sets `asyncio.TimeoutError` on ``future`` if it is not done in time.
 
         A ``deadline``, by the clock of its loop, takes the place of the limit,
-        which counts from now. Give it to `discard` when it is done.
+        which counts from now. Give it to `discard` when it is done. Raises
+        `TypeError` as `wait` does.
         """
+        if not isinstance(future, asyncio.Future) or isinstance(future, asyncio.Task):
+            raise TypeError(
+                "Deadlines ends futures that a backend makes itself, not"
+                f" {type(future).__name__}. Use: await deadlines.run(…)"
+            )
         loop = future.get_loop()
         if self._loop is not loop:
             self._watch(loop)
@@ -87,3 +114,11 @@ class Deadlines:
             if deadline <= due and not future.done():
                 future.set_exception(asyncio.TimeoutError())
         loop.call_later(self.timeout / _TICKS, self._tick, loop)
+
+
+def _end(ended: asyncio.Future[None], running: asyncio.Future[Any]) -> None:
+    if not running.cancelled():
+        # Whoever waited may be gone, and then asyncio would log its error.
+        running.exception()
+    if not ended.done():
+        ended.set_result(None)
