@@ -177,7 +177,7 @@ class EncodeValueTest:
             encode_value("cart", value)
 
         assert str(caught.value).startswith(
-            f"The session value 'cart' cannot be stored as JSON: {culprit}. Store "
+            f"The session value 'cart' cannot be stored as JSON: {culprit}. "
         )
 
     @pytest.mark.parametrize(
@@ -188,6 +188,7 @@ class EncodeValueTest:
             (b"x", "bytes. Store text, such as its base64."),
             (datetime.date(2026, 1, 1), "date. Store its isoformat()."),
             ("\ud800", "str that is not Unicode. Store text without surrogates."),
+            ({1: "a"}, "a dict with a key of type int. Use str keys."),
             (object(), "object. Store what JSON can hold."),
         ],
     )

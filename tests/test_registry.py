@@ -157,7 +157,8 @@ class NotFoundTest:
         install_plugin(install, "memory")
 
         assert message_of("redis://localhost") == (
-            "No session backend named 'redis' is installed."
+            "No session backend named 'redis' is installed. The README of"
+            " tornado-sessions says how to write one."
             " Installed backends: 'memory', 'sqlite'."
         )
 
@@ -174,7 +175,8 @@ class NotFoundTest:
     def test_it_says_that_nothing_is_installed(self, install: Install) -> None:
         """Behaviour 74: the core alone has no backend."""
         assert message_of("sqlite") == (
-            "No session backend named 'sqlite' is installed. Installed backends: none."
+            "No session backend named 'sqlite' is installed. The README of"
+            " tornado-sessions says how to write one. Installed backends: none."
         )
 
     def test_it_names_the_extra(self, install: Install) -> None:
@@ -219,8 +221,9 @@ class NotFoundTest:
         install(CORE, extras=("memory", "sqlite"))
 
         assert message_of("sessions.db") == (
-            "No session backend named 'sessions.db' is installed. Installed backends:"
-            ' none. Install one, such as: pip install "tornado-sessions[sqlite]"'
+            "No session backend named 'sessions.db' is installed. For a file of SQLite"
+            " write 'sqlite:///sessions.db'. Installed backends: none."
+            ' Install one, such as: pip install "tornado-sessions[sqlite]"'
         )
 
     def test_a_core_without_extras_offers_none(self, install: Install) -> None:
@@ -228,7 +231,8 @@ class NotFoundTest:
         install(CORE)
 
         assert message_of("redis") == (
-            "No session backend named 'redis' is installed. Installed backends: none."
+            "No session backend named 'redis' is installed. The README of"
+            " tornado-sessions says how to write one. Installed backends: none."
         )
 
     @pytest.mark.parametrize(

@@ -773,6 +773,18 @@ class ExpiryTest:
         with pytest.raises(ValueError, match=r"^set_expiry\(\)"):
             session.set_expiry(**{name: value})
 
+    @pytest.mark.parametrize("value", ["60", True, b"1"])
+    def test_what_is_no_time_is_refused(self, value: Any, loaded: Loaded) -> None:  # noqa: ANN401
+        """Nothing is changed, and both kinds of time are named."""
+        session = loaded()
+        with pytest.raises(TypeError) as caught:
+            session.set_expiry(idle=value)
+
+        assert str(caught.value) == (
+            f"set_expiry() takes idle in seconds or as a timedelta, not {value!r}."
+        )
+        assert not session.modified
+
         assert not session.modified
 
     def test_the_time_left_is_rounded_up(self, loaded: Loaded, clock: Clock) -> None:
@@ -898,6 +910,16 @@ class AttributeTest:
 
         assert (
             str(caught.value) == "The session value 'a' cannot be stored as JSON: Raw."
+        )
+
+    def test_a_user_is_not_set(self, loaded: Loaded) -> None:
+        """It takes a new id as well, and so a login."""
+        with pytest.raises(AttributeError) as caught:
+            loaded().user = "ada"  # type: ignore[assignment]
+
+        assert str(caught.value) == (
+            "session.user cannot be set. Sign in with session.login(user), and out with"
+            " session.logout()."
         )
 
     def test_it_shows_only_what_is_for_the_application(self, loaded: Loaded) -> None:

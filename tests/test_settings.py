@@ -194,6 +194,28 @@ class CookieSettingsTest:
             "session_cookie_kwargs is to be a dict of attributes."
         )
 
+    @pytest.mark.parametrize(
+        ("name", "value"), [("secure", False), ("samesite", "Strict"), ("path", "/a")]
+    )
+    def test_an_attribute_has_no_setting_of_its_own(
+        self, name: str, value: object
+    ) -> None:
+        """Behaviour 54: as other libraries have it; here it would do nothing."""
+        assert error_of(**{f"session_cookie_{name}": value}) == (
+            f"There is no setting 'session_cookie_{name}'. Write:"
+            f" session_cookie_kwargs={{{name!r}: {value!r}}}"
+        )
+
+    @pytest.mark.parametrize("name", ["_xsrf", "__Host-Http-_xsrf"])
+    def test_the_name_is_not_that_of_the_xsrf_cookie(self, name: str) -> None:
+        """Behaviour 54: over https or on loopback the one would overwrite the other."""
+        assert error_of(session_cookie_name=name, xsrf_cookies=True) == (
+            f"session_cookie_name={name!r} is also the name of Tornado's XSRF cookie."
+            " Change it, or xsrf_cookie_name."
+        )
+        assert read(session_cookie_name=name).cookie.name == "__Host-Http-_xsrf"
+        read(session_cookie_name=name, xsrf_cookies=True, xsrf_cookie_name="x")
+
     @pytest.mark.parametrize("value", [1, "yes", None])
     def test_persistent_is_true_or_false(self, value: object) -> None:
         """With the setting and its value."""
@@ -231,12 +253,20 @@ class TimeoutSettingsTest:
         "name",
         ["session_idle_timeout", "session_lifetime", "session_socket_interval"],
     )
-    @pytest.mark.parametrize("value", ["60", None, True, [60]])
+    @pytest.mark.parametrize("value", ["60", True, [60]])
     def test_it_is_nothing_else(self, name: str, value: object) -> None:
         """With the setting and its value."""
         assert (
             error_of(**{name: value})
             == f"{name}={value!r} is to be in seconds, or a timedelta."
+        )
+
+    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    def test_there_is_no_never(self, name: str) -> None:
+        """Behaviour 47: whoever says None is told what to say instead."""
+        assert error_of(**{name: None}) == (
+            f"{name}=None is to be in seconds, or a timedelta. Every session ends; give"
+            " a long time."
         )
 
     @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])

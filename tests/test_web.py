@@ -1291,6 +1291,14 @@ async def test_who_is_not_let_in_is_no_recent_login(site: Site) -> None:
     assert (await site.fetch(Banned)).code == 302
 
 
+async def test_a_recent_login_without_a_time_is_refused() -> None:
+    """At the start, and not with the first request."""
+    with pytest.raises(TypeError) as caught:
+        recent_login(lambda handler: None)  # type: ignore[arg-type]
+
+    assert str(caught.value) == "Say of how many seconds: @recent_login(max_age=300)"
+
+
 @pytest.mark.parametrize("max_age", [0, -1, float("nan"), datetime.timedelta()])
 async def test_a_recent_login_is_of_some_time(max_age: Any) -> None:  # noqa: ANN401
     """Nobody could ever have signed in that recently."""

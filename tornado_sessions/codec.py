@@ -124,7 +124,7 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
         culprit = _culprit({key: value})
         raise SessionDataError(
             f"The session value {key!r} cannot be stored as JSON: {culprit}."
-            f" {_ADVICE.get(culprit, 'Store what JSON can hold.')}"
+            f" {_advice(culprit)}"
         )
     return Raw(data)
 
@@ -220,6 +220,12 @@ def _culprit(value: Any) -> str:  # noqa: ANN401
         elif _comes_back(value) is None:
             return type(value).__name__
     return f"it is nested deeper than {_DEEPEST} levels, or in itself"
+
+
+def _advice(culprit: str) -> str:
+    if culprit.startswith("a dict with a key"):
+        return "Use str keys."
+    return _ADVICE.get(culprit, "Store what JSON can hold.")
 
 
 def _is_too_deep(data: bytes, value: Any) -> bool:  # noqa: ANN401

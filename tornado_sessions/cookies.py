@@ -17,7 +17,8 @@ MAX_AGE_LIMIT = 400 * 24 * 3600
 
 _token_characters = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _attribute_characters = re.compile(r"[\x20-\x3a\x3c-\x7e]+").fullmatch
-_attributes = ("domain", "path", "secure", "httponly", "samesite", "partitioned")
+#: What ``session_cookie_kwargs`` may hold.
+ATTRIBUTES = ("domain", "path", "secure", "httponly", "samesite", "partitioned")
 
 # What a name promises to the browser: RFC 6265bis, section 4.1.3.
 _prefixes = {
@@ -107,10 +108,10 @@ class Cookie:
 def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     attributes = {name.lower(): value for name, value in kwargs.items()}
     for name, value in attributes.items():
-        if name not in _attributes:
+        if name not in ATTRIBUTES:
             raise ValueError(
                 f"session_cookie_kwargs has {name!r}, which is none of"
-                f" {', '.join(map(repr, _attributes))}. How long the cookie lasts"
+                f" {', '.join(map(repr, ATTRIBUTES))}. How long the cookie lasts"
                 " is set by session_persistent and session_lifetime."
             )
         if name in ("secure", "httponly", "partitioned"):

@@ -67,6 +67,10 @@ def _not_found(name: str, installed: set[str]) -> str:
     wanted = name if name in extras else close[0] if close else None
     if wanted is not None and wanted != name:
         parts.append(f"Did you mean {wanted!r}?")
+    if re.search(r"\.(db|sqlite3?)$", name):
+        parts.append("For a file of SQLite write 'sqlite:///sessions.db'.")
+    elif wanted is None:
+        parts.append("The README of tornado-sessions says how to write one.")
     names = ", ".join(map(repr, sorted(installed))) or "none"
     parts.append(f"Installed backends: {names}.")
     # Last, so that it can be copied to the end of the line.

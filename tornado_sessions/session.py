@@ -15,7 +15,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
 from msgspec import Raw
@@ -253,6 +253,13 @@ class Session(MutableMapping[str, Any]):
         """Who is signed in; None for nobody. See `login`."""
         return self._mine.user
 
+    @user.setter
+    def user(self, value: NoReturn) -> None:
+        raise AttributeError(
+            "session.user cannot be set. Sign in with session.login(user), and out"
+            " with session.logout()."
+        )
+
     @property
     def is_new(self) -> bool:
         """True while there is nothing in the store."""
@@ -402,13 +409,19 @@ class Session(MutableMapping[str, Any]):
 
         What is None stays as it is, and the earlier of the two ends it: for a month
         without a request, give both. Zero or less ends the session. It holds for
-        the requests to come, too. Raises `ValueError` for infinity.
+        the requests to come, too. Raises `ValueError` for infinity, and `TypeError` for
+        what is no time.
         """
         for name, value in (("idle", idle), ("lifetime", lifetime)):
             if value is None:
                 continue
             if isinstance(value, datetime.timedelta):
                 value = value.total_seconds()
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(
+                    f"set_expiry() takes {name} in seconds or as a timedelta, not"
+                    f" {value!r}."
+                )
             if not math.isfinite(value):
                 raise ValueError(
                     f"set_expiry() takes {name} in seconds, and not {value!r}."

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tornado_sessions.backend import Backend
-from tornado_sessions.cookies import Cookie
+from tornado_sessions.cookies import ATTRIBUTES, Cookie
 from tornado_sessions.events import Listener
 from tornado_sessions.registry import open_backend
 from tornado_sessions.transports import Transports
@@ -91,6 +91,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     _check_listener(values["session_listener"])
     # The cookie first: a contradiction there needs no backend to be told.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
+    _check_xsrf_cookie(cookie, values["session_cookie_name"], settings)
     xsrf_keys = _xsrf_keys(settings) if values["session_xsrf"] else None
     vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
@@ -114,6 +115,16 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         listener=values["session_listener"],
         vault=vault,
     )
+
+
+def _check_xsrf_cookie(cookie: Cookie, name: str, settings: Mapping[str, Any]) -> None:
+    theirs = settings.get("xsrf_cookie_name", "_xsrf")
+    names = (cookie.name, cookie.on_loopback().name)
+    if settings.get("xsrf_cookies") and theirs in names:
+        raise ValueError(
+            f"session_cookie_name={name!r} is also the name of Tornado's XSRF cookie."
+            " Change it, or xsrf_cookie_name."
+        )
 
 
 def _xsrf_keys(settings: Mapping[str, Any]) -> XSRFKeys:
@@ -204,7 +215,12 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r} is to be in seconds, or a timedelta.")
+        advice = ""
+        if value is None and name != "session_socket_interval":
+            advice = " Every session ends; give a long time."
+        raise ValueError(
+            f"{name}={value!r} is to be in seconds, or a timedelta.{advice}"
+        )
     if not value > 0:
         raise ValueError(f"{name}={value!r} is to be more than zero seconds.")
     if not math.isfinite(value):
@@ -217,6 +233,12 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
 def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
     # Others may have settings of that prefix, so only what is nearly ours counts.
     for name in settings:
+        attribute = name.removeprefix("session_cookie_")
+        if name != attribute and attribute in ATTRIBUTES:
+            raise ValueError(
+                f"There is no setting {name!r}. Write:"
+                f" session_cookie_kwargs={{{attribute!r}: {settings[name]!r}}}"
+            )
         if name.startswith("session_") and name not in _defaults:
             close = difflib.get_close_matches(name, _defaults, n=1, cutoff=0.85)
             if close:

@@ -15,7 +15,7 @@ from tornado_sessions.web.mixin import SessionMixin
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], Method]:
+def recent_login(max_age: float | datetime.timedelta) -> Callable[[Method], Method]:
     """Lets in whoever has signed in within the last ``max_age`` seconds.
 
     For what a session alone is not enough for, such as a change of the
@@ -31,8 +31,10 @@ def recent_login(*, max_age: float | datetime.timedelta) -> Callable[[Method], M
     anything else gets 403. The time counts from `.Session.login`, also where it
     signs in who is signed in already: a login page that sends these on at once
     would send them back and forth. Raises `ValueError` for a ``max_age`` that is
-    not more than zero.
+    not more than zero, and `TypeError` where it was left out.
     """
+    if callable(max_age):
+        raise TypeError("Say of how many seconds: @recent_login(max_age=300)")
     if isinstance(max_age, datetime.timedelta):
         max_age = max_age.total_seconds()
     if not max_age > 0:
