@@ -516,7 +516,7 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
 class FingerprintTest(unittest.IsolatedAsyncioTestCase):
     def test_it_tells_tokens_apart(self) -> None:
         """Eight hexadecimal digits, the same ones every time."""
-        assert re.fullmatch(r"[0-9a-f]{8}", fingerprint(TOKEN))
+        assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(TOKEN))
         assert fingerprint(TOKEN) == fingerprint(TOKEN)
         assert fingerprint(TOKEN) != fingerprint(OTHER)
 
@@ -542,17 +542,17 @@ class FingerprintTest(unittest.IsolatedAsyncioTestCase):
             def __init__(self) -> None:
                 pass
 
-        assert re.fullmatch(r"[0-9a-f]{8}", SealedVault().fingerprint(TOKEN))
+        assert re.fullmatch(r"[0-9a-f]{16}", SealedVault().fingerprint(TOKEN))
         assert SealedVault().fingerprint("sealed") == fingerprint("sealed")
 
     @settings(deadline=None)
     @given(st.text())
     def test_anything_has_one(self, token: str) -> None:
         """Behaviour 3: a log must not fail over what a client has sent."""
-        assert len(fingerprint(token)) == 8
-        assert len(Vault(MemoryBackend()).fingerprint(token)) == 8
+        assert len(fingerprint(token)) == 16
+        assert len(Vault(MemoryBackend()).fingerprint(token)) == 16
 
     def test_a_malformed_token_has_one(self) -> None:
         """Behaviour 3: lone surrogates as well."""
         for token in MALFORMED.values():
-            assert len(Vault(MemoryBackend()).fingerprint(token)) == 8
+            assert len(Vault(MemoryBackend()).fingerprint(token)) == 16

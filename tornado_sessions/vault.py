@@ -183,10 +183,10 @@ class Vault:
 
 
 def fingerprint(secret: str | bytes) -> str:
-    """Answers what a log may say of a token or a key: eight hexadecimal digits.
+    """Answers what a log may say of a token or a key: sixteen hexadecimal digits.
 
-    They tell two of them apart, and lead to neither.
+    They tell a million of them apart, and lead to none.
     """
     if isinstance(secret, str):
         secret = secret.encode("utf-8", "replace")
-    return sha256(b"tornado_sessions log\0" + secret).hexdigest()[:8]
+    return sha256(b"tornado_sessions log\0" + secret).hexdigest()[:16]

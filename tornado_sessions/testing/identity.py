@@ -287,7 +287,7 @@ class IdentityContract(VisitorTests):
                 self.assertEqual(stored and stored.data, data)
         lines = self.log.find("cannot be decoded")
         self.assertEqual(len(lines), 12)
-        self.assertRegex(lines[0], r"WARNING tornado_sessions .*session [0-9a-f]{8} ")
+        self.assertRegex(lines[0], r"WARNING tornado_sessions .*session [0-9a-f]{16} ")
 
     def test_a_record_of_a_newer_format_is_left_alone(self) -> None:
         """Behaviour 32: the request is answered 503, the record stays."""
