@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import secrets
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -472,6 +473,54 @@ class FailureTest(_Case):
 
         self.path.write_bytes(good)
         self.assertEqual(await _data(backend, key), bytes(100_000))
+
+    async def test_a_file_that_was_removed_is_made_anew(self) -> None:
+        """What is acknowledged from then on is where others find it."""
+        backend = self.open()
+        old = await _insert(backend)
+        self.assertTrue(await _has(backend, old))
+        for path in self.path.parent.iterdir():
+            path.unlink()
+
+        with self.assertLogs("tornado_sessions", "WARNING") as logged:
+            new = await _insert(backend)
+            self.assertFalse(await _has(backend, old))
+
+        # By each of the two connections.
+        self.assertEqual(len(logged.output), 2)
+        self.assertIn("was removed or replaced while it was in use", logged.output[0])
+        self.assertTrue(await _has(self.open(), new))
+
+    async def test_a_file_that_was_replaced_is_read(self) -> None:
+        """A backup may take the place of the file, and of those beside it."""
+        backend = self.open()
+        old = await _insert(backend)
+        await backend.close()
+        backup = self.path.read_bytes()
+        new = await _insert(backend)
+        self.assertTrue(await _has(backend, new))
+        for path in self.path.parent.iterdir():
+            path.rename(f"{path}.old")
+        self.path.write_bytes(backup)
+
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            self.assertFalse(await _has(backend, new))
+
+        self.assertTrue(await _has(backend, old))
+
+    async def test_a_directory_that_was_removed_is_told(self) -> None:
+        """Behaviour 66: no restart is needed when it is there again."""
+        backend = self.open()
+        await _insert(backend)
+        shutil.rmtree(self.path.parent)
+
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            await self._assert_fails(
+                backend, "No such file or directory. Create its directory."
+            )
+
+        self.path.parent.mkdir()
+        self.assertTrue(await _has(backend, await _insert(backend)))
 
     async def test_reads_go_on_while_another_writes(self) -> None:
         """Behaviour 69: a writer holds up writers alone."""

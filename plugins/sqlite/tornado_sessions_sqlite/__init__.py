@@ -282,8 +282,9 @@ class SQLiteBackend(Backend):
         # it get the mode of the file.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+        file = _file_at(self.path)
         database = sqlite3.connect(
-            self.path, timeout=_BUSY_TIMEOUT, isolation_level=None
+            self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, factory=_Database
         )
         try:
             self._prepare(database)
@@ -293,6 +294,7 @@ class SQLiteBackend(Backend):
             database.close()
             raise
         self._check_mode()
+        database.path, database.file = self.path, file
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
@@ -319,6 +321,35 @@ class SQLiteBackend(Backend):
                 self.path,
                 mode,
             )
+
+
+class _Database(sqlite3.Connection):
+    """A connection that executes nothing once its file is not at its path any more.
+
+    In WAL mode SQLite would go on with a file that nobody else can open.
+    """
+
+    path: str
+    #: Known once it is prepared.
+    file: tuple[int, int] | None = None
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        if self.file is not None and _file_at(self.path) != self.file:
+            raise _MovedError
+        return super().execute(*arguments)
+
+
+class _MovedError(sqlite3.Error):
+    """Raised where nothing was executed, as the file is no longer at its path."""
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Answers which file is at ``path``, if there is one."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
@@ -410,6 +441,8 @@ class _Lane:
                 except sqlite3.OperationalError as error:
                     await _pause_if_locked(error, deadline)
                     locked = error
+                except _MovedError as moved:
+                    await self._drop(connection, moved)
         except (sqlite3.Error, OSError, asyncio.TimeoutError) as failure:
             # Whoever has found it locked once waits for that and nothing else.
             cause = locked or failure
@@ -495,6 +528,13 @@ class _Lane:
         if _is_locked(error):
             return
         self._connection = None
+        if isinstance(error, _MovedError):
+            logger.warning(
+                "The session database %r was removed or replaced while it was in use."
+                " The sessions are now those of the file that is there, which is made"
+                " if there is none.",
+                self._path,
+            )
         if isinstance(error, asyncio.TimeoutError):
             await connection.interrupt()
         # It closes in its thread, after the operations that it has been given.
