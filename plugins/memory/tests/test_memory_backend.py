@@ -385,6 +385,19 @@ class URLTest(unittest.TestCase):
                 " is not a whole number above zero.",
             )
 
+    def test_room_for_nothing_is_refused(self) -> None:
+        """In code as in a URL: at the start, and not with the first session."""
+        for option in ("max_records", "max_bytes"):
+            options: dict[str, Any] = {option: 0}
+            with self.assertRaises(ValueError) as refused:
+                MemoryBackend(**options)
+
+            self.assertEqual(
+                str(refused.exception),
+                f"The option {option}=0 of the session backend 'memory' is not a whole"
+                " number above zero.",
+            )
+
     def test_neither_true_nor_false_is_refused(self) -> None:
         """The message names the two that there are."""
         self._assert_refused(

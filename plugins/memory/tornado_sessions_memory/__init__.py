@@ -88,6 +88,9 @@ class MemoryBackend(Backend):
         max_bytes: int = 1_048_576,
         any_process: bool = False,
     ) -> None:
+        for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
+            if value < 1:
+                raise _no_whole_number(name, value)
         self.max_records = max_records
         self.max_bytes: int = max_bytes
         self.any_process = any_process
@@ -331,11 +334,15 @@ class MemoryBackend(Backend):
 
 def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise ValueError(
-            f"The option {name}={text!r} of the session backend 'memory' is not a"
-            " whole number above zero."
-        )
+        raise _no_whole_number(name, text)
     return int(text)
+
+
+def _no_whole_number(name: str, value: object) -> ValueError:
+    return ValueError(
+        f"The option {name}={value!r} of the session backend 'memory' is not a whole"
+        " number above zero."
+    )
 
 
 def _truth(name: str, text: str) -> bool:
