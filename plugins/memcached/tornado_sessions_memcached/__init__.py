@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import aiomcache
 from aiomcache.pool import Connection
@@ -115,13 +115,16 @@ class MemcachedBackend(Backend):
         """
         # Not by urlsplit, which knows of one host only.
         servers, _, query = url.partition("://")[2].partition("?")
-        if "@" in servers:
+        pairs = parse_qsl(query, keep_blank_values=True)
+        unknown = (name + text for name, text in pairs if name not in _OPTIONS)
+        # A password may have a question mark in it.
+        if "@" in unquote(servers) + "".join(unknown):
             raise ValueError(
                 "The session backend 'memcached' takes no user and no password."
                 " Protect the server by the network that it listens on."
             )
         options: dict[str, Any] = {}
-        for name, text in parse_qsl(query, keep_blank_values=True):
+        for name, text in pairs:
             if name not in _OPTIONS:
                 raise ValueError(
                     f"The session backend 'memcached' has no option {name!r}. Its"
