@@ -805,6 +805,27 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
             self.assertIs(type(store), SQLiteBackend)
             self.assertEqual(store.timeout, 7.0)
 
+    def test_its_url_is_taken_as_it_stands(self) -> None:
+        """Its own escapes, and a plus sign, reach the backend that it names."""
+        vault = _from_url("cookie:?not_before=sqlite:////tmp/a+b%40%23%2526.db")
+
+        assert vault._ends is not None
+        store: Any = vault._ends.backend
+        self.assertEqual(store.path, "/tmp/a+b@#%26.db")
+
+    def test_a_password_in_its_url_is_not_repeated(self) -> None:
+        """Behaviour 8: neither what follows an ampersand in it."""
+        for password in ("lo&hush", "lo&hush=1", "lo&hush&2"):
+            with self.assertRaises(ValueError) as caught:
+                _from_url(f"cookie:?not_before=mongodb://me:{password}@host/ends")
+
+            self.assertEqual(
+                str(caught.exception),
+                "The option 'not_before' of the cookie session backend is a URL, in"
+                " which '&' is written as '%26', and there is an '@' after the first"
+                " '&'.",
+            )
+
     def test_a_store_that_forgets_is_told(self) -> None:
         """Behaviour 46: at the start, for sessions would live again."""
         with self.assertLogs("tornado_sessions", "WARNING") as logged:

@@ -9,7 +9,6 @@ import os
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -426,21 +425,28 @@ def _checked(secret: object, version: int) -> bytes:
 
 def _read_url(url: str) -> str | None:
     """Answers the option ``not_before``, and refuses whatever else is there."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    address, _, query = url.partition("?")
+    options = dict(option.partition("=")[::2] for option in query.split("&") if option)
     not_before = options.pop("not_before", None)
+    if any("@" in name + text for name, text in options.items()):
+        # They are the rest of a password, which is not repeated.
+        raise ValueError(
+            "The option 'not_before' of the cookie session backend is a URL, in which"
+            " '&' is written as '%26', and there is an '@' after the first '&'."
+        )
     if options:
         raise ValueError(
             f"The cookie session backend has no option {_listed(options)}. Its only one"
             " is 'not_before', a URL, in which '&' is written as '%26'."
         )
     # What else is there is not repeated: it may be a secret that was put there.
-    if parts.netloc or parts.fragment or parts.path not in ("", "cookie"):
+    if address.partition(":")[2] not in ("", "//"):
         raise ValueError(
             "The cookie session backend takes nothing after its name but the option"
             " 'not_before'. Use session_backend='cookie:'."
         )
-    return not_before
+    # Whatever else is escaped in it is for the backend that it names.
+    return None if not_before is None else not_before.replace("%26", "&")
 
 
 def _open(url: str, settings: Mapping[str, Any]) -> Backend:
