@@ -28,6 +28,7 @@ import asyncio
 import itertools
 import random
 import secrets
+import sys
 import time
 import unittest
 from collections.abc import Awaitable, Coroutine, Iterable
@@ -365,6 +366,15 @@ class BackendContract(_Case):
                 await backend.save(key, _record(b"one", expires_in=days * _DAY))
                 await _purge_all(backend)
                 self.assertEqual((await _load(backend, key)).data, b"one")
+
+    async def test_a_record_that_outlives_every_calendar_is_kept(self) -> None:
+        """Behaviour 52: a lifetime of ``sys.maxsize`` seconds is one."""
+        backend, key = self._open(), _new_key()
+        await backend.save(key, _record(b"one", expires_in=sys.maxsize))
+        await _replace(backend, key, b"two", expires_in=sys.float_info.max)
+        await _purge_all(backend)
+
+        self.assertEqual((await _load(backend, key)).data, b"two")
 
     async def test_a_record_without_an_expiry_is_kept(self) -> None:
         """Behaviour 65: zero is for never, and not for 1970."""

@@ -52,6 +52,9 @@ _INDEXES = [
 # A document may have 16 MiB, with its other fields and their names.
 _MOST_BYTES = 16_000_000
 
+# A date is 64 bits of milliseconds. What expires later stays for good.
+_LAST_DATE = 2**63 // 1000 - 1
+
 # How many records `find` reads at a time.
 _PAGE = 100
 
@@ -187,7 +190,7 @@ class MongoDBBackend(Backend):
             "data": record.data,
             "version": secrets.randbits(62),
         }
-        if record.expires:
+        if record.expires and record.expires < _LAST_DATE:
             document["expires"] = DatetimeMS(int(record.expires * 1000))
         if record.user is not None:
             document["user"] = record.user
