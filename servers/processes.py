@@ -62,15 +62,12 @@ class Server(abc.ABC):
                 # Ctrl-C is for the tests; the servers end after them.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _PATIENCE
-        while not self._accepts():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                last = (folder / "log").read_text(errors="replace")[-500:]
-                self.stop()
-                raise ServerUnavailableError(
-                    f"The server {self.url} did not start. It says: {last}"
-                )
-            time.sleep(0.01)
+        try:
+            self._wait(self._process, folder / "log")
+        except BaseException:
+            # Nobody else would: of a server that is not up yet nobody knows.
+            self.stop()
+            raise
 
     def kill(self) -> None:
         """Kills the server with SIGKILL; what it has stored on disk stays."""
@@ -117,6 +114,16 @@ class Server(abc.ABC):
     @abc.abstractmethod
     def _arguments(self, folder: Path) -> list[str]:
         """Answers what the program is started with, its data being in ``folder``."""
+
+    def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not self._accepts():
+            if process.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text(errors="replace")[-500:]
+                raise ServerUnavailableError(
+                    f"The server {self.url} did not start. It says: {last}"
+                )
+            time.sleep(0.01)
 
     def _accepts(self) -> bool:
         try:

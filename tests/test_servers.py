@@ -74,6 +74,23 @@ class ServerTest(unittest.TestCase):
         with self.assertRaisesRegex(ServerUnavailableError, "no-such-option"):
             Memcached("--no-such-option").start()
 
+    def test_a_server_does_not_outlive_an_interrupted_start(self) -> None:
+        """Whoever ends a test run while servers start leaves none behind."""
+        server = _Interrupted()
+
+        with self.assertRaises(KeyboardInterrupt):
+            server.start()
+
+        with self.assertRaises(ConnectionRefusedError):
+            _ask(server, b"stats")
+
+
+class _Interrupted(Memcached):
+    def _accepts(self) -> bool:
+        if super()._accepts():
+            raise KeyboardInterrupt
+        return False
+
 
 class CommandTest(unittest.TestCase):
     """What ``python -m servers`` does, with servers that are named already."""
