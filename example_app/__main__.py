@@ -43,7 +43,8 @@ define(
 
 def main() -> None:
     try:
-        tornado.options.parse_command_line()
+        if rest := tornado.options.parse_command_line():
+            raise ValueError(f"What is {rest[0]!r}? Options begin with '--'.")
         app = make_app(
             options.session_backend,
             read_secret(options.cookie_secret_file),
@@ -81,7 +82,8 @@ def listen(port: int, address: str) -> list[socket.socket]:
         return bind_sockets(port, address)
     except OSError as error:
         raise ValueError(
-            f"--address={address} --port={port}: {error.strerror}. Take another port."
+            f"--address={address} --port={port}: {error.strerror}."
+            " Take another address or port."
         ) from error
 
 
@@ -118,7 +120,13 @@ def read_secret(path: str) -> str:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         with open(path) as existing:
-            return existing.read().strip()
+            secret = existing.read().strip()
+        if not secret:
+            raise ValueError(
+                f"--cookie-secret-file={path}: it is empty. Remove it, and another one"
+                " is made."
+            ) from None
+        return secret
     secret = secrets.token_urlsafe(32)
     with open(file, "w") as new:
         new.write(secret)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tornado.web import authenticated
+from tornado.web import HTTPError, authenticated
 
 from example_app.base import BaseHandler
 from tornado_sessions import UserSession
@@ -41,8 +41,12 @@ class DevicesHandler(BaseHandler):
 
     @authenticated
     async def post(self) -> None:
+        vault, handle = self.sessions.vault, self.get_body_argument("id", "")
+        if not (vault.lists_users if handle else vault.ends_users):
+            # The page does not offer it.
+            raise HTTPError(404)
         user, sessions = self.current_user, await self.get_sessions()
-        if handle := self.get_body_argument("id", ""):
+        if handle:
             there = await self.sessions.revoke(user, handle)
             text = "Signed out there." if there else "It is signed out already."
         else:

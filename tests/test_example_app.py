@@ -740,6 +740,8 @@ async def test_the_devices_page_says_where_it_cannot_tell(visitor: Visitor) -> N
     assert page.code == 200
     assert "The shop cannot tell" in page.text
     assert "Sign out everywhere else" not in page.text
+    assert (await visitor.post("/devices")).code == 404
+    assert (await visitor.post("/devices", id="x")).code == 404
 
 
 async def test_cookies_are_signed_out_where_a_store_says_so(tmp_path: Path) -> None:
@@ -1102,6 +1104,8 @@ async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> 
         ("--accounts-file=/no/such/folder", "/no/such/folder"),
         ("--port=many", "many"),
         ("--port=80000", "--port=80000: ports are below 65536."),
+        ("port=8888", "What is 'port=8888'? Options begin with '--'."),
+        ("--address=203.0.113.1", "address. Take another address or port."),
     ],
 )
 async def test_an_option_that_cannot_work_is_explained(
@@ -1140,7 +1144,8 @@ async def test_a_port_in_use_is_explained(tmp_path: Path) -> None:
 
     assert process.returncode == 1
     assert (
-        f"--port={port}: Address already in use. Take another port." in errors.decode()
+        f"--port={port}: Address already in use. Take another address or port."
+        in errors.decode()
     )
     assert "Traceback" not in errors.decode()
 
@@ -1153,6 +1158,15 @@ async def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> 
     assert len(secret) >= 32
     assert read_secret(str(path)) == secret
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_secret_of_nothing_is_refused(tmp_path: Path) -> None:
+    """Everybody would know it."""
+    path = tmp_path / "secret"
+    path.touch()
+
+    with pytest.raises(ValueError, match=r"secret: it is empty\. Remove it"):
+        read_secret(str(path))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/shop.md"])
