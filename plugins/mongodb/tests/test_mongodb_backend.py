@@ -376,6 +376,27 @@ class PyMongoTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
         self.assertEqual(backend._left, set())
 
 
+class CancellationTest(unittest.IsolatedAsyncioTestCase):
+    async def test_an_error_that_comes_with_a_cancellation_is_not_told(self) -> None:
+        """Behaviour 34: nor what the server says in it, which may be all it was sent."""
+        backend = _backend("pymongo", "mongodb://127.0.0.1:1")
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: told.append(context)
+        )
+
+        async def fail() -> None:
+            waiting.cancel()
+            raise pymongo.errors.OperationFailure("all it was sent")
+
+        waiting = asyncio.ensure_future(backend._in_time(fail()))
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+        gc.collect()
+
+        self.assertEqual(told, [])
+
+
 class URLTest(unittest.TestCase):
     def test_a_bare_name_is_the_server_of_this_machine(self) -> None:
         """All else is at its default, as the README says."""

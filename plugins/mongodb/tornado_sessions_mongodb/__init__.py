@@ -306,10 +306,14 @@ class MongoDBBackend(Backend):
         try:
             await self._deadlines.wait(ended)
             return task.result()
-        finally:
-            if not task.done():
+        except (asyncio.CancelledError, asyncio.TimeoutError):
+            if task.done():
+                # In this very moment.
+                self._forget(task)
+            else:
                 self._left.add(task)
                 task.add_done_callback(self._forget)
+            raise
 
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._left.discard(task)
