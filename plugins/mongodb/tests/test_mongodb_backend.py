@@ -550,8 +550,12 @@ class URLTest(unittest.TestCase):
 _REFUSED = {
     "timeout=soon": "The option 'timeout' must be a number, not 'soon'.",
     "max_bytes=1.5": "The option 'max_bytes' must be a number, not '1.5'.",
-    "timeout=0": "The option 'timeout' must be a number of seconds above 0, not 0.0.",
-    "timeout=inf": "The option 'timeout' must be a number of seconds above 0, not inf.",
+    "timeout=0": "The option 'timeout' must be a number of seconds above 0 and below"
+    " a million, not 0.0.",
+    "timeout=inf": "The option 'timeout' must be a number of seconds above 0 and below"
+    " a million, not inf.",
+    "timeout=1e6": "The option 'timeout' must be a number of seconds above 0 and below"
+    " a million, not 1000000.0.",
     "max_bytes=16000001": "The option 'max_bytes' must be a number from 1 to 16000000,"
     " not 16000001.",
     "driver=mongo": "The option 'driver' must be 'motor' or 'pymongo', not 'mongo'.",

@@ -451,10 +451,11 @@ def _check(
         raise ValueError(
             f"The option 'driver' must be 'motor' or 'pymongo', not {driver!r}."
         )
-    if not 0 < timeout < float("inf"):
+    # More is too much for the driver, which says so with each operation.
+    if not 0 < timeout < 1_000_000:
         raise ValueError(
-            f"The option 'timeout' must be a number of seconds above 0, not"
-            f" {timeout!r}."
+            "The option 'timeout' must be a number of seconds above 0 and below a"
+            f" million, not {timeout!r}."
         )
     if not 0 < max_bytes <= _MOST_BYTES:
         raise ValueError(
