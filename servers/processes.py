@@ -185,19 +185,14 @@ class MongoReplicaSet:
 
     def start(self) -> None:
         """Starts all members and waits until one of them takes writes."""
-        for member in self.members:
-            member.start()
-        config = {
-            "_id": "sessions",
-            "members": [
-                {"_id": number, "host": f"127.0.0.1:{member.port}"}
-                for number, member in enumerate(self.members)
-            ],
-            "settings": {"electionTimeoutMillis": int(1000 * self._election_timeout)},
-        }
-        with _client(self.members[0]) as client:
-            client.admin.command("replSetInitiate", config)
-        self.primary()
+        try:
+            for member in self.members:
+                member.start()
+            self._initiate()
+            self.primary()
+        except BaseException:
+            self.stop()
+            raise
 
     def primary(self) -> MongoDB:
         """Answers the member that takes writes, as soon as there is one."""
@@ -225,6 +220,18 @@ class MongoReplicaSet:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _initiate(self) -> None:
+        config = {
+            "_id": "sessions",
+            "members": [
+                {"_id": number, "host": f"127.0.0.1:{member.port}"}
+                for number, member in enumerate(self.members)
+            ],
+            "settings": {"electionTimeoutMillis": int(1000 * self._election_timeout)},
+        }
+        with _client(self.members[0]) as client:
+            client.admin.command("replSetInitiate", config)
 
 
 def _takes_writes(member: MongoDB) -> bool:

@@ -10,10 +10,17 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from servers import Memcached, ServerUnavailableError
+from servers import (
+    Memcached,
+    MongoDB,
+    MongoReplicaSet,
+    Server,
+    ServerUnavailableError,
+)
 
 root = Path(__file__).parent.parent
 url = os.environ.get("SESSIONS_TEST_MEMCACHED_URL")
+mongodb_url = os.environ.get("SESSIONS_TEST_MONGODB_URL")
 
 
 @unittest.skipUnless(url, "SESSIONS_TEST_MEMCACHED_URL is not set.")
@@ -83,6 +90,20 @@ class ServerTest(unittest.TestCase):
 
         with self.assertRaises(ConnectionRefusedError):
             _ask(server, b"stats")
+
+
+@unittest.skipUnless(mongodb_url, "SESSIONS_TEST_MONGODB_URL is not set.")
+class ReplicaSetTest(unittest.TestCase):
+    def test_no_member_outlives_a_start_that_fails(self) -> None:
+        """Those that are up already are stopped."""
+        replica_set = MongoReplicaSet(2)
+        replica_set.members[1] = MongoDB("--no-such-option")
+
+        with self.assertRaises(ServerUnavailableError):
+            replica_set.start()
+
+        with self.assertRaises(ConnectionRefusedError):
+            _ask(replica_set.members[0], b"")
 
 
 class _Interrupted(Memcached):
@@ -162,7 +183,7 @@ class CommandTest(unittest.TestCase):
         return folder.name
 
 
-def _ask(server: Memcached, command: bytes) -> bytes:
+def _ask(server: Server, command: bytes) -> bytes:
     """Answers all that the server says to a command that it ends with END."""
     with socket.create_connection(("127.0.0.1", server.port), 30) as client:
         client.sendall(command + b"\r\n")
