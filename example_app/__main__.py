@@ -66,7 +66,8 @@ def main() -> None:
     # The name alone: the URL of a store may have a password in it.
     backend = options.session_backend.partition(":")[0]
     port = sockets[0].getsockname()[1]
-    print(f"The shop is open at http://{options.address}:{port}", flush=True)
+    host = f"[{options.address}]" if ":" in options.address else options.address
+    print(f"The shop is open at http://{host}:{port}", flush=True)
     print(f"Its sessions are kept by the backend {backend!r}.", flush=True)
 
     # Backends connect when they are first used, and so after this.

@@ -926,13 +926,16 @@ async def test_a_cart_outlives_the_application(backend: str, tmp_path: Path) -> 
 
 
 @contextlib.asynccontextmanager
-async def running_shop(folder: Path, *options: str) -> AsyncIterator[str]:
+async def running_shop(
+    folder: Path, *options: str, host: str = "localhost"
+) -> AsyncIterator[str]:
     """Runs the shop as a process of its own, and ends it with SIGTERM."""
     process = await start_shop(folder, "--port=0", *options)
     assert process.stdout is not None
     try:
         line = (await process.stdout.readline()).decode()
-        opened = re.fullmatch(r"The shop is open at (http://localhost:\d+)\n", line)
+        url = rf"(http://{re.escape(host)}:\d+)"
+        opened = re.fullmatch(rf"The shop is open at {url}\n", line)
         assert opened is not None, line
         yield opened[1]
     finally:
@@ -970,6 +973,18 @@ async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
 
     assert "Cart 2 products" in page.text
     assert "ada : where you are signed in Sign out" in page.text
+
+
+async def test_the_shop_is_open_at_an_ipv6_address(tmp_path: Path) -> None:
+    """It is in brackets in the URL, which so can be followed."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("This machine has no IPv6.")
+    async with running_shop(tmp_path, "--address=::1", host="[::1]") as url:
+        page = await Visitor(AsyncHTTPClient(), url).post("/product/kite")
+
+    assert "Cart 1 products" in page.text
 
 
 async def test_several_processes_serve_one_cart(tmp_path: Path) -> None:
