@@ -154,6 +154,23 @@ class DriverFacts(_Case):
         self.assertEqual(indexes["user_1"]["key"], [("user", 1)])
         self.assertIs(indexes["user_1"]["sparse"], True)
 
+    async def test_the_indexes_of_a_dropped_collection_are_created_again(self) -> None:
+        """Behaviour 65: before long, or what expires from then on would stay."""
+        collection = f"dropped_{self.driver}"
+        backend = self.open(collection=collection)
+        with mock.patch("tornado_sessions_mongodb._INDEX_INTERVAL", 0.0):
+            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            assert backend._indexing is not None
+            await backend._indexing
+        with _documents(collection) as documents:
+            documents.drop()
+
+        await backend.save(secrets.token_bytes(32), Record(b"data"))
+        await backend.close()
+
+        with _documents(collection) as documents:
+            self.assertIn("expires_1", documents.index_information())
+
     async def test_purging_is_left_to_mongodb(self) -> None:
         """Behaviour 65: there is nothing to do, so nothing is asked of the server."""
         backend = self.open("mongodb://127.0.0.1:1")

@@ -9,9 +9,11 @@ import functools
 import importlib.util
 import json
 import logging
+import math
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -54,6 +56,10 @@ _MOST_BYTES = 16_000_000
 
 # A date is 64 bits of milliseconds. What expires later stays for good.
 _LAST_DATE = 2**63 // 1000 - 1
+
+# After how many seconds the indexes are seen to again: they go with their
+# collection, should somebody drop that, or with a server that comes back empty.
+_INDEX_INTERVAL = 900.0
 
 # How many records `find` reads at a time.
 _PAGE = 100
@@ -135,6 +141,8 @@ class MongoDBBackend(Backend):
         self._collection = collection
         self._opened: _Opened | None = None
         self._indexing: asyncio.Task[None] | None = None
+        # When they are next, by the monotonic clock.
+        self._index_due = 0.0
         self._deadlines = Deadlines(timeout)
         # Operations that nobody waits for any more.
         self._left: set[asyncio.Future[Any]] = set()
@@ -181,7 +189,8 @@ class MongoDBBackend(Backend):
     async def save(self, key: bytes, record: Record) -> None:
         self.check_size(record)
         collection = self._open()
-        if self._indexing is None:
+        if self._indexing is None or time.monotonic() > self._index_due:
+            self._index_due = math.inf
             self._indexing = asyncio.ensure_future(self._create_indexes(collection))
         # A version is a random number, not a counter: a counter would begin again
         # when a record is deleted and inserted under the same key, and a save
@@ -327,6 +336,7 @@ class MongoDBBackend(Backend):
         _ours.set(True)
         try:
             await collection.create_indexes(_INDEXES)
+            self._index_due = time.monotonic() + _INDEX_INTERVAL
         except OperationFailure as error:
             logger.warning(
                 "The indexes of the MongoDB collection %r cannot be created: %s."
