@@ -2348,7 +2348,7 @@ class OfTest:
         """Behaviour 8: where it keeps them, and no more."""
         sessions = Sessions(Vault(MemoryBackend()))
 
-        assert repr(sessions) == "<Sessions in Vault>"
+        assert repr(sessions) == "<Sessions in MemoryBackend>"
 
     def test_it_is_used_outside_of_handlers(self) -> None:
         """In a loop of one's own, which begins later."""

@@ -75,7 +75,8 @@ class BaseSessions(TellingSessions):
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} in {type(self.vault).__name__}>"
+        store = getattr(self.vault, "backend", self.vault)
+        return f"<{type(self).__name__} in {type(store).__name__}>"
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in a task that `close` waits for."""

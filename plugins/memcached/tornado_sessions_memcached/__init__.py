@@ -293,7 +293,10 @@ class _Server:
         if isinstance(error, EOFError):
             return f"memcached at {self.address} closed the connection."
         if isinstance(error, OSError):
-            return f"memcached at {self.address} cannot be reached: {error}."
+            return (
+                f"memcached at {self.address} cannot be reached: {error}. Check that it"
+                " runs there, and that no firewall is in between."
+            )
         return f"memcached at {self.address} failed: {error}."
 
 

@@ -212,6 +212,17 @@ class FileTest(_Case):
                 [(synchronous,)] = await _pragma(backend._writer, "synchronous")
                 self.assertEqual(synchronous, number)
 
+    async def test_what_is_deleted_is_overwritten(self) -> None:
+        """Whatever SQLite was built with; also once all of it has left the log."""
+        backend, key = self.open(), _new_key()
+        await backend.save(key, Record(b"a secret of ann's", None))
+        [(secure_delete,)] = await _pragma(backend._writer, "secure_delete")
+        await backend.delete(key)
+        await backend.close()
+
+        self.assertEqual(secure_delete, 1)
+        self.assertNotIn(b"a secret of ann's", self.path.read_bytes())
+
     async def test_the_reading_connection_cannot_write(self) -> None:
         """Behaviour 69: nothing that only reads can hold the lock of a writer."""
         backend = self.open()

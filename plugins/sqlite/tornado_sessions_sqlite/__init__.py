@@ -308,6 +308,8 @@ class SQLiteBackend(Backend):
             )
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {self.synchronous}")
+        # Some builds leave what is deleted in the file until its place is needed.
+        database.execute("PRAGMA secure_delete = ON")
         if version < _SCHEMA_VERSION:
             database.executescript(_SCHEMA)
 
