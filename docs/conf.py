@@ -16,6 +16,7 @@ version = release = tornado_sessions.version
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = f"{project} {version}"
+html_show_copyright = False
 myst_heading_anchors = 3
 # As Tornado has it: what stands in single backticks is a link.
 default_role = "py:obj"
@@ -27,6 +28,8 @@ def _page(path: str) -> str:
     """Answers the page that shows a file of the repository, or the file itself."""
     if path == "README.md":
         return "/index.md"
+    if path in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        return f"/{path.lower()}"
     if match := re.fullmatch(r"plugins/(\w+)/README\.md", path):
         return f"/plugins/{match[1]}.md"
     if path.startswith("docs/"):
