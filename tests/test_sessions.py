@@ -927,6 +927,19 @@ class RegenerateTest(SessionsCase):
 
         assert (loaded.user, dict(loaded)) == (None, {"a": 1, "c": 1})
 
+    async def test_two_users_in_one_request_share_no_handle_either(self) -> None:
+        """Behaviour 41: the handle that the request shows is that of the session."""
+        session = await self.sessions.load(None)
+        session["a"] = 1
+        await session.save()
+        session.login("ada")
+        session.login("grace")
+        await session.save()
+        loaded = await self.elsewhere.load(session._token)
+
+        assert (loaded.user, dict(loaded)) == ("grace", {})
+        assert loaded.id == session.id
+
 
 class DestroyTest(SessionsCase):
     async def test_the_record_is_removed(self) -> None:

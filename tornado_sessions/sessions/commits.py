@@ -507,7 +507,10 @@ class Sessions(UsersSessions):
 
 def _applied(base: Envelope, mine: Envelope, newest: Envelope) -> Envelope:
     """Answers ``newest`` with what a request that saw ``base`` has changed."""
-    if mine.user is None or base.user in (None, mine.user):
+    # A login as another user than the one before draws another handle, too.
+    if mine.user is None or (
+        base.user in (None, mine.user) and base.id in ("", mine.id)
+    ):
         return rebase(base, mine, newest)
     # Nothing of the user before comes along, however late it was saved.
     return msgspec.structs.replace(mine)
