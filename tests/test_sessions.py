@@ -1771,6 +1771,20 @@ class TransactTest(SessionsCase):
         await session.transact(lambda session: session.update(n=session["n"] + 1))
         assert await self.values(token) == {"n": 2}
 
+    async def test_a_failing_store_leaves_a_new_session_as_it_was(self) -> None:
+        """Behaviour 50: with the expiry and the label that it was given before."""
+        session = await self.sessions.load(None)
+        session.set_expiry(idle=10)
+        session.label = "a phone"
+        self.vault.failing.add("save")
+        with pytest.raises(BackendError):
+            await session.transact(lambda session: session.update(n=1))
+        self.vault.failing.clear()
+        await session.transact(lambda session: session.update(n=1))
+
+        envelope = await self.envelope(session._token)
+        assert (envelope.idle, envelope.label) == (10, "a phone")
+
     async def test_a_session_that_ended_is_not_brought_back(self) -> None:
         """Behaviour 39: the function is not even run."""
         token = await self.stored({"n": 1})

@@ -415,7 +415,11 @@ class Sessions(UsersSessions):
     ) -> Any:  # noqa: ANN401
         token = session._token
         if token is None:
-            return await self._run(session, function, session._pack())
+            before = session._pack()
+            if before is session._base:
+                # What is not worth storing by itself stays, such as a label.
+                before = msgspec.structs.replace(session._mine, values=before.values)
+            return await self._run(session, function, before)
         try:
             return await self._run_on_newest(session, function, token)
         except ConflictError:
