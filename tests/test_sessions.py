@@ -1636,6 +1636,17 @@ class ReloadTest(SessionsCase):
         assert session.user is None
         assert session._token == token
 
+    async def test_the_session_is_in_use_all_the_same(self) -> None:
+        """Behaviour 48: a request that reloads and only reads is activity, too."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 2
+        session = await self.sessions.load(token)
+        await session.reload()
+        await self.sessions.commit(session)
+        self.clock += IDLE / 2
+
+        assert await self.is_alive(token)
+
     async def test_of_a_new_session_nothing_is_left(self) -> None:
         """There is nothing in the store, so nothing is asked."""
         session = await self.sessions.load(None)

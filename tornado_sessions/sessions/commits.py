@@ -139,8 +139,10 @@ class Sessions(UsersSessions):
         self._refuse_inside_transact(session)
         async with session._turn():
             newest, version = await self._newest(session._token)
+            renew = session._renew
             session._drop_changes()
             session._adopt(newest)
+            session._renew = renew
             session._version, session._stale = version, False
 
     async def transact(
