@@ -1218,6 +1218,20 @@ class UsersTest(SessionsCase):
             " not str."
         )
 
+    async def test_what_is_left_of_a_failed_login_is_not_the_session(self) -> None:
+        """Behaviour 46: with it goes none that is still nobody's."""
+        session = await self.sessions.load(await self.stored({"a": 1}))
+        session.login("ada")
+        self.store.failing = {"replace", "delete"}
+        with pytest.raises(BackendError):
+            await session.save()
+        await session.reload()
+        self.store.failing.clear()
+        users.own.set(session)
+        await self.sessions.revoke_all("ada")
+
+        assert dict(session) == {"a": 1}
+
 
 class LimitTest(SessionsCase):
     """How many sessions a user may have, where another process is as fast."""

@@ -132,7 +132,13 @@ class UsersSessions(BaseSessions):
     ) -> int:
         ended = await self._end(user, choose)
         mine = own.get()
-        if mine is not None and mine._token is not None and mine._base.id in ended:
+        # One of nobody may be on its way to the user, under the same handle.
+        if (
+            mine is not None
+            and mine._token is not None
+            and mine._base.user == user
+            and mine._base.id in ended
+        ):
             mine._note_end()
         return len(ended)
 
