@@ -1,0 +1,792 @@
+"""Tests of everything at once: a simple model tells what must come of it.
+
+Several requests of two visitors, in two processes on one store, do this and that
+to their sessions. Hypothesis draws whose turn it is before each operation of the
+store, and which of these fail, before or after they were done. The model knows
+nothing of versions and tries: what a request has changed is there as soon as the
+store has done what stores it, and what has ended is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextvars
+import copy
+import dataclasses
+import itertools
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tornado_sessions_memory import MemoryBackend
+from tornado_sessions_sqlite import SQLiteBackend
+
+from tornado_sessions import (
+    BackendError,
+    ConflictError,
+    Record,
+    Session,
+    SessionEvent,
+    SessionGoneError,
+    Sessions,
+    Vault,
+)
+from tornado_sessions.sessions import users
+from tornado_sessions.testing import FaultyVault
+
+T = TypeVar("T")
+State = dict[str, Any]
+Values = MutableMapping[str, Any]
+
+IDLE = 1_000.0
+LIFETIME = 3_000.0
+
+unhurried = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def append(values: Values, key: str, mark: int) -> None:
+    values.setdefault("list", []).append(mark)
+
+
+def put_in_cart(values: Values, key: str, mark: int) -> None:
+    values.setdefault("cart", {})[key] = mark
+
+
+def put_deep(values: Values, key: str, mark: int) -> None:
+    values.setdefault("cart", {}).setdefault("gifts", {})[key] = mark
+
+
+#: How a request changes values: each has a key of its own, and each change a mark.
+EDITS: dict[str, Callable[[Values, str, int], object]] = {
+    "put": lambda values, key, mark: values.update({key: mark}),
+    "put_in_cart": put_in_cart,
+    "put_deep": put_deep,
+    "put_shared": lambda values, key, mark: values.update(shared=mark % 3),
+    "append": append,
+    "check_out": lambda values, key, mark: values.pop("cart", None),
+    "clear": lambda values, key, mark: values.clear(),
+}
+
+#: What requests do that meet each other, from `EDITS` and the methods of `Visit`.
+THEMES = [
+    [*EDITS, "count", "count_slowly", "save", "reload", "flash", "show_flashes"],
+    ["put", "save", "count", "regenerate", "login_ada", "destroy"],
+    ["put", "save", "login_ada", "login_bob"],
+    ["login_ada", "regenerate", "revoke", "revoke_all", "revoke_others", "put"],
+    ["put", "wait", "wait_long", "shorten", "end_at_once", "list_sessions"],
+    ["wait", "reload"],
+    ["count_slowly", "wait_long"],
+    ["count_slowly", "regenerate"],
+    ["login_ada", "revoke_all"],
+]
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a request is going to do."""
+
+    visitor: int
+    process: int
+    #: It comes with the first id that the visitor had.
+    captured: bool
+    steps: list[str]
+    #: It is answered 500.
+    fails: bool
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> list[Plan]:
+    """Draws requests that have much to do with each other."""
+    theme = draw(st.sampled_from(THEMES))
+    plan = st.builds(
+        Plan,
+        visitor=st.sampled_from([0, 0, 0, 1]),
+        process=st.integers(0, 1),
+        captured=st.sampled_from([False] * 5 + [True]),
+        steps=st.lists(st.sampled_from(theme), max_size=5),
+        fails=st.sampled_from([False] * 7 + [True]),
+    )
+    first = Plan(0, 0, captured=False, steps=["put"], fails=False)
+    return [first, *draw(st.lists(plan, min_size=1, max_size=5))]
+
+
+outcomes = st.sampled_from(["done"] * 12 + ["failed", "lost"])
+
+
+def blank() -> State:
+    fields = dict.fromkeys(["user", "auth_time", "idle"])
+    return {"values": {}, "flashes": {}, **fields}
+
+
+def shown(session: Session) -> State:
+    """Answers the state that a session shows."""
+    return {
+        "values": copy.deepcopy(dict(session)),
+        "flashes": dict(session._mine.flashes.values()),
+        "user": session.user,
+        "auth_time": session.auth_time,
+        "idle": session._mine.idle,
+    }
+
+
+def reapplied(base: State, mine: State, newest: State) -> State:
+    """Answers ``newest`` with what differs between ``base`` and ``mine``."""
+    state = dict(newest)
+    for key in [*base, *mine]:
+        if key not in mine:
+            state.pop(key, None)
+        elif key not in base or base[key] != mine[key]:
+            sides = [side.get(key, {}) for side in (base, mine, newest)]
+            dicts = all(isinstance(side, dict) for side in sides)
+            state[key] = reapplied(*sides) if dicts else mine[key]
+    return copy.deepcopy(state)
+
+
+@dataclasses.dataclass
+class Kept:
+    """What the model knows of the session of one id."""
+
+    visitor: int
+    handle: str
+    created: float
+    seen: float
+    state: State
+    ended: bool = False
+
+    def is_alive(self, now: float) -> bool:
+        began = self.state["auth_time"] or self.created
+        ends = min(self.seen + (self.state["idle"] or IDLE), began + LIFETIME)
+        return not self.ended and now < ends
+
+
+class World:
+    """The visitors, the processes, and what the model knows of the sessions."""
+
+    def __init__(
+        self, data: st.DataObject, vaults: list[Vault], suspends: bool
+    ) -> None:
+        self.data = data
+        self.now = 1_000_000.0
+        self.marks = itertools.count()
+        self.waiting: list[asyncio.Future[None]] = []
+        self.kept: dict[str, Kept] = {}
+        #: The fingerprints of what was revoked.
+        self.revoked: set[str] = set()
+        self.cookies: dict[int, str | None] = {0: None, 1: None}
+        self.processes = [Process(self, vault, suspends) for vault in vaults]
+
+    async def run(self, plans: list[Plan]) -> None:
+        loop = asyncio.get_running_loop()
+        unretrieved: list[Any] = []
+        loop.set_exception_handler(lambda loop, context: unretrieved.append(context))
+        visits = [Visit(self, plan, f"own {n}") for n, plan in enumerate(plans)]
+        # The first one alone, so that there is something for the others.
+        for group in (visits[:1], visits[1:]):
+            await self._let_in(group)
+        for token in self.kept:
+            self.check(token, await self.processes[0].sessions.load(token))
+        for process in self.processes:
+            process.check_events()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert unretrieved == []
+
+    async def _let_in(self, visits: list[Visit]) -> None:
+        tasks = [asyncio.ensure_future(visit.run()) for visit in visits]
+        try:
+            while await self._is_waiting(tasks):
+                last = len(self.waiting) - 1
+                nth = self.data.draw(st.integers(0, last)) if last else 0
+                self.waiting.pop(nth).set_result(None)
+        finally:
+            # Of those that still wait, one has failed.
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    async def _is_waiting(self, tasks: list[asyncio.Task[None]]) -> bool:
+        """Lets all go on until each waits for its turn, or has ended."""
+        # A few rounds of the loop are enough, and one that hangs has many.
+        for rounds in (15, 500):
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+                while any(process.vault.is_busy for process in self.processes):  # noqa: ASYNC110
+                    await asyncio.sleep(0.0001)
+            if all(task.done() for task in tasks):
+                return False
+            if any(task.done() and task.exception() for task in tasks):
+                return False
+            if self.waiting:
+                return True
+        raise AssertionError("A request hangs.")
+
+    async def turn(self) -> None:
+        """Waits until hypothesis has drawn this one."""
+        turn = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        await turn
+
+    def check(self, token: str, session: Session) -> None:
+        """Checks a session that was loaded just now."""
+        kept = self.kept[token]
+        assert session.is_new is not kept.is_alive(self.now)
+        if not session.is_new:
+            assert shown(session) == kept.state
+            assert (session.id, session.created) == (kept.handle, kept.created)
+
+
+class Process:
+    """All sessions in one process, and what its listener is told."""
+
+    def __init__(self, world: World, vault: Vault, suspends: bool) -> None:
+        self.vault = StagedVault(world, self, vault, suspends)
+        self.events: list[SessionEvent] = []
+        self.sessions = Sessions(
+            self.vault,
+            idle_timeout=IDLE,
+            lifetime=LIFETIME,
+            listener=self.events.append,
+        )
+        self.sessions.now = lambda: world.now
+        self.sessions._purge_timer = mock.Mock()
+        self.expected: Counter[tuple[str, str | None, str | None]] = Counter()
+        self.failing: set[str] = set()
+        self.revoked: set[str] = set()
+        self.revoking: set[str] = set()
+
+    def expect(
+        self, name: str, token: str | None = None, former: str | None = None
+    ) -> None:
+        mark = self.vault.fingerprint
+        event = name, token and mark(token), former and mark(former)
+        self.expected[event] += 1
+
+    def note(self, operation: str, fails: bool) -> None:
+        """Notes that the store has answered, which may be news."""
+        if operation in ("find", "revoke"):
+            return
+        kind = "read" if operation == "load" else "write"
+        failed = bool(self.failing)
+        (self.failing.add if fails else self.failing.discard)(kind)
+        if failed != bool(self.failing):
+            self.expect("store_down" if fails else "store_up")
+
+    def check_events(self) -> None:
+        told: Counter[tuple[str, str | None, str | None]] = Counter()
+        revoked = set()
+        for event in self.events:
+            if event.name == "revoked":
+                revoked.add(event.fingerprint)
+            elif event.name not in ("conflict", "expired", "refused"):
+                told[event.name, event.fingerprint, event.former] += 1
+        assert told == self.expected
+        assert self.revoked <= revoked <= self.revoking
+
+
+class StagedVault(FaultyVault):
+    """Waits for its turn, does what was drawn, and tells the model of it."""
+
+    def __init__(
+        self, world: World, process: Process, inner: Vault, suspends: bool
+    ) -> None:
+        super().__init__(inner, suspends)
+        self.world = world
+        self.process = process
+        self.is_busy = False
+
+    async def load(self, token: str) -> Record | None:
+        return await self._do("load", token, lambda: self.inner.load(token))
+
+    async def save(self, token: str | None, record: Record) -> str:
+        return await self._do("save", token, lambda: self.inner.save(token, record))
+
+    async def delete(self, token: str) -> None:
+        await self._do("delete", token, lambda: self.inner.delete(token))
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        async def find() -> list[tuple[bytes, Record]]:
+            return [found async for found in self.inner.find(user)]
+
+        for found in await self._do("find", user, find):
+            yield found
+
+    async def delete_found(self, key: bytes) -> None:
+        mark = self.fingerprint_found(key)
+        await self._do("revoke", mark, lambda: self.inner.delete_found(key))
+
+    async def _do(
+        self, operation: str, of: str | None, work: Callable[[], Awaitable[T]]
+    ) -> T:
+        visit, began = current.get(None), self.world.now
+        if visit is None:
+            answer = await work()
+            self.process.note(operation, False)
+            return answer
+        if self._suspends:
+            await self.world.turn()
+        outcome = self.world.data.draw(outcomes)
+        if outcome != "failed":
+            self.is_busy = True
+            try:
+                answer = await work()
+            except ConflictError:
+                visit.conflicts += 1
+                raise
+            finally:
+                self.is_busy = False
+            visit.done(operation, of, answer, began, outcome == "done")
+            if outcome == "done":
+                self.process.note(operation, False)
+                return answer
+        visit.faults += 1
+        self.process.note(operation, True)
+        raise BackendError(f"Cannot {operation}: {outcome}.")
+
+
+class Visit:
+    """A request, and what the model knows of it."""
+
+    def __init__(self, world: World, plan: Plan, key: str) -> None:
+        self.world = world
+        self.plan = plan
+        self.key = key
+        self.process = world.processes[plan.process]
+        self.sessions = self.process.sessions
+        # What it saw, and what it wants that to be.
+        self.base, self.mine = blank(), blank()
+        self.token: str | None = None
+        # What its next commit is to do besides.
+        self.moves = self.is_another_user = False
+        self.ending: list[str] = []
+        # What the store has done for it.
+        self.faults = self.conflicts = 0
+        self.stored = False
+        self.inserted: dict[str, float] = {}
+        self.moved: State = {}
+        self.newest: State | None = None
+        self.before: State | None = None
+        self.spared: str | None = None
+        self.revoked: set[str] = set()
+
+    async def run(self) -> None:
+        current.set(self)
+        await self.world.turn()
+        former = [
+            t for t, k in self.world.kept.items() if k.visitor == self.plan.visitor
+        ]
+        sent = self.world.cookies[self.plan.visitor]
+        if self.plan.captured and former:
+            sent = former[0]
+        try:
+            self.session = await self.sessions.load(sent)
+        except BackendError:
+            assert self.faults
+            return
+        self.loaded = self.created = self.world.now
+        if sent is not None:
+            self.world.check(sent, self.session)
+            if not self.session.is_new:
+                kept = self.world.kept[sent]
+                self.token, self.created = sent, kept.created
+                self._sees(kept.state)
+        for step in self.plan.steps:
+            await self.world.turn()
+            if step in EDITS:
+                self._edit(step)
+            else:
+                outcome = getattr(self, step)()
+                if outcome is not None:
+                    await outcome
+            assert shown(self.session) == self.mine
+        await self.world.turn()
+        await self._finish()
+        # The response, with its cookie.
+        token = self.session._token
+        if token != sent and not (token is None and not self.session._destroyed):
+            self.world.cookies[self.plan.visitor] = token
+
+    def _sees(self, state: State) -> None:
+        self.base, self.mine = copy.deepcopy(state), copy.deepcopy(state)
+
+    def _begins_anew(self) -> None:
+        """Notes that the session has ended, and another would begin now."""
+        self.token = None
+        self.created = self.world.now
+        self.moves = self.is_another_user = False
+        self._sees(blank())
+
+    def _is_alive(self) -> bool:
+        return self.token is None or self.world.kept[self.token].is_alive(
+            self.world.now
+        )
+
+    # What it does.
+
+    def _edit(self, name: str) -> None:
+        mark = next(self.world.marks)
+        EDITS[name](self.session, self.key, mark)
+        EDITS[name](self.mine["values"], self.key, mark)
+
+    async def _count(self, session: Session) -> int:
+        for values in (session, self.mine["values"]):
+            values["n"] = values.get("n", 0) + 1
+        return session["n"]
+
+    async def _count_slowly(self, session: Session) -> int:
+        await self.world.turn()
+        return await self._count(session)
+
+    def count(self) -> Awaitable[None]:
+        return self._transact(self._count)
+
+    def count_slowly(self) -> Awaitable[None]:
+        return self._transact(self._count_slowly)
+
+    async def _transact(self, function: Callable[[Session], Awaitable[int]]) -> None:
+        self.before = copy.deepcopy(self.mine)
+        count = 0
+
+        async def transact() -> None:
+            nonlocal count
+            count = await self.session.transact(function)
+
+        if await self._attempt(transact()):
+            assert count == self.mine["values"]["n"]
+            self._acknowledge()
+        else:
+            self.mine = self.before
+        self.before = None
+
+    async def save(self) -> None:
+        if await self._attempt(self.session.save()):
+            self._acknowledge()
+
+    async def reload(self) -> None:
+        self.newest = {}
+        if await self._attempt(self.session.reload()):
+            self.moves = self.is_another_user = False
+            if self.token is None:
+                self._begins_anew()
+            else:
+                self._sees(self.newest)
+        self.newest = None
+
+    def regenerate(self) -> None:
+        self.session.regenerate()
+        self.moves = self.token is not None
+
+    def login_ada(self) -> None:
+        self._login("ada")
+
+    def login_bob(self) -> None:
+        self._login("bob")
+
+    def _login(self, user: str) -> None:
+        # No two are at the same time.
+        self.world.now += 1
+        self.session.login(user)
+        self.moves = self.token is not None
+        if self.mine["user"] not in (None, user):
+            self.mine = blank()
+            self.is_another_user = True
+        self.mine |= {"user": user, "auth_time": self.world.now}
+
+    def destroy(self) -> None:
+        self.session.destroy()
+        if self.token is not None:
+            self.ending.append(self.token)
+        self._begins_anew()
+
+    def end_at_once(self) -> None:
+        self.session.set_expiry(lifetime=0)
+        if self.token is not None:
+            self.ending.append(self.token)
+        self._begins_anew()
+
+    def shorten(self) -> None:
+        self.session.set_expiry(idle=IDLE / 2)
+        self.mine["idle"] = IDLE / 2
+
+    def flash(self) -> None:
+        mark = str(next(self.world.marks))
+        self.session.flash(mark)
+        self.mine["flashes"][mark] = "info"
+
+    def show_flashes(self) -> None:
+        assert dict(self.session.flashes()) == self.mine["flashes"]
+        self.mine["flashes"] = {}
+
+    def wait(self) -> None:
+        self.world.now += 110
+
+    def wait_long(self) -> None:
+        self.world.now += 700
+
+    # The sessions of users.
+
+    def _of(self, user: str) -> set[str]:
+        return {
+            kept.handle
+            for kept in self.world.kept.values()
+            if kept.state["user"] == user and kept.is_alive(self.world.now)
+        }
+
+    async def list_sessions(self) -> None:
+        async def list_them() -> None:
+            listed = {session.id for session in await self.sessions.of_user("ada")}
+            assert self._of("ada") <= listed
+
+        await self._attempt(list_them())
+
+    async def revoke(self) -> None:
+        handles = [kept.handle for kept in self.world.kept.values()] or ["unknown"]
+        handle = self.world.data.draw(st.sampled_from(handles))
+        await self._revoke(
+            self.sessions.revoke("ada", handle), self._of("ada") & {handle}
+        )
+
+    async def revoke_all(self) -> None:
+        await self._revoke(self.sessions.revoke_all("ada"), self._of("ada"))
+
+    async def revoke_others(self) -> None:
+        self.spared = self.session.id
+        await self._revoke(
+            self.sessions.revoke_all("ada", but=self.session),
+            self._of("ada") - {self.spared},
+        )
+        self.spared = None
+
+    async def _revoke(self, work: Awaitable[int], due: set[str]) -> None:
+        users.own.set(self.session)
+        self.revoked.clear()
+        if not await self._attempt(work):
+            return
+        assert not due & self._of("ada")
+        if self.token is not None and (
+            self.session._token is None
+            or (
+                self.base["user"] == "ada"
+                and self.world.kept[self.token].handle in self.revoked
+            )
+        ):
+            # It was its own.
+            assert self.session._token is None
+            assert not self._is_alive()
+            self._begins_anew()
+
+    # What is committed.
+
+    async def _attempt(self, work: Awaitable[object]) -> bool:
+        """Tells whether it succeeded, and sees to it that there is a reason if not."""
+        faults = self.faults
+        self.stored = False
+        self.inserted.clear()
+        try:
+            await work
+        except SessionGoneError:
+            assert not self._is_alive()
+            return False
+        except BackendError:
+            assert self.faults > faults
+            return False
+        return True
+
+    def _acknowledge(self) -> None:
+        """Holds the session to what it has said that it has stored."""
+        assert self.ending == []
+        token, former = self.session._token, self.token
+        if former is None:
+            assert (token is not None) == _is_worth_storing(self.mine)
+            self.moved = self.mine
+        elif not self.moves:
+            assert token == former
+            assert self.stored or self.mine == self.base
+        if token != former:
+            assert token in self.inserted
+            assert former is None or self.world.kept[former].ended
+            self._keep(token, former)
+        self.token = token
+        self.moves = self.is_another_user = False
+        self._sees(self.mine)
+
+    def _keep(self, token: str, former: str | None) -> None:
+        handle, mark = self.session.id, self.process.vault.fingerprint(token)
+        if former is not None:
+            same = handle == self.world.kept[former].handle
+            assert same is not self.is_another_user
+        self.world.kept[token] = Kept(
+            self.plan.visitor,
+            handle,
+            self.created,
+            self.inserted[token],
+            copy.deepcopy(self.moved),
+            mark in self.world.revoked,
+        )
+        self.process.expect("regenerated" if former else "created", token, former)
+
+    async def _finish(self) -> None:
+        """Commits as `SessionMixin` does."""
+        session = self.session
+        if self.plan.fails:
+            session._drop_changes()
+            self._drop_changes()
+        packed, adopted = session._pack(), session._adopted
+
+        async def commit() -> None:
+            await self.sessions.commit(session, packed, adopted)
+            assert not session._fresh
+            assert not session._ended
+
+        troubles = self.conflicts + self.faults
+        if await self._attempt(commit()):
+            self._acknowledge()
+            if self._is_alive() and self.token and not self.plan.fails:
+                # Activity extends it.
+                assert (
+                    self.loaded - self.world.kept[self.token].seen < IDLE / 10
+                    or self.conflicts + self.faults > troubles
+                )
+        else:
+            session._drop_changes()
+            session._ended = {}
+            self._drop_changes()
+
+    def _drop_changes(self) -> None:
+        self.moves = self.is_another_user = False
+        if self.token is None:
+            self._begins_anew()
+        else:
+            self._sees(self.base)
+
+    # What the store has done.
+
+    def done(
+        self,
+        operation: str,
+        of: str | None,
+        answer: Any,  # noqa: ANN401
+        began: float,
+        is_told: bool,
+    ) -> None:
+        """Takes note of an operation that the store has done, told or not."""
+        kept = self.world.kept.get(of or "")
+        if operation == "load" and is_told:
+            self._loaded(kept)
+        elif operation == "save" and of is None:
+            self.inserted[answer] = began
+        elif operation == "save":
+            assert kept is not None
+            self._saved(kept, began)
+        elif operation == "delete":
+            assert of is not None
+            self._deleted(of, kept, is_told)
+        elif operation == "revoke":
+            assert of is not None
+            self._revoked(of, is_told)
+
+    def _loaded(self, kept: Kept | None) -> None:
+        if kept is None or not kept.is_alive(self.world.now):
+            return
+        if self.newest is not None:
+            self.newest = kept.state
+        if self.before is not None:
+            self.mine = self._on(kept.state, self.base, self.before)
+            self.base = copy.deepcopy(kept.state)
+            self.before = copy.deepcopy(self.mine)
+
+    def _saved(self, kept: Kept, began: float) -> None:
+        state = self._on(kept.state, self.base, self.mine)
+        if self.moves:
+            self.moved = state
+            kept.ended = True
+            return
+        # What has expired meanwhile does not come back.
+        assert kept.is_alive(began)
+        kept.state, kept.seen = state, began
+        self.stored = True
+
+    def _deleted(self, token: str, kept: Kept | None, is_told: bool) -> None:
+        if token in self.ending:
+            assert kept is not None
+            kept.ended = True
+            if is_told:
+                self.ending.remove(token)
+                self.process.expect("destroyed", token)
+        else:
+            # What is left of a move.
+            assert token in self.inserted or (kept is not None and kept.ended)
+
+    def _revoked(self, mark: str, is_told: bool) -> None:
+        self.world.revoked.add(mark)
+        self.process.revoking.add(mark)
+        for token, kept in self.world.kept.items():
+            if self.process.vault.fingerprint(token) == mark:
+                assert kept.state["user"] == "ada"
+                assert kept.handle != self.spared
+                if kept.is_alive(self.world.now) and is_told:
+                    self.process.revoked.add(mark)
+                    self.revoked.add(kept.handle)
+                kept.ended = True
+
+    def _on(self, newest: State, base: State, mine: State) -> State:
+        if self.is_another_user:
+            return copy.deepcopy(mine)
+        return reapplied(base, mine, newest)
+
+
+def _is_worth_storing(state: State) -> bool:
+    return bool(state["values"] or state["flashes"] or state["user"])
+
+
+#: The request that the running code is part of.
+current: contextvars.ContextVar[Visit] = contextvars.ContextVar("current")
+
+
+@pytest.mark.parametrize(
+    ("kind", "suspends"),
+    [("memory", False), ("memory", True), ("sqlite", True)],
+    ids=["memory in place", "memory", "sqlite"],
+)
+def test_the_model_holds(kind: str, suspends: bool, tmp_path: Path) -> None:
+    """Behaviours 7-11, 17-26, 36-48: whatever happens at once, and whatever fails."""
+    path = str(tmp_path / "sessions.db")
+    backend = SQLiteBackend(path) if kind == "sqlite" else MemoryBackend()
+    names = itertools.count()
+    loop = asyncio.new_event_loop()
+
+    @settings(unhurried, max_examples=100 if kind == "sqlite" else 300)
+    @given(plans(), st.data())
+    def hold(planned: list[Plan], data: st.DataObject) -> None:
+        # Each time other sessions and users, and the same ids.
+        name, dice = f"{next(names)}", random.Random(0)
+        vaults = [Vault(backend, name) for _ in range(2)]
+
+        def draw(size: int) -> str:
+            return base64.urlsafe_b64encode(dice.randbytes(size)).decode().rstrip("=")
+
+        with (
+            mock.patch.object(secrets, "token_urlsafe", draw),
+            mock.patch.object(random, "uniform", lambda least, most: least),
+        ):
+            loop.run_until_complete(World(data, vaults, suspends).run(planned))
+
+    try:
+        hold()
+    finally:
+        loop.run_until_complete(backend.close())
+        loop.close()
