@@ -19,6 +19,7 @@ import threading
 import time
 import unittest
 from collections.abc import Iterator
+from typing import Any
 
 from tornado_sessions_sqlite import SQLiteBackend
 
@@ -281,6 +282,26 @@ class FileTest(_Case):
         self.assertIsNone(backend._writer._connection)
         self.assertEqual(await _data(self.open(), key), b"one")
 
+    async def test_closing_does_not_wait_for_what_comes_later(self) -> None:
+        """A socket or a task that is never done keeps no process from its end."""
+        backend, ended = self.open(timeout=0.5), asyncio.Event()
+        key = await _insert(backend)
+
+        async def go_on() -> None:
+            while not ended.is_set():
+                self.assertTrue(await _has(backend, key))
+
+        others = [asyncio.create_task(go_on()) for _ in range(10)]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(backend.close())
+        await asyncio.wait(
+            [closing, *others], timeout=30, return_when=asyncio.FIRST_COMPLETED
+        )
+
+        self.assertTrue(closing.done())
+        ended.set()
+        await asyncio.gather(closing, *others)
+
     async def test_a_closed_backend_opens_again(self) -> None:
         """To close is to let go of the file, not to end."""
         backend = self.open()
@@ -501,6 +522,25 @@ class FailureTest(_Case):
         self.assertEqual(len(logged.output), 2)
         self.assertIn("was removed or replaced while it was in use", logged.output[0])
         self.assertTrue(await _has(self.open(), new))
+
+    async def test_closing_waits_for_a_connection_that_was_dropped(self) -> None:
+        """Else its thread would tell a loop that has gone by then."""
+        backend = self.open()
+        await _insert(backend)
+        dropped: Any = backend._writer._connection
+        stop = dropped.stop
+
+        def stop_slowly() -> object:
+            dropped._tx.put_nowait((None, lambda: threading.Event().wait(0.3)))
+            return stop()
+
+        dropped.stop = stop_slowly
+        self.path.unlink()
+        with self.assertLogs("tornado_sessions"):
+            await _insert(backend)
+        await backend.close()
+
+        self.assertIsNone(dropped._connection)
 
     async def test_a_file_that_was_replaced_is_read(self) -> None:
         """A backup may take the place of the file, and of those beside it."""

@@ -416,6 +416,8 @@ class _Lane:
         self._connection: aiosqlite.Connection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._deadlines = Deadlines(timeout)
+        # What tells that a connection which was dropped has closed.
+        self._dropped: set[asyncio.Future[Any]] = set()
         self._under_way = 0
         self._idle: asyncio.Event | None = None
 
@@ -457,16 +459,24 @@ class _Lane:
                 self._idle = None
 
     async def close(self) -> None:
-        """Closes the connection when everything that uses it has ended."""
+        """Closes the connection when what is under way there has ended."""
         if self._under_way:
             self._idle = self._idle or asyncio.Event()
-            await self._idle.wait()
+            # Nothing takes longer, and what comes later opens another connection.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self._timeout)
         if (opening := self._opening_here()) is not None:
             # Whoever wanted it open was cancelled.
             await asyncio.wait([opening], timeout=self._timeout)
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
+        if connection is not None:
+            await self._close(connection)
+        loop = asyncio.get_running_loop()
+        if dropped := [each for each in self._dropped if each.get_loop() is loop]:
+            # Else their threads would tell a loop that has gone.
+            await asyncio.wait(dropped, timeout=self._timeout)
+
+    async def _close(self, connection: aiosqlite.Connection) -> None:
         closing = asyncio.ensure_future(connection.close())
         await asyncio.wait([closing], timeout=self._timeout)
         if not closing.done():
@@ -540,7 +550,9 @@ class _Lane:
         if isinstance(error, asyncio.TimeoutError):
             await connection.interrupt()
         # It closes in its thread, after the operations that it has been given.
-        connection.stop()
+        if (stopped := connection.stop()) is not None:
+            self._dropped.add(stopped)
+            stopped.add_done_callback(self._dropped.discard)
         _leaving.add(connection._thread)
 
     def _explain(self, error: Exception) -> str:
