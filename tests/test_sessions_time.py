@@ -1,0 +1,511 @@
+"""Tests of what time does: sessions expire, are removed, and everything ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import unittest
+import weakref
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from tornado_sessions_memory import MemoryBackend
+
+from tests.sessions_case import IDLE, LIFETIME, START, UNKNOWN, SessionsCase
+from tornado_sessions import (
+    BackendError,
+    Record,
+    Sessions,
+    Vault,
+)
+from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.sessions import base
+from tornado_sessions.testing import FaultyVault
+
+
+class ExpiryTest(SessionsCase):
+    async def test_a_session_ends_after_its_idle_timeout(self) -> None:
+        """Behaviours 2, 47: from then on it is as unknown."""
+        token = await self.stored()
+        self.clock = START + IDLE - 0.001
+        assert not (await self.sessions.load(token)).is_new
+
+        self.clock = START + IDLE
+        assert (await self.sessions.load(token)).is_new
+
+    async def test_throttling_shortens_the_idle_timeout_by_a_tenth(self) -> None:
+        """Behaviour 47: it ends between 90 and 100 % after the last request."""
+        token = await self.stored()
+        # Not noted, as it comes within a tenth of the last one that was.
+        self.clock = START + IDLE / 10 - 1
+        await self.sessions.commit(await self.sessions.load(token))
+        self.clock = START + IDLE - 1
+        assert await self.is_alive(token)
+
+        self.clock = START + IDLE
+        assert not await self.is_alive(token)
+
+    async def test_activity_pushes_the_idle_timeout_forward(self) -> None:
+        """Behaviour 48: a read is enough."""
+        token = await self.stored()
+        for _ in range(5):
+            self.clock += IDLE / 2
+            session = await self.sessions.load(token)
+            assert not session.is_new
+            await self.sessions.commit(session)
+
+    async def test_activity_does_not_push_the_lifetime_forward(self) -> None:
+        """Behaviour 48: it ends so long after it began, whatever happens."""
+        token = await self.stored()
+        while self.clock + IDLE / 2 < START + LIFETIME:
+            self.clock += IDLE / 2
+            session = await self.sessions.load(token)
+            session["at"] = self.clock
+            await self.sessions.commit(session)
+        assert session.expires == START + LIFETIME
+
+        self.clock = START + LIFETIME - 0.001
+        assert await self.is_alive(token)
+        self.clock = START + LIFETIME
+        assert not await self.is_alive(token)
+
+    async def test_a_login_restarts_both(self) -> None:
+        """Behaviour 48: the lifetime counts from the login then."""
+        token = await self.stored()
+        while self.clock < START + LIFETIME - IDLE:
+            self.clock += IDLE / 2
+            await self.sessions.commit(await self.sessions.load(token))
+        session = await self.sessions.load(token)
+        session.login("ada")
+        await self.sessions.commit(session)
+        login = self.clock
+        assert (await self.envelope(session._token)).expires == login + IDLE
+
+        while self.clock + IDLE / 2 < login + LIFETIME:
+            self.clock += IDLE / 2
+            await self.sessions.commit(await self.sessions.load(session._token))
+        assert session._token is not None
+        self.clock = login + LIFETIME - 0.001
+        assert await self.is_alive(session._token)
+        self.clock = login + LIFETIME
+        assert not await self.is_alive(session._token)
+
+    async def test_busy_reading_costs_few_writes(self) -> None:
+        """Behaviour 49: at most one per tenth of the idle timeout."""
+        token = await self.stored()
+        for _ in range(1_000):
+            self.clock += IDLE / 1_000
+            await self.sessions.commit(await self.sessions.load(token))
+
+        assert self.vault.calls.count("save") == 10
+
+    async def test_a_write_is_a_renewal(self) -> None:
+        """Behaviour 49: the read after it costs none."""
+        token = await self.stored()
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        session["a"] = 1
+        await self.sessions.commit(session)
+        await self.sessions.commit(await self.sessions.load(token))
+
+        assert self.vault.calls.count("save") == 1
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+
+    async def test_a_renewal_is_done_once(self) -> None:
+        """Behaviour 49: and it is not a version that a later save trusts."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        await self.sessions.commit(session)
+        await self.sessions.commit(session)
+        assert self.vault.calls == ["load", "save"]
+
+        session["a"] = 2
+        await self.sessions.commit(session)
+        assert await self.values(token) == {"a": 2}
+
+    async def test_a_renewal_overwrites_nothing(self) -> None:
+        """Behaviour 40: whoever was first has renewed it as well."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        await self.change_elsewhere(token, a=2)
+        await self.sessions.commit(session)
+
+        assert await self.values(token) == {"a": 2}
+
+    async def test_a_renewal_brings_nothing_back(self) -> None:
+        """Behaviour 39: neither what was destroyed nor what has expired."""
+        token, other = await self.stored(), await self.stored()
+        self.clock += IDLE / 10
+        session, late = await self.sessions.load(token), await self.sessions.load(other)
+        await self.end_elsewhere(token)
+        await self.sessions.commit(session)
+        assert not await self.is_alive(token)
+
+        self.clock = START + IDLE
+        await self.sessions.commit(late)
+        assert not await self.is_alive(other)
+
+    async def test_a_renewal_that_fails_is_logged(self) -> None:
+        """Behaviour 30: a pure read goes out all the same."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        self.vault.failing.add("save")
+        with self.assertLogs("tornado_sessions", "WARNING") as logged:
+            await self.sessions.commit(session)
+
+        assert [record.getMessage() for record in logged.records] == [
+            "A session could not be renewed: Cannot save the session."
+        ]
+        assert dict(session) == {"a": 1}
+
+    async def test_a_renewal_that_no_longer_fits_is_logged(self) -> None:
+        """Behaviour 63: such as after the limit was lowered."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        self.backend.max_bytes = 1
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            await self.sessions.commit(session)
+
+        assert await self.values(token) == {"a": 1}
+
+    async def test_a_store_may_ask_for_a_record_to_be_saved_again(self) -> None:
+        """Behaviour 60: though nothing changed, and at once."""
+        token = await self.stored({"a": 1})
+
+        class LeavingVault(FaultyVault):
+            async def load(self, token: str) -> Record | None:
+                record = await super().load(token)
+                assert record is not None
+                return msgspec.structs.replace(record, renew=True)
+
+        vault = LeavingVault(Vault(self.backend))
+        sessions = self.make(vault)
+        await sessions.commit(await sessions.load(token))
+
+        assert vault.calls == ["load", "save"]
+        assert await self.values(token) == {"a": 1}
+
+    async def test_an_end_of_its_own_survives_the_next_request(self) -> None:
+        """Behaviour 50: in both directions."""
+        token = await self.stored()
+        session = await self.sessions.load(token)
+        session.set_expiry(idle=5 * IDLE, lifetime=6 * IDLE)
+        await self.sessions.commit(session)
+        assert (await self.envelope(token)).expires == START + 5 * IDLE
+
+        self.clock = START + 4 * IDLE
+        session = await self.sessions.load(token)
+        assert session.expires_in == IDLE
+        session["a"] = 1
+        await self.sessions.commit(session)
+        assert (await self.envelope(token)).expires == START + 6 * IDLE
+
+        self.clock = START + 6 * IDLE
+        assert not await self.is_alive(token)
+
+    async def test_an_end_of_zero_ends_it_at_once(self) -> None:
+        """Behaviour 52: the record is removed."""
+        token = await self.stored()
+        session = await self.sessions.load(token)
+        session.set_expiry(lifetime=0)
+        await self.sessions.commit(session)
+
+        assert self.vault.calls == ["load", "delete"]
+        assert not await self.is_alive(token)
+
+    async def test_a_long_life_is_told_to_the_store_as_a_date(self) -> None:
+        """Behaviour 52: in seconds since the epoch, however far."""
+        year = 365 * 86_400.0
+        sessions = self.make(self.vault, idle_timeout=year, lifetime=2 * year)
+        with mock.patch.object(self.backend, "save", wraps=self.backend.save) as save:
+            session = await sessions.load(None)
+            session["a"] = 1
+            await sessions.commit(session)
+
+        (_, record), _ = save.call_args
+        assert record.expires == START + year
+        self.clock += year - 1
+        assert not (await sessions.load(session._token)).is_new
+
+    async def test_settings_that_became_shorter_count(self) -> None:
+        """Behaviour 47: where record and settings disagree, the earlier end."""
+        token = await self.stored()
+        self.clock += IDLE / 2
+        shorter = self.make(self.vault, idle_timeout=IDLE / 2)
+        briefer = self.make(self.vault, lifetime=IDLE / 2)
+
+        assert (await shorter.load(token)).is_new
+        assert (await briefer.load(token)).is_new
+        assert not (await self.sessions.load(token)).is_new
+
+    async def test_settings_that_became_longer_do_not(self) -> None:
+        """Behaviour 47: what was promised when it was stored holds."""
+        token = await self.stored()
+        self.clock += IDLE
+        longer = self.make(self.vault, idle_timeout=2 * IDLE)
+
+        assert (await longer.load(token)).is_new
+
+    async def test_a_record_from_the_near_future_is_taken(self) -> None:
+        """Behaviour 53: the clocks of two servers differ by up to five minutes."""
+        token = await self.stored()
+        self.clock = START - 300
+        session = await self.sessions.load(token)
+
+        assert not session.is_new
+        assert session.expires_in == IDLE
+
+    async def test_a_record_from_the_far_future_is_expired(self) -> None:
+        """Behaviour 53: whichever of its times is there."""
+        token = await self.stored()
+        self.clock = START - 301
+        assert (await self.sessions.load(token)).is_new
+
+        old = Envelope(START - 900, START, START + IDLE, {}, format=FORMAT)
+        token = await self.vault.inner.save(None, Record(encode(old)))
+        assert (await self.sessions.load(token)).is_new
+
+
+class PurgingBackend(MemoryBackend):
+    """A backend in memory that tells of each clean-up, and may fail there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purged: list[float] = []
+        self.begun = asyncio.Event()
+        self.twice = asyncio.Event()
+        self.gate: asyncio.Event | None = None
+        self.fails = 0
+        self.ticks = 0
+        self.ticks_seen: list[int] = []
+
+    async def purge(self, now: float) -> int:
+        self.purged.append(now)
+        self.begun.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.ticks_seen.append(self.ticks)
+        asyncio.get_running_loop().call_soon(self._tick)
+        if len(self.purged) == 2:
+            self.twice.set()
+        if self.fails:
+            self.fails -= 1
+            raise BackendError("Cannot purge.")
+        return await super().purge(now)
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+
+class PurgeTest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        self.backend = PurgingBackend()
+        self.vault = Vault(self.backend)
+        self.sessions = Sessions(self.vault)
+        self.sessions.now = lambda: START
+
+    async def asyncTearDown(self) -> None:
+        await self.sessions.close()
+
+    def due_in(self, sessions: Sessions) -> float:
+        """Answers in how many seconds the next clean-up is due."""
+        assert sessions._purge_timer is not None
+        return sessions._purge_timer.when() - asyncio.get_running_loop().time()
+
+    async def test_what_has_expired_goes_and_nothing_else(self) -> None:
+        """Behaviour 65: by the clock of the sessions."""
+        for number in range(10):
+            await self.vault.save(None, Record(b"x", None, START - 10 * number - 5))
+            await self.vault.save(None, Record(b"x", None, START + 10 * number + 5))
+
+        assert await self.sessions.purge() == 10
+        assert await self.sessions.purge() == 0
+        assert repr(self.backend).startswith("<MemoryBackend 10 of")
+
+    async def test_it_goes_in_batches(self) -> None:
+        """Behaviours 65, 70: with a turn for everybody else in between."""
+        for _ in range(1_100):
+            await self.vault.save(None, Record(b"x", None, START - 5))
+
+        assert await self.sessions.purge() == 1_100
+        assert len(self.backend.purged) > 2
+        assert self.backend.ticks_seen == list(range(len(self.backend.purged)))
+
+    async def test_it_runs_by_itself_time_and_again(self) -> None:
+        """Behaviour 65: once sessions are in use."""
+        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
+            await self.sessions.load(UNKNOWN)
+            await asyncio.wait_for(self.backend.twice.wait(), 10)
+
+        assert self.backend.purged[:2] == [START, START]
+
+    async def test_it_keeps_nothing_of_the_request_that_came_first(self) -> None:
+        """Behaviour 41: such as what that has put in its context."""
+        request = contextvars.ContextVar[object]("request")
+        context, kept = contextvars.copy_context(), asyncio.Event()
+        context.run(request.set, kept)
+        context.run(self.sessions._schedule_purge)
+        gone = weakref.ref(kept)
+        del context, kept
+
+        assert gone() is None
+
+    async def test_a_write_starts_it_as_well(self) -> None:
+        """Behaviour 65: a process that only begins sessions cleans up."""
+        session = await self.sessions.load(None)
+        assert self.sessions._purge_timer is None
+        session["a"] = 1
+        await self.sessions.commit(session)
+
+        assert self.sessions._purge_timer is not None
+
+    async def test_it_is_due_once(self) -> None:
+        """Behaviour 65: however many requests there are."""
+        await self.sessions.load(UNKNOWN)
+        timer = self.sessions._purge_timer
+        await self.sessions.load(UNKNOWN)
+
+        assert self.sessions._purge_timer is timer
+
+    async def test_a_failure_is_logged_and_not_the_last_word(self) -> None:
+        """Behaviour 65: the store may be back the next time."""
+        self.backend.fails = 1
+        with (
+            mock.patch.object(base, "PURGE_INTERVAL", 0.0),
+            self.assertLogs("tornado_sessions", "WARNING") as logged,
+        ):
+            await self.sessions.load(UNKNOWN)
+            await asyncio.wait_for(self.backend.twice.wait(), 10)
+
+        (record,) = logged.records
+        assert record.getMessage() == "The clean-up of expired sessions failed."
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], BackendError)
+
+    async def test_processes_take_it_in_turns(self) -> None:
+        """Behaviour 65: a quarter of an hour, give or take a third."""
+        due = []
+        for _ in range(100):
+            sessions = Sessions(self.vault)
+            await sessions.load(UNKNOWN)
+            due.append(self.due_in(sessions))
+            assert sessions._purge_timer is not None
+            sessions._purge_timer.cancel()
+
+        # What a slow machine needs between the two readings of the clock.
+        assert min(due) > 590
+        assert max(due) <= 1200
+        # Of a hundred, all within a third of the range: one in 10^40.
+        assert max(due) - min(due) > 200
+
+    async def test_it_ends_with_close(self) -> None:
+        """Behaviour 65: nothing is due any more, whoever asks."""
+        await self.sessions.load(UNKNOWN)
+        timer = self.sessions._purge_timer
+        assert timer is not None
+        await self.sessions.close()
+        assert timer.cancelled()
+
+        session = await self.sessions.load(UNKNOWN)
+        session["a"] = 1
+        await self.sessions.commit(session)
+        assert self.sessions._purge_timer is None
+
+    async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
+        """Behaviour 65: `close` in the middle of it, whatever is still to be removed."""
+        for _ in range(1_100):
+            await self.vault.save(None, Record(b"x", None, START - 5))
+        self.backend.gate = asyncio.Event()
+        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
+            await self.sessions.load(UNKNOWN)
+            await asyncio.wait_for(self.backend.begun.wait(), 10)
+            closing = asyncio.ensure_future(self.sessions.close())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert not closing.done()
+
+            self.backend.gate.set()
+            await closing
+
+        assert len(self.backend.purged) == 1
+        assert self.sessions._purge_timer is None
+
+
+class CloseTest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        self.backend = MemoryBackend()
+        self.sessions = Sessions(Vault(self.backend))
+        self.unretrieved: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: self.unretrieved.append(context)
+        )
+
+    async def test_it_waits_for_what_was_started(self) -> None:
+        """Behaviour 34: what a client wrote before it hung up is saved."""
+        go_on, done = asyncio.Event(), []
+
+        async def second() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            done.append("second")
+
+        async def work() -> None:
+            await go_on.wait()
+            self.sessions.start(second())
+            done.append("first")
+
+        self.sessions.start(work())
+        closing = asyncio.ensure_future(self.sessions.close())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not closing.done()
+
+        go_on.set()
+        await closing
+        assert done == ["first", "second"]
+
+    async def test_it_closes_the_store(self) -> None:
+        """And may be called twice."""
+        session = await self.sessions.load(None)
+        session["a"] = 1
+        await self.sessions.commit(session)
+        await self.sessions.close()
+        await self.sessions.close()
+
+        assert (await self.sessions.load(session._token)).is_new
+
+    async def test_an_error_of_a_task_is_told_to_whoever_waits(self) -> None:
+        """Behaviour 34: and to nobody else, when the client has hung up."""
+
+        async def fail() -> None:
+            raise LookupError("of ours")
+
+        task = self.sessions.start(fail())
+        with pytest.raises(LookupError, match="of ours"):
+            await task
+        self.sessions.start(fail())
+        await self.sessions.close()
+        del task
+        gc.collect()
+
+        assert self.unretrieved == []
+
+    async def test_a_task_may_be_cancelled(self) -> None:
+        """Behaviour 34: `close` does not wait for it any longer."""
+        task = self.sessions.start(asyncio.sleep(3600))
+        await asyncio.sleep(0)
+        task.cancel()
+        await self.sessions.close()
+
+        assert task.cancelled()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert self.unretrieved == []
