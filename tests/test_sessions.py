@@ -1021,7 +1021,7 @@ class OfTest:
         sessions = Sessions(Vault(MemoryBackend()))
         with caplog.at_level("INFO", "tornado_sessions"):
             for number in range(3):
-                sessions.tell_once(20, "The cookie is %r.", number)
-            sessions.tell_once(30, "Something else.")
+                sessions._tell_once(20, "The cookie is %r.", number)
+            sessions._tell_once(30, "Something else.")
 
         assert caplog.messages == ["The cookie is 0.", "Something else."]

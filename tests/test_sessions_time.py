@@ -459,10 +459,10 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
 
         async def work() -> None:
             await go_on.wait()
-            self.sessions.start(second())
+            self.sessions._start(second())
             done.append("first")
 
-        self.sessions.start(work())
+        self.sessions._start(work())
         closing = asyncio.ensure_future(self.sessions.close())
         for _ in range(3):
             await asyncio.sleep(0)
@@ -488,10 +488,10 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         async def fail() -> None:
             raise LookupError("of ours")
 
-        task = self.sessions.start(fail())
+        task = self.sessions._start(fail())
         with pytest.raises(LookupError, match="of ours"):
             await task
-        self.sessions.start(fail())
+        self.sessions._start(fail())
         await self.sessions.close()
         del task
         gc.collect()
@@ -500,7 +500,7 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_task_may_be_cancelled(self) -> None:
         """Behaviour 34: `close` does not wait for it any longer."""
-        task = self.sessions.start(asyncio.sleep(3600))
+        task = self.sessions._start(asyncio.sleep(3600))
         await asyncio.sleep(0)
         task.cancel()
         await self.sessions.close()

@@ -46,12 +46,12 @@ class Keeper(Protocol):
     revocable: bool
 
     def now(self) -> float: ...
-    def ends(self, envelope: Envelope) -> float: ...
-    def timeout(self, envelope: Envelope) -> float: ...
-    def is_persistent(self, envelope: Envelope) -> bool: ...
+    def _ends(self, envelope: Envelope) -> float: ...
+    def _timeout(self, envelope: Envelope) -> float: ...
+    def _is_persistent(self, envelope: Envelope) -> bool: ...
     def commit(self, session: Session) -> Awaitable[None]: ...
-    async def reload(self, session: Session) -> None: ...
-    async def transact(
+    async def _reload(self, session: Session) -> None: ...
+    async def _transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any: ...  # noqa: ANN401
 
@@ -305,7 +305,7 @@ class Session(MutableMapping[str, Any]):
 
         Never negative, and never more than the whole timeout.
         """
-        left = min(self.expires - self._keeper.now(), self._keeper.timeout(self._mine))
+        left = min(self.expires - self._keeper.now(), self._keeper._timeout(self._mine))
         return max(0, math.ceil(left))
 
     @property
@@ -315,7 +315,7 @@ class Session(MutableMapping[str, Any]):
         For as long as the session lasts, see `set_expiry`. Where nobody has set
         it, the ``session_persistent`` setting counts.
         """
-        return self._keeper.is_persistent(self._mine)
+        return self._keeper._is_persistent(self._mine)
 
     @persistent.setter
     def persistent(self, value: bool) -> None:
@@ -393,7 +393,7 @@ class Session(MutableMapping[str, Any]):
             self._field(persistent=None, label="")
         now = self._keeper.now()
         self._field(user=user, auth_time=now, seen=now)
-        self._field(expires=self._keeper.ends(self._mine))
+        self._field(expires=self._keeper._ends(self._mine))
 
     def logout(self) -> None:
         """Signs the user out and ends the session, as `destroy` does."""
@@ -430,7 +430,7 @@ class Session(MutableMapping[str, Any]):
                 self.destroy()
                 return
             self._field(**{name: float(value)})
-        self._field(expires=self._keeper.ends(self._mine))
+        self._field(expires=self._keeper._ends(self._mine))
 
     def flash(self, text: str, category: str = "info") -> None:
         """Leaves a message for the next page that asks for `flashes`.
@@ -473,7 +473,7 @@ class Session(MutableMapping[str, Any]):
 
         Raises as `save` does.
         """
-        await self._keeper.reload(self)
+        await self._keeper._reload(self)
 
     @overload
     async def transact(self, function: Callable[[Session], Awaitable[T]]) -> T: ...
@@ -494,7 +494,7 @@ class Session(MutableMapping[str, Any]):
         ``function`` runs goes with what that changes: if it raises, or has to run
         again, both are dropped. Raises as `save` does.
         """
-        return await self._keeper.transact(self, function)
+        return await self._keeper._transact(self, function)
 
     def __reduce__(self) -> Any:  # noqa: ANN401
         raise TypeError("A session cannot be copied or pickled; take dict(session).")
@@ -541,7 +541,9 @@ class Session(MutableMapping[str, Any]):
             if token not in self._ended:
                 self._ended = {**self._ended, token: packed.user}
             return
-        if self._keeper.is_persistent(packed) or self._keeper.is_persistent(self._base):
+        if self._keeper._is_persistent(packed) or self._keeper._is_persistent(
+            self._base
+        ):
             self._cookie_due = True
         if self._mine is self._base or same_fields(self._mine, packed):
             self._mine = packed
@@ -567,7 +569,7 @@ class Session(MutableMapping[str, Any]):
         """Answers the envelope of a session that begins now."""
         now = self._keeper.now()
         blank = Envelope(now, now, 0.0, {}, format=FORMAT)
-        blank.expires = self._keeper.ends(blank)
+        blank.expires = self._keeper._ends(blank)
         return blank
 
     def _encoded(self) -> dict[str, Raw]:

@@ -59,7 +59,7 @@ class BaseSessions(TellingSessions):
         self.idle_timeout = idle_timeout
         self.lifetime = lifetime
         self.persistent = persistent
-        self.sockets = Sockets(socket_interval, self._is_kept, self.start)
+        self.sockets = Sockets(socket_interval, self._is_kept, self._start)
         # None where cookies are the only way, so that this costs one test.
         self.transports = transports
         if transports is not None and transports.is_cookie_alone:
@@ -78,7 +78,7 @@ class BaseSessions(TellingSessions):
         store = getattr(self.vault, "backend", self.vault)
         return f"<{type(self).__name__} in {type(store).__name__}>"
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in a task that `close` waits for."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -115,7 +115,7 @@ class BaseSessions(TellingSessions):
             await asyncio.wait(self._tasks)
         await self.vault.close()
 
-    def ends(self, envelope: Envelope) -> float:
+    def _ends(self, envelope: Envelope) -> float:
         """Answers when a session ends that is not used again.
 
         That is after its idle timeout or its lifetime, whichever is first, in
@@ -129,13 +129,13 @@ class BaseSessions(TellingSessions):
             + (self.lifetime if life is None else life),
         )
 
-    def timeout(self, envelope: Envelope) -> float:
+    def _timeout(self, envelope: Envelope) -> float:
         """Answers for how many seconds a session can be left alone at the most."""
         idle = self.idle_timeout if envelope.idle is None else envelope.idle
         life = self.lifetime if envelope.lifetime is None else envelope.lifetime
         return min(idle, life)
 
-    def is_persistent(self, envelope: Envelope) -> bool:
+    def _is_persistent(self, envelope: Envelope) -> bool:
         """Tells whether the cookie of a session outlives the browser."""
         own = envelope.persistent
         return self.persistent if own is None else own
@@ -153,7 +153,7 @@ class BaseSessions(TellingSessions):
                 self.vault.fingerprint(token),
             )
             if self.listener is not None:
-                self.tell("refused", token, reason="undecodable")
+                self._tell("refused", token, reason="undecodable")
             return None
         if self._is_alive(envelope, now):
             return envelope
@@ -166,7 +166,7 @@ class BaseSessions(TellingSessions):
         # counts. The settings may have changed since the record was stored.
         return (
             now < envelope.expires
-            and now < self.ends(envelope)
+            and now < self._ends(envelope)
             and envelope.created <= now + CLOCK_SKEW >= envelope.seen
         )
 
@@ -204,9 +204,9 @@ class BaseSessions(TellingSessions):
         life = self.lifetime if own is None else own
         ends = (envelope.created if began is None else began) + life
         # Else it comes from the future.
-        idle = now >= min(envelope.expires, self.ends(envelope))
+        idle = now >= min(envelope.expires, self._ends(envelope))
         reason = "lifetime" if now >= ends else "idle" if idle else "clock"
-        self.tell("expired", token, user=envelope.user, reason=reason)
+        self._tell("expired", token, user=envelope.user, reason=reason)
 
     # Taking turns, and the end.
 
@@ -234,7 +234,7 @@ class BaseSessions(TellingSessions):
         self._purge_timer = loop.call_later(delay, self._purge_now, context=context)
 
     def _purge_now(self) -> None:
-        self.start(self._purge_and_reschedule())
+        self._start(self._purge_and_reschedule())
 
     async def _purge_and_reschedule(self) -> None:
         try:

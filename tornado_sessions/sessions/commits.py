@@ -131,7 +131,7 @@ class Sessions(UsersSessions):
             return self._commit(session, packed, adopted)
         return self._commit_in_turn(session, packed, adopted)
 
-    async def reload(self, session: Session) -> None:
+    async def _reload(self, session: Session) -> None:
         """See `.Session.reload`."""
         if session._token is None:
             session._drop_changes()
@@ -145,7 +145,7 @@ class Sessions(UsersSessions):
             session._renew = renew
             session._version, session._stale = version, False
 
-    async def transact(
+    async def _transact(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any:  # noqa: ANN401
         """See `.Session.transact`."""
@@ -154,14 +154,14 @@ class Sessions(UsersSessions):
             session._transacting = True
             inside = _inside.set(session)
             try:
-                return await self._transact(session, function)
+                return await self._transact_in_turn(session, function)
             finally:
                 session._transacting = False
                 # What was packed while it ran holds half of it, if anything.
                 session._adopted += 1
                 _inside.reset(inside)
 
-    async def touch(self, token: str) -> float:
+    async def _touch(self, token: str) -> float:
         """Notes that the session of ``token`` is in use, if it is time to.
 
         Answers when that is the next time, in seconds since the epoch. For a
@@ -198,7 +198,7 @@ class Sessions(UsersSessions):
         if not session._fresh or self.vault.immediate:
             await work
             return
-        task = self.start(work)
+        task = self._start(work)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -222,7 +222,7 @@ class Sessions(UsersSessions):
                 session._ended.pop(token, None)
                 self._ended(token)
                 if self.listener is not None:
-                    self.tell("destroyed", token, user=user)
+                    self._tell("destroyed", token, user=user)
         base, former, fresh = session._base, session._token, session._fresh
         if not fresh and (
             packed is base
@@ -258,7 +258,7 @@ class Sessions(UsersSessions):
                     token = await self._store_in_turn(session, former, packed, store)
         except SessionLimitError:
             if self.listener is not None:
-                self.tell("refused", former, user=packed.user, reason="limit")
+                self._tell("refused", former, user=packed.user, reason="limit")
             session._drop_changes()
             raise
         except BaseException:
@@ -267,7 +267,7 @@ class Sessions(UsersSessions):
         finally:
             session._moving = False
         if self.listener is not None and (fresh or former is None):
-            self.tell(
+            self._tell(
                 "created" if former is None else "regenerated",
                 token,
                 former=former,
@@ -332,7 +332,7 @@ class Sessions(UsersSessions):
             self._schedule_purge()
         # To the millisecond: more digits would only take room in every record.
         envelope.seen = int(self.now() * 1000) / 1000
-        envelope.expires = self.ends(envelope)
+        envelope.expires = self._ends(envelope)
         record = Record(encode(envelope), version, envelope.expires, envelope.user)
         return await self._save(token, record)
 
@@ -392,7 +392,7 @@ class Sessions(UsersSessions):
     ) -> str:
         """Stores ``packed`` after another request has been first."""
         if self.listener is not None:
-            self.tell("conflict", token, user=packed.user)
+            self._tell("conflict", token, user=packed.user)
         if self.vault.immediate:
             # Nothing comes between a load and a save that never suspend.
             return await self._store_on_newest(session, token, packed, store)
@@ -412,7 +412,7 @@ class Sessions(UsersSessions):
 
     # Transactions.
 
-    async def _transact(
+    async def _transact_in_turn(
         self, session: Session, function: Callable[[Session], Any]
     ) -> Any:  # noqa: ANN401
         token = session._token
@@ -426,7 +426,7 @@ class Sessions(UsersSessions):
             return await self._run_on_newest(session, function, token)
         except ConflictError:
             if self.listener is not None:
-                self.tell("conflict", token, user=session.user)
+                self._tell("conflict", token, user=session.user)
         async with self._turn(token):
             return await self._persist(
                 lambda: self._run_on_newest(session, function, token)

@@ -29,13 +29,13 @@ class TellingSessions:
         self._failing: set[str] = set()
         self._told: set[str] = set()
 
-    def tell_once(self, level: int, message: str, *args: object) -> None:
+    def _tell_once(self, level: int, message: str, *args: object) -> None:
         """Logs ``message`` at its first time."""
         if message not in self._told:
             self._told.add(message)
             logger.log(level, message, *args)
 
-    def tell(
+    def _tell(
         self,
         name: str,
         token: str | None = None,
@@ -59,7 +59,7 @@ class TellingSessions:
 
     def _tell_unknown(self, token: str) -> None:
         known = self.vault.is_well_formed(token)
-        self.tell("refused", token, reason="unknown" if known else "malformed")
+        self._tell("refused", token, reason="unknown" if known else "malformed")
 
     def _tell_revoked(self, key: bytes, user: str, reason: str | None) -> None:
         assert self.listener is not None
@@ -91,11 +91,11 @@ class TellingSessions:
             answered = await answer
         except BackendError as error:
             if not failing:
-                self.tell("store_down", reason=str(error))
+                self._tell("store_down", reason=str(error))
             failing.add(operation)
             raise
         if operation in failing:
             failing.remove(operation)
             if not failing:
-                self.tell("store_up")
+                self._tell("store_up")
         return answered

@@ -90,9 +90,9 @@ class UsersSessions(BaseSessions):
             id=envelope.id,
             created=envelope.created,
             last_seen=envelope.seen,
-            expires=min(envelope.expires, self.ends(envelope)),
+            expires=min(envelope.expires, self._ends(envelope)),
             auth_time=envelope.auth_time,
-            persistent=self.is_persistent(envelope),
+            persistent=self._is_persistent(envelope),
             label=envelope.label,
         )
 
@@ -145,7 +145,7 @@ class UsersSessions(BaseSessions):
     async def _end_before(self, user: str, but: str | None) -> None:
         await self.vault.end_before(user, self.now(), but)
         if self.listener is not None:
-            self.tell("revoked", user=user)
+            self._tell("revoked", user=user)
         mine = own.get()
         if (
             mine is not None

@@ -124,7 +124,7 @@ class IdHandler(SessionHandler):
             and not is_on_loopback(request)
         ):
             self._way = ""
-            self._all_sessions.tell_once(logging.WARNING, _WITHHELD, "id")
+            self._all_sessions._tell_once(logging.WARNING, _WITHHELD, "id")
             return ()
         # Where the client sends none, a header is not for it.
         self._way = next((name for name in transports.names if name != "header"), "")
@@ -162,7 +162,7 @@ class IdHandler(SessionHandler):
     def _tell_ambiguous(self, count: int) -> None:
         if self._all_sessions.listener is not None:
             reason = "two cookies" if self._way == "cookie" else "two ids"
-            self._all_sessions.tell("refused", reason=reason)
+            self._all_sessions._tell("refused", reason=reason)
         if self._way != "cookie":
             logger.warning(
                 "A request came with %d different session ids in its %s; none is"
@@ -189,9 +189,9 @@ class IdHandler(SessionHandler):
                 cookie = sessions.cookie
             elif is_on_loopback(request):
                 cookie = sessions.loopback_cookie
-                sessions.tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
+                sessions._tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
             else:
-                sessions.tell_once(logging.WARNING, _WITHHELD, "cookie")
+                sessions._tell_once(logging.WARNING, _WITHHELD, "cookie")
             self._session_cookie = cookie
         return cookie
 

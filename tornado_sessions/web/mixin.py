@@ -213,7 +213,7 @@ class SessionMixin(SocketHandler):
             if self._all_sessions.vault.immediate and not self._session._transacting:
                 return self._commit_now()
             self._committing = True
-            self._all_sessions.start(self._commit_and_tell())
+            self._all_sessions._start(self._commit_and_tell())
         if self._finished:
             # A body still on its way is not for a handler that has finished.
             self.data_received = _ignore  # type: ignore[method-assign]

@@ -76,7 +76,7 @@ class SocketHandler(XSRFHandler):
             receive = functools.partial(self._receive, self.on_message)
             self.__dict__["on_message"] = receive
         else:
-            sessions.tell_once(
+            sessions._tell_once(
                 logging.WARNING,
                 "session_keep_alive of %s does nothing: this backend keeps the session"
                 " in the cookie, and a WebSocket can send none.",
@@ -89,13 +89,13 @@ class SocketHandler(XSRFHandler):
         sessions = self._all_sessions
         if sessions.now() >= self._touch_due:
             self._touch_due = math.inf
-            sessions.start(self._touch())
+            sessions._start(self._touch())
         return on_message(message)
 
     async def _touch(self) -> None:
         assert self._socket_token is not None
         try:
-            self._touch_due = await self._all_sessions.touch(self._socket_token)
+            self._touch_due = await self._all_sessions._touch(self._socket_token)
         except BackendError as error:
             logger.warning("A session could not be kept alive: %s", error)
             self._touch_due = self._all_sessions.now() + _RETRY_AFTER
