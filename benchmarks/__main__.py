@@ -126,7 +126,7 @@ class Bench:
     def _microseconds(
         self, ready: dict[str, Any], route: str, cookies: str | None
     ) -> float:
-        url = f"{ready['url']}/{route}"
+        url = ready["urls"][route]
         command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{self.seconds}s", url]
         if cookies is not None:
             script = self.folder / "cookies.lua"

@@ -41,7 +41,7 @@ class FloorHandler(tornado.web.RequestHandler):
         return key.encode()
 
 
-def memory(url: str) -> list[tuple[str, type[FloorHandler]]]:
+def memory(url: str) -> dict[str, type[FloorHandler]]:
     records: dict[bytes, bytes] = {}
 
     class Fill(FloorHandler):
@@ -63,7 +63,7 @@ def memory(url: str) -> list[tuple[str, type[FloorHandler]]]:
     return _routes(Fill, Read, Write)
 
 
-def cookie(url: str) -> list[tuple[str, type[FloorHandler]]]:
+def cookie(url: str) -> dict[str, type[FloorHandler]]:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     cipher = AESGCM(secrets.token_bytes(32))
@@ -99,7 +99,7 @@ def cookie(url: str) -> list[tuple[str, type[FloorHandler]]]:
     return _routes(Fill, Read, Write)
 
 
-def sqlite(url: str) -> list[tuple[str, type[FloorHandler]]]:
+def sqlite(url: str) -> dict[str, type[FloorHandler]]:
     import aiosqlite
 
     opened: list[aiosqlite.Connection] = []
@@ -139,7 +139,7 @@ def sqlite(url: str) -> list[tuple[str, type[FloorHandler]]]:
     return _routes(Fill, Read, Write)
 
 
-def memcached(url: str) -> list[tuple[str, type[FloorHandler]]]:
+def memcached(url: str) -> dict[str, type[FloorHandler]]:
     import aiomcache
 
     address = urlsplit(url)
@@ -165,7 +165,7 @@ def memcached(url: str) -> list[tuple[str, type[FloorHandler]]]:
     return _routes(Fill, Read, Write)
 
 
-def mongodb(url: str) -> list[tuple[str, type[FloorHandler]]]:
+def mongodb(url: str) -> dict[str, type[FloorHandler]]:
     import motor.motor_asyncio
     import pymongo
 
@@ -209,5 +209,5 @@ def mongodb(url: str) -> list[tuple[str, type[FloorHandler]]]:
 
 def _routes(
     fill: type[FloorHandler], read: type[FloorHandler], write: type[FloorHandler]
-) -> list[tuple[str, type[FloorHandler]]]:
-    return [("/floor/fill", fill), ("/floor/read", read), ("/floor/write", write)]
+) -> dict[str, type[FloorHandler]]:
+    return {"floor/fill": fill, "floor/read": read, "floor/write": write}

@@ -1,7 +1,9 @@
 """The server that is measured: one backend, with a bare handler beside.
 
-Prints one line of JSON when it is ready: its URL, and the cookies of sessions
-that hold some 300 bytes each.
+Each route is an application with a port of its own, and all of them share the
+store: in one application, those further down the list would pay for those before.
+Prints one line of JSON when it is ready: the URL of each, and the cookies of
+sessions that hold some 300 bytes each.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tornado.web
 
 from benchmarks import floors
 from tornado_sessions import SessionMixin, Sessions
+from tornado_sessions.registry import open_backend
 
 SESSIONS = 64
 
@@ -58,23 +61,27 @@ class FillHandler(SessionMixin):
         self.session.update(floors.VALUES)
 
 
-def make_app(backend: str) -> tornado.web.Application:
-    handlers: list[Any] = [
-        ("/bare", BareHandler),
-        ("/untouched", UntouchedHandler),
-        ("/read", ReadHandler),
-        ("/write", WriteHandler),
-        ("/fill", FillHandler),
-    ]
-    handlers += FLOORS[backend.partition(":")[0]](backend)
-    return tornado.web.Application(
-        handlers,
-        cookie_secret="a secret of at least thirty-two bytes",
-        session_backend=backend,
+def make_apps(backend: str) -> dict[str, tornado.web.Application]:
+    """Answers an application for each route, by its name."""
+    handlers: dict[str, type[tornado.web.RequestHandler]] = {
+        "bare": BareHandler,
+        "untouched": UntouchedHandler,
+        "read": ReadHandler,
+        "write": WriteHandler,
+        "fill": FillHandler,
+        **FLOORS[backend.partition(":")[0]](backend),
+    }
+    settings: dict[str, Any] = {
+        "cookie_secret": "a secret of at least thirty-two bytes",
         # As a server behind https does, it need not look for a proxy first.
-        session_cookie_kwargs={"secure": False},
-        log_function=lambda handler: None,
-    )
+        "session_cookie_kwargs": {"secure": False},
+        "log_function": lambda handler: None,
+    }
+    settings["session_backend"] = open_backend(backend, settings)
+    return {
+        name: tornado.web.Application([("/", handler)], **settings)
+        for name, handler in handlers.items()
+    }
 
 
 async def _cookies(url: str) -> list[str]:
@@ -84,15 +91,16 @@ async def _cookies(url: str) -> list[str]:
 
 
 async def _main(backend: str) -> None:
-    app = make_app(backend)
-    Sessions.of(app)
-    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    tornado.httpserver.HTTPServer(app).add_sockets(sockets)
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    urls = {}
+    for name, app in make_apps(backend).items():
+        Sessions.of(app)
+        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        tornado.httpserver.HTTPServer(app).add_sockets(sockets)
+        urls[name] = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/"
     ready = {
-        "url": url,
-        "cookies": await _cookies(f"{url}/fill"),
-        "floor_cookies": await _cookies(f"{url}/floor/fill"),
+        "urls": urls,
+        "cookies": await _cookies(urls["fill"]),
+        "floor_cookies": await _cookies(urls["floor/fill"]),
     }
     print(json.dumps(ready), flush=True)
     await asyncio.Event().wait()
