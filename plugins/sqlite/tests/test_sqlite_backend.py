@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -321,6 +322,25 @@ class FileTest(_Case):
         await backend.close()
 
         self.assertFalse(backend._reader.is_open)
+
+    async def test_a_failure_to_open_is_not_told_twice(self) -> None:
+        """Behaviour 34: nor by asyncio, where whoever wanted it open was cancelled."""
+        backend = SQLiteBackend(self.path / "missing" / "sessions.db")
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: told.append(context)
+        )
+        load = asyncio.create_task(backend.load(_new_key()))
+        await asyncio.sleep(0)
+        load.cancel()
+        await asyncio.wait([load])
+
+        await backend.close()
+        # Its traceback leads to what was opening.
+        del load
+        gc.collect()
+
+        self.assertEqual(told, [])
 
 
 class ExpiryTest(_Case):

@@ -506,6 +506,7 @@ class _Lane:
         opening = self._opening_here()
         if opening is None:
             opening = self._opening = loop.create_task(self._connect_in_thread())
+            opening.add_done_callback(_forget_error)
         await asyncio.wait_for(asyncio.shield(opening), deadline - loop.time())
 
     def _opening_here(self) -> asyncio.Task[None] | None:
@@ -567,6 +568,12 @@ class _Lane:
         return " ".join(
             [f"The session database {self._path!r} failed: {text}.", *advice]
         )
+
+
+def _forget_error(task: asyncio.Task[None]) -> None:
+    """Has asyncio not log the error where nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _pause_if_locked(error: sqlite3.OperationalError, deadline: float) -> None:
