@@ -131,14 +131,8 @@ class UsersSessions(BaseSessions):
         self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
     ) -> int:
         ended = await self._end(user, choose)
-        mine = own.get()
-        # One of nobody may be on its way to the user, under the same handle.
-        if (
-            mine is not None
-            and mine._token is not None
-            and mine._base.user == user
-            and mine._base.id in ended
-        ):
+        mine = self._own(user)
+        if mine is not None and mine._base.id in ended:
             mine._note_end()
         return len(ended)
 
@@ -146,15 +140,21 @@ class UsersSessions(BaseSessions):
         await self.vault.end_before(user, self.now(), but)
         if self.listener is not None:
             self._tell("revoked", user=user)
-        mine = own.get()
-        if (
-            mine is not None
-            and mine._keeper is self  # type: ignore[comparison-overlap]
-            and mine._token is not None
-            and mine._base.user == user
-            and mine._base.id != but
-        ):
+        mine = self._own(user)
+        if mine is not None and mine._base.id != but:
             mine._note_end()
+
+    def _own(self, user: str) -> Session | None:
+        """Answers the session of the handler that asks, if it is one of ``user``.
+
+        It is none where that user is another application's of this process. Nor is
+        one of nobody, though it may be on its way to the user, under one handle.
+        """
+        mine = own.get()
+        if mine is None or mine._token is None or mine._base.user != user:
+            return None
+        keeper: object = mine._keeper
+        return mine if keeper is self else None
 
     async def _end(
         self,
