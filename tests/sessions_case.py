@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import unittest
 from typing import Any
 
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import (
-    Sessions,
-    Vault,
-)
+from tornado_sessions import Session, Sessions, Vault
 from tornado_sessions.codec import Envelope, decode
 from tornado_sessions.testing import FaultyVault
 
@@ -73,3 +71,16 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         record = await self.vault.inner.load(token)
         assert record is not None
         return decode(record.data)
+
+
+class SlowCount:
+    """What a transaction runs: it counts, and waits in between to go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, session: Session) -> None:
+        n = session.get("n", 0)
+        self.begun.set()
+        await self.go_on.wait()
+        session["n"] = n + 1

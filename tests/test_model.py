@@ -645,10 +645,10 @@ class Visit:
         if self.plan.fails:
             session._drop_changes()
             self._drop_changes()
-        packed, adopted = session._pack(), session._adopted
+        packed, era = session._pack(), session._era
 
         async def commit() -> None:
-            await self.sessions.commit(session, packed, adopted)
+            await self.sessions.commit(session, packed, era)
             assert not session._fresh
             assert not session._ended
 

@@ -856,7 +856,7 @@ class RegenerateTest(SessionsCase):
         session["b"] = 1
         await self.change_elsewhere(token, c=1)
         await session.save()
-        await self.sessions.commit(session, before, session._adopted)
+        await self.sessions.commit(session, before, session._era)
         loaded = await self.elsewhere.load(session._token)
 
         assert (loaded.user, dict(loaded)) == (None, {"a": 1, "c": 1})

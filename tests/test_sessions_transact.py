@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.sessions_case import IDLE, SessionsCase
+from tests.sessions_case import IDLE, SessionsCase, SlowCount
 from tornado_sessions import (
     BackendError,
     Session,
@@ -299,19 +298,12 @@ class TransactTest(SessionsCase):
         """Another task may save the same object; both changes stay."""
         token = await self.stored({"n": 1})
         session = await self.sessions.load(token)
-        inside, go_on = asyncio.Event(), asyncio.Event()
-
-        async def count(session: Session) -> None:
-            n = session["n"]
-            inside.set()
-            await go_on.wait()
-            session["n"] = n + 1
-
+        count = SlowCount()
         counting = asyncio.ensure_future(session.transact(count))
-        await inside.wait()
+        await count.begun.wait()
         saving = asyncio.ensure_future(session.save())
         await asyncio.sleep(0)
-        go_on.set()
+        count.go_on.set()
         await asyncio.gather(counting, saving)
 
         assert await self.values(token) == {"n": 2}
@@ -320,21 +312,14 @@ class TransactTest(SessionsCase):
         """Behaviours 28, 40: it was packed before, and what it changed is kept."""
         token = await self.stored({"n": 1, "a": 1})
         session = await self.sessions.load(token)
-        inside, go_on = asyncio.Event(), asyncio.Event()
-
-        async def count(session: Session) -> None:
-            n = session["n"]
-            inside.set()
-            await go_on.wait()
-            session["n"] = n + 1
-
+        count = SlowCount()
         counting = asyncio.ensure_future(session.transact(count))
-        await inside.wait()
+        await count.begun.wait()
         session["a"] = 2
         packed = session._pack()
         committing = asyncio.ensure_future(self.sessions.commit(session, packed))
         await asyncio.sleep(0)
-        go_on.set()
+        count.go_on.set()
         await asyncio.gather(counting, committing)
 
         assert await self.values(token) == {"n": 2, "a": 2}
@@ -419,9 +404,9 @@ class TransactTest(SessionsCase):
             session["n"] += 1
 
         session["a"] = 2
-        packed, adopted = session._pack(), session._adopted
+        packed, era = session._pack(), session._era
         await session.transact(count)
-        await self.sessions.commit(session, packed, adopted)
+        await self.sessions.commit(session, packed, era)
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
@@ -429,28 +414,17 @@ class TransactTest(SessionsCase):
         """Behaviours 28, 37: nor if it has ended when the commit begins."""
         for token in (await self.stored({"n": 1}), None):
             session = await self.sessions.load(token)
-            inside, go_on = asyncio.Event(), asyncio.Event()
-            counting = asyncio.ensure_future(session.transact(_counting(inside, go_on)))
-            await inside.wait()
+            count = SlowCount()
+            counting = asyncio.ensure_future(session.transact(count))
+            await count.begun.wait()
             session["a"] = 2
-            packed, adopted = session._pack(), session._adopted
-            go_on.set()
+            packed, era = session._pack(), session._era
+            count.go_on.set()
             await counting
-            await self.sessions.commit(session, packed, adopted)
+            await self.sessions.commit(session, packed, era)
 
             n = 1 if token is None else 2
             assert await self.values(session._token) == {"n": n, "a": 2}
-
-
-def _counting(
-    inside: asyncio.Event, go_on: asyncio.Event
-) -> Callable[[Session], Awaitable[None]]:
-    async def count(session: Session) -> None:
-        inside.set()
-        await go_on.wait()
-        session["n"] = session.get("n", 0) + 1
-
-    return count
 
 
 class SuspendingTransactTest(TransactTest):

@@ -95,12 +95,12 @@ class Session(MutableMapping[str, Any]):
 
     # A name that is none of these is refused, as in ``session.permanent = True``.
     __slots__ = (
-        "_adopted",
         "_ambiguous",
         "_base",
         "_cookie_due",
         "_destroyed",
         "_ended",
+        "_era",
         "_fresh",
         "_keeper",
         "_lock",
@@ -141,8 +141,9 @@ class Session(MutableMapping[str, Any]):
         self._token = token
         self._version = version
         self._stale = False
-        # How often another base has been put in its place, see `_adopt`.
-        self._adopted = 0
+        # What was packed in one era is void in the next. One begins with another
+        # base, see `_adopt`, and with the end of a `transact`.
+        self._era = 0
         # What the commit has to do besides storing what changed: note that the
         # session is in use, move it to a fresh token, and remove the records of
         # tokens that were destroyed, each with the user that it was of.
@@ -524,7 +525,7 @@ class Session(MutableMapping[str, Any]):
 
     def _adopt(self, base: Envelope, current: Envelope | None = None) -> None:
         """Takes ``base`` for what the store has and ``current`` for its own."""
-        self._adopted += 1
+        self._era += 1
         self._base = base
         self._mine = current or base
         self._values = dict(self._mine.values)

@@ -114,22 +114,20 @@ class Sessions(UsersSessions):
         self,
         session: Session,
         packed: Envelope | None = None,
-        adopted: int = 0,
+        era: int = 0,
     ) -> Coroutine[Any, Any, None]:
         """Makes the store agree with ``session``.
 
         ``packed`` is what its ``_pack()`` answered, where it was called already,
-        and ``adopted`` the session's own count at that time. Afterwards it has
-        the token that the client must hold. Raises as `.Session.save` does; what
-        failed is still to be done then.
+        and ``era`` the session's at that time. Afterwards it has the token that
+        the client must hold. Raises as `.Session.save` does; what failed is still
+        to be done then.
         """
         if session._transacting:
             self._refuse_inside_transact(session)
-            # What was packed holds half of what another task is about to save.
-            packed = None
-        if self.vault.immediate and not session._transacting:
-            return self._commit(session, packed, adopted)
-        return self._commit_in_turn(session, packed, adopted)
+        elif self.vault.immediate:
+            return self._commit(session, packed, era)
+        return self._commit_in_turn(session, packed, era)
 
     async def _reload(self, session: Session) -> None:
         """See `.Session.reload`."""
@@ -158,7 +156,7 @@ class Sessions(UsersSessions):
             finally:
                 session._transacting = False
                 # What was packed while it ran holds half of it, if anything.
-                session._adopted += 1
+                session._era += 1
                 _inside.reset(inside)
 
     async def _touch(self, token: str) -> float:
@@ -182,19 +180,19 @@ class Sessions(UsersSessions):
     # Writing.
 
     async def _commit_in_turn(
-        self, session: Session, packed: Envelope | None, adopted: int
+        self, session: Session, packed: Envelope | None, era: int
     ) -> None:
         async with session._turn():
-            await self._commit_whole(session, packed, adopted)
+            await self._commit_whole(session, packed, era)
 
     async def _commit_whole(
-        self, session: Session, packed: Envelope | None, adopted: int
+        self, session: Session, packed: Envelope | None, era: int
     ) -> None:
         """Commits, and whoever stops waiting does not stop a move to a fresh token.
 
         Half of it would leave the client an id that has ended already.
         """
-        work = self._commit(session, packed, adopted)
+        work = self._commit(session, packed, era)
         if not session._fresh or self.vault.immediate:
             await work
             return
@@ -209,10 +207,10 @@ class Sessions(UsersSessions):
             del task
 
     async def _commit(
-        self, session: Session, packed: Envelope | None, adopted: int
+        self, session: Session, packed: Envelope | None, era: int
     ) -> None:
-        if packed is None or session._adopted != adopted:
-            # A transaction has ended meanwhile: what was packed before would undo it.
+        if packed is None or session._era != era:
+            # What was packed in another era would undo what has been done since.
             packed = session._pack()
         while session._ended:
             # All of them at once: to look for the first one of a dict again and again
@@ -455,26 +453,26 @@ class Sessions(UsersSessions):
         before: Envelope,
     ) -> Any:  # noqa: ANN401
         """Runs ``function`` once and saves; whatever fails, its changes go."""
-        token, fresh, adopted = session._token, session._fresh, session._adopted
+        token, fresh, era = session._token, session._fresh, session._era
         try:
             result = function(session)
             answer = await result if inspect.isawaitable(result) else result
             base, packed = session._base, session._pack()
             kept = token is not None and token == session._token
-            if kept and (self.now() >= base.expires or session._adopted != adopted):
+            if kept and (self.now() >= base.expires or session._era != era):
                 # Unless another request has kept it alive, it has ended; and what an
                 # error of the response has dropped is not what the function stores.
                 raise ConflictError("The values are no longer those it began with.")
             if not kept or session._fresh:
-                await self._commit_whole(session, packed, session._adopted)
+                await self._commit_whole(session, packed, session._era)
             elif packed is not base:
                 token = await self._put(session, token, packed, session._version)
                 session._settle(base, token, packed)
-            if session._adopted != adopted and session._token is not None:
+            if session._era != era and session._token is not None:
                 # What has been stored is not taken back by an error that came since.
                 session._adopt(session._base)
         except BaseException:
-            if session._adopted != adopted:
+            if session._era != era:
                 # It was destroyed, or the response has failed: that holds.
                 session._drop_changes()
             elif session._token == token:

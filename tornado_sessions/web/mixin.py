@@ -42,7 +42,7 @@ class SessionMixin(SocketHandler):
     _waiters: tuple[asyncio.Future[None], ...] = ()
     _commit_failed = False
     _packed: Envelope | None = None
-    _adopted = 0
+    _packed_era = 0
     _send: Callable[[], asyncio.Future[None]] | None = None
 
     async def prepare(self) -> None:
@@ -192,7 +192,7 @@ class SessionMixin(SocketHandler):
             self._packed = session._pack()
         except Exception:  # noqa: BLE001
             self._packed = None
-        self._adopted = session._adopted
+        self._packed_era = session._era
         return (
             self._committing
             or self._packed is not session._base
@@ -264,7 +264,7 @@ class SessionMixin(SocketHandler):
             try:
                 while True:
                     packed = self._packed
-                    await self._all_sessions.commit(session, packed, self._adopted)
+                    await self._all_sessions.commit(session, packed, self._packed_era)
                     if self._packed is packed and not (
                         session._fresh or session._ended
                     ):
