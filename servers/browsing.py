@@ -85,7 +85,7 @@ class Browser(Chrome):
 
     def complaints(self) -> list[str]:
         """Answers what the console was told since it was asked last."""
-        log = self.get_log("browser")  # type: ignore[no-untyped-call]
+        log = self.execute("getLog", {"type": "browser"})["value"]
         return [entry["message"] for entry in log]
 
     def text_of(self, selector: str) -> str:

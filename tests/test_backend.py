@@ -167,5 +167,6 @@ class RecordTest:
 
     def test_it_cannot_be_changed(self) -> None:
         """Behaviour 41: what a backend was handed stays as it is."""
+        record: Any = Record(b"data")
         with pytest.raises(AttributeError):
-            Record(b"data").data = b"other"  # type: ignore[misc]
+            record.data = b"other"

@@ -73,6 +73,7 @@ class Badge:
     number: int
 
     def __eq__(self, other: object) -> bool:
+        # Without a look at the type first: that is the mistake.
         return bool(self.number == other.number)  # type: ignore[attr-defined]
 
 

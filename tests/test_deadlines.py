@@ -222,10 +222,11 @@ class RunTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_it_cannot_end_is_refused(self) -> None:
         """A task would stop it from ending any other, and a coroutine is no future."""
-        task, coroutine = asyncio.ensure_future(asyncio.sleep(0)), asyncio.sleep(0)
+        task: Any = asyncio.ensure_future(asyncio.sleep(0))
+        coroutine: Any = asyncio.sleep(0)
         for work, name in ((task, "Task"), (coroutine, "coroutine")):
             with self.assertRaises(TypeError) as raised:
-                self.deadlines.add(work)  # type: ignore[arg-type]
+                self.deadlines.add(work)
             self.assertEqual(
                 str(raised.exception),
                 f"Deadlines ends futures that a backend makes itself, not {name}."

@@ -35,7 +35,7 @@ def test_the_program_counts_the_visits_of_a_visitor(
     program = _first_program(folder / "README.md")
     if variable := servers.get(folder.name):
         if variable not in os.environ:
-            pytest.skip(f"{variable} is not set.")
+            pytest.skip(f"{variable} is not set; 'python -m servers' sets it.")
         program, named = re.subn(
             r'session_backend="[^"]+"',
             f'session_backend="{os.environ[variable]}"',

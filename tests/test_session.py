@@ -501,8 +501,9 @@ class LabelTest:
 
     def test_it_is_a_str(self, new: Session) -> None:
         """Of an object there is no telling what would be stored."""
+        number: Any = 5
         with pytest.raises(TypeError, match=r"\Alabel is a str, not int\.\Z"):
-            new.label = 5  # type: ignore[assignment]
+            new.label = number
 
     def test_it_is_unicode(self, new: Session) -> None:
         """Else the record could not be written."""
@@ -914,8 +915,9 @@ class AttributeTest:
 
     def test_a_user_is_not_set(self, loaded: Loaded) -> None:
         """It takes a new id as well, and so a login."""
+        session: Any = loaded()
         with pytest.raises(AttributeError) as caught:
-            loaded().user = "ada"  # type: ignore[assignment]
+            session.user = "ada"
 
         assert str(caught.value) == (
             "session.user cannot be set. Sign in with session.login(user), and out with"
@@ -938,11 +940,11 @@ class AttributeTest:
 
     def test_an_unknown_one_is_refused(self, loaded: Loaded) -> None:
         """As others name it: it would be kept by no store."""
-        session = loaded()
+        session: Any = loaded()
         with pytest.raises(AttributeError, match="permanent"):
-            session.permanent = True  # type: ignore[attr-defined]
+            session.permanent = True
         with pytest.raises(AttributeError, match="modified"):
-            session.modified = True  # type: ignore[misc]
+            session.modified = True
 
 
 class SentTest:

@@ -182,10 +182,11 @@ class UsersTest(SessionsCase):
 
     async def test_what_is_no_user_is_an_error(self) -> None:
         """Behaviour 46: 42 has no sessions, and to answer 0 would mislead."""
+        number: Any = 42
         for work, name in (
-            (self.sessions.of_user(42), "of_user"),  # type: ignore[arg-type]
-            (self.sessions.revoke(42, "x"), "revoke"),  # type: ignore[arg-type]
-            (self.sessions.revoke_all(42), "revoke_all"),  # type: ignore[arg-type]
+            (self.sessions.of_user(number), "of_user"),
+            (self.sessions.revoke(number, "x"), "revoke"),
+            (self.sessions.revoke_all(number), "revoke_all"),
         ):
             with pytest.raises(TypeError) as caught:
                 await work
@@ -231,8 +232,9 @@ class UsersTest(SessionsCase):
 
     async def test_what_is_spared_is_a_session(self) -> None:
         """A handle would spare nothing, or everything."""
+        handle: Any = "x"
         with pytest.raises(TypeError) as caught:
-            await self.sessions.revoke_all("ada", but="x")  # type: ignore[arg-type]
+            await self.sessions.revoke_all("ada", but=handle)
         assert str(caught.value) == (
             "revoke_all() takes the session to spare, such as but=self.session, and"
             " not str."

@@ -166,6 +166,7 @@ class TokenTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 5: there is no fallback."""
 
         def broken(size: int | None = None) -> str:
+            # As os.urandom() does.
             raise NotImplementedError("no source of randomness")
 
         with (

@@ -474,10 +474,11 @@ class KeysTest(unittest.IsolatedAsyncioTestCase):
 
     def test_a_secret_that_is_no_text_is_refused(self) -> None:
         """Behaviours 8, 60: by its type, without repeating it."""
+        number: Any = 12345
         with self.assertRaisesRegex(
             ValueError, "version 0 is of the type int. Use a str or bytes."
         ):
-            CookieBackend({0: 12345}, 0)  # type: ignore[dict-item]
+            CookieBackend({0: number}, 0)
 
     def test_a_key_version_that_has_no_secret_is_refused(self) -> None:
         """Behaviour 60: the error names the versions there are."""
@@ -500,8 +501,9 @@ class KeysTest(unittest.IsolatedAsyncioTestCase):
 
     def test_a_dict_the_wrong_way_round_is_not_repeated(self) -> None:
         """Behaviour 8: what stands for a version may be the secret itself."""
+        wrong_way_round: Any = {SECRET: 1}
         with self.assertRaisesRegex(ValueError, "cookie_secret is a str\\.") as refused:
-            CookieBackend({SECRET: 1}, 1)  # type: ignore[dict-item]
+            CookieBackend(wrong_way_round, 1)
 
         self.assertNotIn(SECRET, str(refused.exception))
 

@@ -239,7 +239,7 @@ class _Server:
         self._suspect_until = 0.0
         self._connection: _Connection | None = None
         self._client = aiomcache.Client(host, port)
-        # There is no public name for it.
+        # There is no public name for it, and its type is that of the driver's own.
         self._client._pool = self  # type: ignore[assignment]
 
     async def run(self, command: Callable[..., Awaitable[T]], *arguments: object) -> T:

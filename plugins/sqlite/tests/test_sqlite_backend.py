@@ -1108,9 +1108,8 @@ async def _data_and_close(backend: Backend, key: bytes) -> bytes:
         await backend.close()
 
 
-async def _pragma(lane: object, name: str) -> list[tuple[int]]:
-    connection = lane._connection  # type: ignore[attr-defined]
-    return list(await connection.execute_fetchall(f"PRAGMA {name}"))
+async def _pragma(lane: Any, name: str) -> list[tuple[int]]:  # noqa: ANN401
+    return list(await lane._connection.execute_fetchall(f"PRAGMA {name}"))
 
 
 def _mount(directory: pathlib.Path, options: str) -> bool:
