@@ -57,11 +57,7 @@ class SessionMixin(SocketHandler):
         if sessions.transports is not None:
             tokens = self._read_tokens(sessions.transports)
         elif lines := self.request.headers.get_list("Cookie"):
-            cookie = sessions.cookie
-            if cookie.secure and self.request.protocol != "https":
-                tokens = self._read_cookies(lines)
-            else:
-                tokens = cookie.read(lines)
+            tokens = self._read_cookies(lines)
         if len(tokens) == 1:
             self._client_token = tokens[0]
             try:
