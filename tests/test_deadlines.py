@@ -197,6 +197,18 @@ class RunTest(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(self.complaints, [])
 
+    async def test_an_outcome_that_is_late_comes_all_the_same(self) -> None:
+        """Behaviour 66: its waiter goes, by the limit or otherwise, and it stays."""
+        work = asyncio.ensure_future(asyncio.sleep(0.3, 7))
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.deadlines.outcome(work)
+        waiting = asyncio.ensure_future(self.deadlines.outcome(work))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        self.assertEqual(await work, 7)
+
     async def test_a_cancellation_cancels_the_work(self) -> None:
         """Behaviour 68: it is for nobody any more."""
         work = asyncio.ensure_future(asyncio.sleep(30))

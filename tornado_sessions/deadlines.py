@@ -52,13 +52,25 @@ class Deadlines:
         `asyncio.TimeoutError`.
         """
         running = asyncio.ensure_future(work)
-        ended: asyncio.Future[None] = running.get_loop().create_future()
-        running.add_done_callback(functools.partial(_end, ended))
         try:
-            await self.wait(ended)
-            return running.result()
+            return await self.outcome(running)
         finally:
             running.cancel()
+
+    async def outcome(self, running: asyncio.Future[T]) -> T:
+        """Does as `run`, but cancels nothing: what takes too long goes on.
+
+        ``running`` is a task, or a future that others set. Nobody need look at its
+        error then.
+        """
+        ended: asyncio.Future[None] = running.get_loop().create_future()
+        running.add_done_callback(functools.partial(_end, ended))
+        self.add(ended)
+        try:
+            await ended
+            return running.result()
+        finally:
+            self.discard(ended)
 
     async def wait(self, future: asyncio.Future[T]) -> T:
         """Answers what ``future`` answers, within the limit, and raises what it raises.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import importlib.util
 import json
 import logging
@@ -310,25 +309,12 @@ class MongoDBBackend(Backend):
         cancellation can leave the pool of connections locked for ever.
         """
         task = asyncio.ensure_future(operation)
-        ended = task.get_loop().create_future()
-        task.add_done_callback(functools.partial(_end, ended))
         try:
-            await self._deadlines.wait(ended)
-            return task.result()
-        except (asyncio.CancelledError, asyncio.TimeoutError):
-            if task.done():
-                # In this very moment.
-                self._forget(task)
-            else:
+            return await self._deadlines.outcome(task)
+        finally:
+            if not task.done():
                 self._left.add(task)
-                task.add_done_callback(self._forget)
-            raise
-
-    def _forget(self, task: asyncio.Future[Any]) -> None:
-        self._left.discard(task)
-        if not task.cancelled():
-            # Else asyncio would log an error that nobody waits for any more.
-            task.exception()
+                task.add_done_callback(self._left.discard)
 
     async def _create_indexes(self, collection: Any) -> None:  # noqa: ANN401
         # In a task of its own and without a time limit: no request waits for the
@@ -397,11 +383,6 @@ class _Opened(NamedTuple):
 
 def _place() -> tuple[int, asyncio.AbstractEventLoop]:
     return os.getpid(), asyncio.get_running_loop()
-
-
-def _end(ended: asyncio.Future[None], task: asyncio.Future[Any]) -> None:
-    if not ended.done():
-        ended.set_result(None)
 
 
 def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
