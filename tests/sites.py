@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import Sessions
+from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.testing.faults import FaultyVault
 
 
@@ -136,3 +136,38 @@ def expecting(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     assert len(logged) == len(expected), logged
     for part, message in zip(expected, logged, strict=True):
         assert part in message
+
+
+#: For what needs a commit that takes its time.
+only_suspending = pytest.mark.parametrize("app", ["suspending"], indirect=True)
+
+UNCAUGHT = "Uncaught exception"
+STORE_FAILED = "503 GET"
+
+
+class Read(SessionMixin):
+    def get(self) -> None:
+        self.write(dict(self.session))
+
+
+class Write(SessionMixin):
+    def get(self) -> None:
+        self.session["a"] = 1
+        self.write("ok")
+
+    post = get
+
+
+async def see_it_fail(site: Site, errors: list[str], status: int) -> None:
+    """Sees that a write which was to be answered ``status`` is answered 500."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            if status == 404:
+                raise HTTPError(404)
+
+    response = await site.fetch(Handler)
+
+    assert (response.code, cookies(response)) == (500, [])
+    errors.append(UNCAUGHT)

@@ -22,7 +22,7 @@ from tornado.websocket import (
     websocket_connect,
 )
 
-from tests.sites import Visited, application, expecting
+from tests.sites import Visited
 from tornado_sessions import (
     BackendError,
     Session,
@@ -32,7 +32,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.sockets import Sockets
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
 
 class Site(Visited):
@@ -66,11 +66,6 @@ class Site(Visited):
                 pass
 
 
-@pytest.fixture(params=["immediate", "suspending"])
-def app(request: pytest.FixtureRequest) -> Application:
-    return application(suspends=request.param == "suspending")
-
-
 @pytest.fixture
 def site(
     app: Application, io_loop: IOLoop, http_server: HTTPServer, base_url: str
@@ -78,12 +73,6 @@ def site(
     site = Site(app, base_url)
     yield site
     io_loop.run_sync(site.close, timeout=3)
-
-
-@pytest.fixture(autouse=True)
-def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Takes parts of the messages that a test expects at ERROR; no others come."""
-    yield from expecting(caplog)
 
 
 async def ask(socket: WebSocketClientConnection, message: str = "") -> Any:  # noqa: ANN401
