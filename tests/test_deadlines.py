@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import sys
 import threading
 import unittest
 import weakref
@@ -134,12 +136,24 @@ class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_nothing_is_kept_of_what_is_done(self) -> None:
         """However it ended."""
-        future = _new_future()
-        future.set_result(9)
-        await self.deadlines.wait(future)
-        gone = weakref.ref(future)
+        for end in (self.deadlines.wait, self.deadlines.run):
+            future = _new_future()
+            future.set_result(9)
+            await end(future)
+            gone = weakref.ref(future)
 
-        del future
+            del future
+
+            self.assertIsNone(gone())
+        late = _new_future()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await self.deadlines.run(late)
+        gone = weakref.ref(late)
+        # In this turn it is the loop that holds it.
+        await asyncio.sleep(0)
+
+        del late
+        gc.collect()
 
         self.assertIsNone(gone())
 
@@ -211,15 +225,35 @@ class RunTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_cancellation_cancels_the_work(self) -> None:
         """Behaviour 68: it is for nobody any more."""
-        work = asyncio.ensure_future(asyncio.sleep(30))
+        for work in (asyncio.ensure_future(asyncio.sleep(30)), _new_future()):
+            waiting = asyncio.ensure_future(self.deadlines.run(work))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
+
+            with self.assertRaises(asyncio.CancelledError):
+                await work
+
+    async def test_what_others_cancel_is_not_late(self) -> None:
+        """Such as an executor that is shut down."""
+        work = _new_future()
         waiting = asyncio.ensure_future(self.deadlines.run(work))
         await asyncio.sleep(0)
-        waiting.cancel()
+        work.cancel()
+
         with self.assertRaises(asyncio.CancelledError):
             await waiting
 
+    @unittest.skipIf(sys.version_info < (3, 11), "Python 3.10 counts no cancellations.")
+    async def test_a_cancellation_as_the_time_ends_is_not_taken_for_it(self) -> None:
+        """Behaviour 68: whoever cancels is to see it, however late they are."""
+        work = _new_future()
+        work.add_done_callback(lambda _: waiting.cancel())
+        waiting = asyncio.ensure_future(self.deadlines.run(work))
+
         with self.assertRaises(asyncio.CancelledError):
-            await work
+            await waiting
 
     async def test_an_error_that_comes_too_late_is_not_logged(self) -> None:
         """It may say what nobody is to read, and it is nobody's any more."""
@@ -270,14 +304,20 @@ class LoopsTest(unittest.TestCase):
 
     def test_a_limit_holds_in_each_loop(self) -> None:
         """Behaviour 66: what waited in a loop that has gone is nobody's any more."""
-        abandoned = self.first.create_future()
-        self.deadlines.add(abandoned)
+        abandoned = [self.first.create_future() for _ in range(2)]
+        self.deadlines.add(abandoned[0])
+        waiting = self.first.create_task(self.deadlines.run(abandoned[1]))
+        self.first.run_until_complete(asyncio.sleep(0))
 
         for loop in (self.second, self.first):
-            with self.assertRaises(asyncio.TimeoutError):
-                loop.run_until_complete(self.deadlines.wait(loop.create_future()))
+            for end in (self.deadlines.wait, self.deadlines.run):
+                with self.assertRaises(asyncio.TimeoutError):
+                    loop.run_until_complete(end(loop.create_future()))
 
-        self.assertFalse(abandoned.done())
+        for future in abandoned:
+            self.assertFalse(future.done())
+        waiting.cancel()
+        self.first.run_until_complete(asyncio.wait([waiting]))
 
     def test_a_loop_that_goes_on_leaves_the_other_alone(self) -> None:
         """No future is ended out of a loop that it does not belong to."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -40,8 +41,11 @@ class Deadlines:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        # Each with the time at which it is ended.
+        # Each with the time at which it is ended: a future that is ours with an
+        # error, and one that others set by cancelling it.
         self._awaited: dict[asyncio.Future[Any], float] = {}
+        self._running: dict[asyncio.Future[Any], float] = {}
+        self._late: set[asyncio.Future[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Awaitable[T]) -> T:
@@ -51,11 +55,28 @@ class Deadlines:
         takes too long it is cancelled, as far as it can be, and this raises
         `asyncio.TimeoutError`.
         """
+        if type(work) is asyncio.Future:
+            return await self._run(work)
         running = asyncio.ensure_future(work)
         try:
             return await self.outcome(running)
         finally:
             running.cancel()
+
+    async def _run(self, running: asyncio.Future[T]) -> T:
+        # Unlike a task, or what `asyncio.gather` answers, it ends as soon as it is
+        # cancelled. So it is awaited itself, which saves a turn of the loop.
+        cancellations = _cancellations()
+        self._running[running] = self._limit(running)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            if running not in self._late or _cancellations() > cancellations:
+                raise
+            raise asyncio.TimeoutError from None
+        finally:
+            self._running.pop(running, None)
+            self._late.discard(running)
 
     async def outcome(self, running: asyncio.Future[T]) -> T:
         """Does as `run`, but cancels nothing: what takes too long goes on.
@@ -97,18 +118,25 @@ class Deadlines:
                 "Deadlines ends futures that a backend makes itself, not"
                 f" {type(future).__name__}. Use: await deadlines.run(…)"
             )
-        loop = future.get_loop()
-        if self._loop is not loop:
-            self._watch(loop)
-        self._awaited[future] = deadline or loop.time() + self.timeout
+        self._awaited[future] = self._limit(future, deadline)
 
     def discard(self, future: asyncio.Future[Any]) -> None:
         """Takes back what `add` was given; does nothing if that is gone."""
         self._awaited.pop(future, None)
 
+    def _limit(
+        self, future: asyncio.Future[Any], deadline: float | None = None
+    ) -> float:
+        """Answers the time at which ``future`` is ended, and sees to it."""
+        loop = future.get_loop()
+        if self._loop is not loop:
+            self._watch(loop)
+        return deadline or loop.time() + self.timeout
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         # What waited in another loop has gone with it.
         self._awaited.clear()
+        self._running.clear()
         self._loop = loop
         # In no context: one tick follows another, and the first one's would be kept.
         context = contextvars.Context()
@@ -117,7 +145,7 @@ class Deadlines:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
             return
-        if not self._awaited:
+        if not self._awaited and not self._running:
             self._loop = None
             return
         # The next tick would be too late.
@@ -125,6 +153,9 @@ class Deadlines:
         for future, deadline in self._awaited.items():
             if deadline <= due and not future.done():
                 future.set_exception(asyncio.TimeoutError())
+        for running, deadline in self._running.items():
+            if deadline <= due and running.cancel():
+                self._late.add(running)
         loop.call_later(self.timeout / _TICKS, self._tick, loop)
 
 
@@ -134,3 +165,15 @@ def _end(ended: asyncio.Future[None], running: asyncio.Future[Any]) -> None:
         running.exception()
     if not ended.done():
         ended.set_result(None)
+
+
+def _cancellations() -> int:
+    """Answers how often the running task has been cancelled.
+
+    Python 3.10 does not count: there a cancellation that comes in the turn of the
+    loop in which the time is over is taken for its end.
+    """
+    if sys.version_info < (3, 11):
+        return 0
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0

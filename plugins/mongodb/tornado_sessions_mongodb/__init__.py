@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pymongo
@@ -180,23 +181,21 @@ class MongoDBBackend(Backend):
         return f"<MongoDBBackend {self.name!r}>"
 
     async def load(self, key: bytes) -> Record | None:
-        document = await self._run(self._open().find_one, {"_id": key})
+        document = await self._run(self._open().collection.find_one, {"_id": key})
         if document is None:
             return None
         return Record(document["data"], document["version"])
 
     async def save(self, key: bytes, record: Record) -> None:
         self.check_size(record)
-        collection = self._open()
+        opened = self._open()
+        collection = opened.collection
         if self._indexing is None or time.monotonic() > self._index_due:
             self._index_due = math.inf
             self._indexing = asyncio.ensure_future(self._create_indexes(collection))
-        # A version is a random number, not a counter: a counter would begin again
-        # when a record is deleted and inserted under the same key, and a save
-        # that saw the first record could then replace the second.
         document: dict[str, Any] = {
             "data": record.data,
-            "version": secrets.randbits(62),
+            "version": next(opened.versions),
         }
         if record.expires and record.expires < _LAST_DATE:
             document["expires"] = DatetimeMS(int(record.expires * 1000))
@@ -216,10 +215,10 @@ class MongoDBBackend(Backend):
             raise ConflictError("Another version of the record is stored, or none.")
 
     async def delete(self, key: bytes) -> None:
-        await self._run(self._open().delete_one, {"_id": key})
+        await self._run(self._open().collection.delete_one, {"_id": key})
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        cursor = self._open().find({"user": user}, batch_size=_PAGE)
+        cursor = self._open().collection.find({"user": user}, batch_size=_PAGE)
         try:
             while page := await self._run(cursor.to_list, _PAGE):
                 for document in page:
@@ -249,17 +248,19 @@ class MongoDBBackend(Backend):
                 # It waits for the network where it is called.
                 await asyncio.to_thread(client.close)
 
-    def _open(self) -> Any:  # noqa: ANN401 - both drivers have the methods we call
-        """Answers the collection, connected in this loop and in this process."""
+    def _open(self) -> _Opened:
+        """Answers what is connected in this loop and in this process."""
         place = _place()
         if self._opened is None or self._opened.place != place:
             # A client belongs to one loop, and does not survive a fork. What was
             # opened elsewhere is left to those who opened it there.
             logging.getLogger("pymongo.command").addFilter(_leave_out_documents)
             client = self._client or self._connect()
-            self._opened = _Opened(place, client, self._collection_of(client))
+            collection = self._collection_of(client)
+            versions = itertools.count(secrets.randbits(62))
+            self._opened = _Opened(place, client, collection, versions)
             self._indexing, self._left = None, set()
-        return self._opened.collection
+        return self._opened
 
     def _connect(self) -> Client:
         if self.driver == "pymongo":
@@ -303,11 +304,14 @@ class MongoDBBackend(Backend):
     async def _in_time(self, operation: Awaitable[T]) -> T:
         """Answers what ``operation`` answers, unless that takes too long.
 
-        It is not cancelled, neither at the time limit nor with the request that
-        waits for it. It ends at the driver's own limit, having read its answer,
-        so the connection is good for others. With PyMongo on Python 3.10 a
-        cancellation can leave the pool of connections locked for ever.
+        It goes on, at the time limit as when the request that waits for it is
+        cancelled. It ends at the driver's own limit, having read its answer, so the
+        connection is good for others. With PyMongo on Python 3.10 a cancellation
+        can leave the pool of connections locked for ever.
         """
+        if type(operation) is asyncio.Future:
+            # Of motor: what a thread does goes on though its future is cancelled.
+            return await self._deadlines.run(operation)
         task = asyncio.ensure_future(operation)
         try:
             return await self._deadlines.outcome(task)
@@ -377,8 +381,13 @@ class _Opened(NamedTuple):
     """A client that is connected, and where it can be used."""
 
     place: tuple[int, asyncio.AbstractEventLoop]
+    # Both drivers have the methods that we call.
     client: Any
     collection: Any
+    # A version is one that no other save has. They do not begin again with a record
+    # that is deleted and inserted under the same key: a save that saw the first one
+    # could then replace the second. So each process begins with a random number.
+    versions: Iterator[int]
 
 
 def _place() -> tuple[int, asyncio.AbstractEventLoop]:
