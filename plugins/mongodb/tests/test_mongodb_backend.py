@@ -406,7 +406,7 @@ class CancellationTest(unittest.IsolatedAsyncioTestCase):
             waiting.cancel()
             raise pymongo.errors.OperationFailure("all it was sent")
 
-        waiting = asyncio.ensure_future(backend._in_time(fail()))
+        waiting = asyncio.ensure_future(backend._run(fail))
         with self.assertRaises(asyncio.CancelledError):
             await waiting
         gc.collect()
@@ -744,6 +744,24 @@ class MotorFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
 @needs_server
 class PyMongoFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
     driver = "pymongo"
+
+    async def test_a_longer_limit_of_its_sockets_keeps_nothing_going(self) -> None:
+        """Behaviour 66: a URL may say so, and a load ends in time behind it, too."""
+        await self._start_and_store()
+        url = f"{self.server.url}/?socketTimeoutMS=60000"
+        backend = _backend(self.driver, url, timeout=1)
+        await _until_good(backend)
+
+        self.server.pause()
+        try:
+            with self.assertRaises(BackendError):
+                await backend.load(self.key)
+            if left := [*backend._left]:
+                _, pending = await asyncio.wait(left, timeout=10)
+                self.assertEqual(pending, set())
+        finally:
+            self.server.resume()
+        await backend.close()
 
 
 @needs_server

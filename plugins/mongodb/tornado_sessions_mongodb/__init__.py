@@ -137,6 +137,9 @@ class MongoDBBackend(Backend):
         self._url = url
         self._client = client
         self._defaults = {} if client else _defaults(options, timeout)
+        # The driver's time limit is a good part of the time of a load, and this
+        # one of its sockets costs nothing. It tries once more then, no oftener.
+        self._limits_sockets = "socketTimeoutMS" in self._defaults
         self._database = database
         self._collection = collection
         self._opened: _Opened | None = None
@@ -181,7 +184,11 @@ class MongoDBBackend(Backend):
         return f"<MongoDBBackend {self.name!r}>"
 
     async def load(self, key: bytes) -> Record | None:
-        document = await self._run(self._open().collection.find_one, {"_id": key})
+        document = await self._run(
+            self._open().collection.find_one,
+            {"_id": key},
+            is_limited=self._limits_sockets,
+        )
         if document is None:
             return None
         return Record(document["data"], document["version"])
@@ -285,40 +292,57 @@ class MongoDBBackend(Backend):
         )
 
     async def _run(
-        self, operation: Callable[..., Awaitable[T]], *arguments: object
+        self,
+        operation: Callable[..., Awaitable[T]],
+        *arguments: object,
+        is_limited: bool = False,
     ) -> T | None:
-        """Runs one operation of the driver; answers None if the key exists."""
-        token = _ours.set(True)
+        """Runs one operation of the driver; answers None if the key exists.
+
+        It need not have the driver's time limit where it ``is_limited`` otherwise.
+        """
         try:
-            with pymongo.timeout(self.timeout * _DRIVERS_PART):
-                return await self._in_time(operation(*arguments))
+            return await self._in_time(self._begin(operation, arguments, is_limited))
         except DuplicateKeyError:
             return None
         except (PyMongoError, asyncio.TimeoutError) as error:
             failure: PyMongoError | asyncio.TimeoutError = error
-        finally:
-            _ours.reset(token)
         # Out here, as what the server said would come along as the context.
         raise BackendError(self._explain(failure)) from _without_documents(failure)
 
-    async def _in_time(self, operation: Awaitable[T]) -> T:
-        """Answers what ``operation`` answers, unless that takes too long.
+    def _begin(
+        self,
+        operation: Callable[..., Awaitable[T]],
+        arguments: tuple[object, ...],
+        is_limited: bool,
+    ) -> asyncio.Future[T]:
+        # The context of the operation is a copy of the one in which it begins.
+        token = _ours.set(True)
+        try:
+            if is_limited:
+                return asyncio.ensure_future(operation(*arguments))
+            with pymongo.timeout(self.timeout * _DRIVERS_PART):
+                return asyncio.ensure_future(operation(*arguments))
+        finally:
+            _ours.reset(token)
+
+    async def _in_time(self, running: asyncio.Future[T]) -> T:
+        """Answers what ``running`` answers, unless that takes too long.
 
         It goes on, at the time limit as when the request that waits for it is
         cancelled. It ends at the driver's own limit, having read its answer, so the
         connection is good for others. With PyMongo on Python 3.10 a cancellation
         can leave the pool of connections locked for ever.
         """
-        if type(operation) is asyncio.Future:
+        if not isinstance(running, asyncio.Task):
             # Of motor: what a thread does goes on though its future is cancelled.
-            return await self._deadlines.run(operation)
-        task = asyncio.ensure_future(operation)
+            return await self._deadlines.run(running)
         try:
-            return await self._deadlines.outcome(task)
+            return await self._deadlines.outcome(running)
         finally:
-            if not task.done():
-                self._left.add(task)
-                task.add_done_callback(self._left.discard)
+            if not running.done():
+                self._left.add(running)
+                running.add_done_callback(self._left.discard)
 
     async def _create_indexes(self, collection: Any) -> None:  # noqa: ANN401
         # In a task of its own and without a time limit: no request waits for the
@@ -482,6 +506,7 @@ def _defaults(options: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         "journal": True,
         # The driver's checks of its servers have no other limit.
         "connectTimeoutMS": milliseconds,
+        "socketTimeoutMS": milliseconds,
         "serverSelectionTimeoutMS": milliseconds,
     }
     return {
