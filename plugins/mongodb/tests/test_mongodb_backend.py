@@ -642,6 +642,23 @@ class FaultFacts(_Case):
 
         await self._assert_good_again()
 
+    async def test_indexes_may_take_longer_than_an_operation(self) -> None:
+        """A collection may be large; they are not begun again with each save."""
+        await self._start_and_store()
+        backend = _backend(self.driver, self.server.url, timeout=0.5)
+        await backend.load(self.key)
+        assert backend._opened is not None
+
+        self.server.pause()
+        collection = backend._opened.collection
+        indexing = asyncio.ensure_future(backend._create_indexes(collection))
+        await asyncio.wait([indexing], timeout=2)
+        self.server.resume()
+        await asyncio.wait_for(indexing, 30)
+
+        self.assertGreater(backend._index_due, time.monotonic())
+        await backend.close()
+
     async def test_closing_does_not_wait_for_a_server_that_hangs(self) -> None:
         """Behaviour 66: not the loop either."""
         await self._start_and_store()
@@ -745,23 +762,24 @@ class MotorFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
 class PyMongoFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
     driver = "pymongo"
 
-    async def test_a_longer_limit_of_its_sockets_keeps_nothing_going(self) -> None:
-        """Behaviour 66: a URL may say so, and a load ends in time behind it, too."""
+    async def test_nothing_goes_on_for_long_behind_a_load(self) -> None:
+        """Behaviour 66: whatever a URL says, and though there is one connection."""
         await self._start_and_store()
-        url = f"{self.server.url}/?socketTimeoutMS=60000"
-        backend = _backend(self.driver, url, timeout=1)
-        await _until_good(backend)
+        for option in ("socketTimeoutMS=60000", "maxPoolSize=1"):
+            backend = _backend(self.driver, f"{self.server.url}/?{option}", timeout=1)
+            await _until_good(backend)
 
-        self.server.pause()
-        try:
-            with self.assertRaises(BackendError):
-                await backend.load(self.key)
-            if left := [*backend._left]:
-                _, pending = await asyncio.wait(left, timeout=10)
-                self.assertEqual(pending, set())
-        finally:
-            self.server.resume()
-        await backend.close()
+            self.server.pause()
+            try:
+                loads = [backend.load(self.key) for _ in range(20)]
+                for outcome in await asyncio.gather(*loads, return_exceptions=True):
+                    self.assertIsInstance(outcome, BackendError)
+                if left := [*backend._left]:
+                    _, pending = await asyncio.wait(left, timeout=10)
+                    self.assertEqual(pending, set(), option)
+            finally:
+                self.server.resume()
+            await backend.close()
 
 
 @needs_server

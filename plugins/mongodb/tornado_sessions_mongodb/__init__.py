@@ -61,6 +61,9 @@ _LAST_DATE = 2**63 // 1000 - 1
 # collection, should somebody drop that, or with a server that comes back empty.
 _INDEX_INTERVAL = 900.0
 
+# How many seconds they may take. Without a number the socket's limit would count.
+_INDEX_TIMEOUT = 7 * 24 * 3600.0
+
 # How many records `find` reads at a time.
 _PAGE = 100
 
@@ -137,8 +140,8 @@ class MongoDBBackend(Backend):
         self._url = url
         self._client = client
         self._defaults = {} if client else _defaults(options, timeout)
-        # The driver's time limit is a good part of the time of a load, and this
-        # one of its sockets costs nothing. It tries once more then, no oftener.
+        # The driver's own limit takes a good part of the time of a load, and the one
+        # of its sockets costs nothing. It tries a load twice at the most then.
         self._limits_sockets = "socketTimeoutMS" in self._defaults
         self._database = database
         self._collection = collection
@@ -345,11 +348,12 @@ class MongoDBBackend(Backend):
                 running.add_done_callback(self._left.discard)
 
     async def _create_indexes(self, collection: Any) -> None:  # noqa: ANN401
-        # In a task of its own and without a time limit: no request waits for the
-        # index of a collection that is large already.
+        # In a task of its own and with all the time in the world: no request waits
+        # for the index of a collection that is large already.
         _ours.set(True)
         try:
-            await collection.create_indexes(_INDEXES)
+            with pymongo.timeout(_INDEX_TIMEOUT):
+                await collection.create_indexes(_INDEXES)
             self._index_due = time.monotonic() + _INDEX_INTERVAL
         except OperationFailure as error:
             logger.warning(
@@ -508,6 +512,7 @@ def _defaults(options: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         "connectTimeoutMS": milliseconds,
         "socketTimeoutMS": milliseconds,
         "serverSelectionTimeoutMS": milliseconds,
+        "waitQueueTimeoutMS": milliseconds,
     }
     return {
         name: value for name, value in defaults.items() if name.lower() not in options
