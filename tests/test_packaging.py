@@ -27,7 +27,7 @@ each_distribution = pytest.mark.parametrize(
 # Imports run downwards only. A module stands above all that it may import.
 levels = (
     {"errors", "events"},
-    {"backend", "deadlines", "merge"},
+    {"backend", "deadlines", "merge", "options"},
     {"codec", "cookies", "registry", "sockets", "transports", "vault", "xsrf"},
     {"session", "settings"},
     {"sessions"},

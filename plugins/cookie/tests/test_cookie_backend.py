@@ -588,6 +588,18 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
                 " one is 'not_before', a URL, in which '&' is written as '%26'.",
             )
 
+    def test_an_option_that_is_there_twice_is_an_error(self) -> None:
+        """It shows neither of them: a URL may have a password in it."""
+        url = "cookie:?not_before=memory:&not_before=mongodb://user:hush@host"
+        with self.assertRaises(ValueError) as refused:
+            CookieBackend.from_url(url, {"cookie_secret": SECRET})
+
+        self.assertEqual(
+            str(refused.exception),
+            "The option 'not_before' of the session backend 'cookie' is there twice."
+            " Remove one.",
+        )
+
     def test_a_secret_in_the_url_is_an_error_that_does_not_repeat_it(self) -> None:
         """Behaviour 8: a secret has no place there, nor in a log."""
         for rest in (SECRET, "//user:hush@host/", "#hush"):

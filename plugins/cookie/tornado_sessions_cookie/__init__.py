@@ -426,7 +426,13 @@ def _checked(secret: object, version: int) -> bytes:
 def _read_url(url: str) -> str | None:
     """Answers the option ``not_before``, and refuses whatever else is there."""
     address, _, query = url.partition("?")
-    options = dict(option.partition("=")[::2] for option in query.split("&") if option)
+    pairs = [option.partition("=")[::2] for option in query.split("&") if option]
+    if [name for name, _ in pairs].count("not_before") > 1:
+        raise ValueError(
+            "The option 'not_before' of the session backend 'cookie' is there twice."
+            " Remove one."
+        )
+    options = dict(pairs)
     not_before = options.pop("not_before", None)
     if any("@" in name + text for name, text in options.items()):
         # They are the rest of a password, which is not repeated.

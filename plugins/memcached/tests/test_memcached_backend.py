@@ -116,7 +116,7 @@ class UrlTest(unittest.TestCase):
             "prefix=a%0d%0a": "not 'a\\r\\n'",
             "prefix=%c3%a9": "not 'é'",
             "prefix=" + 187 * "x": "'prefix' must be at most 186",
-            "max_bytes=many": "'max_bytes' must be a number, not 'many'",
+            "max_bytes=many": "'max_bytes' must be a whole number, not 'many'",
             "max_bytes=0": "'max_bytes' must be a number above 0, not 0",
         }.items():
             with self.subTest(option):

@@ -17,6 +17,7 @@ from aiomcache.pool import Connection
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.options import read_options
 
 __all__ = ["MemcachedBackend"]
 
@@ -123,19 +124,7 @@ class MemcachedBackend(Backend):
                 "The session backend 'memcached' takes no user and no password."
                 " Protect the server by the network that it listens on."
             )
-        options: dict[str, Any] = {}
-        for name, text in pairs:
-            if name not in _OPTIONS:
-                raise ValueError(
-                    f"The session backend 'memcached' has no option {name!r}. Its"
-                    f" options are {', '.join(map(repr, _OPTIONS))}."
-                )
-            try:
-                options[name] = _OPTIONS[name](text)
-            except ValueError as error:
-                raise ValueError(
-                    f"The option {name!r} must be a number, not {text!r}."
-                ) from error
+        options = read_options("memcached", query, _OPTIONS)
         return cls(*servers.removesuffix("/").split(","), **options)
 
     async def load(self, key: bytes) -> Record | None:
@@ -212,11 +201,7 @@ class MemcachedBackend(Backend):
         return max(self._servers, key=lambda server: number * server.factor % _PRIME)
 
 
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "timeout": float,
-    "prefix": str,
-    "max_bytes": int,
-}
+_OPTIONS = {"timeout": float, "prefix": str, "max_bytes": int}
 
 
 class _Server:

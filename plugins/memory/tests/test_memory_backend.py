@@ -378,33 +378,22 @@ class URLTest(unittest.TestCase):
 
     def test_a_bad_number_is_refused(self) -> None:
         """The message names the option and its value."""
-        for text in ("many", "0", "-1", "1.5", "", "²"):
+        for text in ("many", "1.5", "", "²"):
             self._assert_refused(
                 f"memory:?max_records={text}",
-                f"The option max_records={text!r} of the session backend 'memory'"
-                " is not a whole number above zero.",
+                f"The option 'max_records' must be a whole number, not {text!r}.",
             )
 
     def test_room_for_nothing_is_refused(self) -> None:
         """In code as in a URL: at the start, and not with the first session."""
         for option in ("max_records", "max_bytes"):
+            message = f"The option '{option}' must be a whole number above zero, not 0."
+            self._assert_refused(f"memory:?{option}=0", message)
             options: dict[str, Any] = {option: 0}
             with self.assertRaises(ValueError) as refused:
                 MemoryBackend(**options)
 
-            self.assertEqual(
-                str(refused.exception),
-                f"The option {option}=0 of the session backend 'memory' is not a whole"
-                " number above zero.",
-            )
-
-    def test_neither_true_nor_false_is_refused(self) -> None:
-        """The message names the two that there are."""
-        self._assert_refused(
-            "memory:?any_process=yes",
-            "The option any_process='yes' of the session backend 'memory' is neither"
-            " 'true' nor 'false'.",
-        )
+            self.assertEqual(str(refused.exception), message)
 
     def test_a_host_or_a_path_is_refused(self) -> None:
         """The message does not repeat what may hold a password."""

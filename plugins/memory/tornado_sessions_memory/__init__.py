@@ -7,13 +7,14 @@ import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import tornado.process
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.options import read_options
 
 __all__ = ["MemoryBackend"]
 
@@ -90,7 +91,10 @@ class MemoryBackend(Backend):
     ) -> None:
         for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
             if value < 1:
-                raise _no_whole_number(name, value)
+                raise ValueError(
+                    f"The option {name!r} must be a whole number above zero, not"
+                    f" {value!r}."
+                )
         self.max_records = max_records
         self.max_bytes: int = max_bytes
         self.any_process = any_process
@@ -112,15 +116,7 @@ class MemoryBackend(Backend):
                 "The session backend 'memory' takes no host, path or fragment."
                 " Write session_backend='memory:', and its options after a '?'."
             )
-        options: dict[str, Any] = {}
-        for name, text in parse_qsl(parts.query, keep_blank_values=True):
-            if name not in _options:
-                raise ValueError(
-                    f"The session backend 'memory' has no option {name!r}."
-                    f" Its options are {', '.join(map(repr, _options))}."
-                )
-            options[name] = _options[name](name, text)
-        return cls(**options)
+        return cls(**read_options("memory", parts.query, _OPTIONS))
 
     async def load(self, key: bytes) -> Record | None:
         if os.getpid() != self._process:
@@ -332,30 +328,4 @@ class MemoryBackend(Backend):
             del self._slots[second.end // _SLOT]
 
 
-def _whole_number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise _no_whole_number(name, text)
-    return int(text)
-
-
-def _no_whole_number(name: str, value: object) -> ValueError:
-    return ValueError(
-        f"The option {name}={value!r} of the session backend 'memory' is not a whole"
-        " number above zero."
-    )
-
-
-def _truth(name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(
-            f"The option {name}={text!r} of the session backend 'memory' is neither"
-            " 'true' nor 'false'."
-        )
-    return text == "true"
-
-
-_options = {
-    "max_records": _whole_number,
-    "max_bytes": _whole_number,
-    "any_process": _truth,
-}
+_OPTIONS = {"max_records": int, "max_bytes": int, "any_process": bool}

@@ -566,7 +566,9 @@ class URLTest(unittest.TestCase):
 
 _REFUSED = {
     "timeout=soon": "The option 'timeout' must be a number, not 'soon'.",
-    "max_bytes=1.5": "The option 'max_bytes' must be a number, not '1.5'.",
+    "max_bytes=1.5": "The option 'max_bytes' must be a whole number, not '1.5'.",
+    "timeout=1&timeout=2": "The option 'timeout' of the session backend 'mongodb' is"
+    " there twice. Remove one.",
     "timeout=0": "The option 'timeout' must be a number of seconds above 0 and below"
     " a million, not 0.0.",
     "timeout=inf": "The option 'timeout' must be a number of seconds above 0 and below"

@@ -34,6 +34,7 @@ from pymongo.write_concern import WriteConcern
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.options import read_options
 
 if TYPE_CHECKING:
     Client = AsyncIOMotorClient[Any] | pymongo.AsyncMongoClient[Any]
@@ -164,19 +165,12 @@ class MongoDBBackend(Backend):
         if url in ("mongodb", "mongodb:", "mongodb://"):
             url = "mongodb://localhost"
         address, _, query = url.partition("?")
-        options: dict[str, Any] = {}
-        drivers = []
+        ours: list[str] = []
+        drivers: list[str] = []
         for option in query.split("&") if query else ():
-            name, _, text = option.partition("=")
-            if name not in _OPTIONS:
-                drivers.append(option)
-                continue
-            try:
-                options[name] = _OPTIONS[name](text)
-            except ValueError as error:
-                raise ValueError(
-                    f"The option {name!r} must be a number, not {text!r}."
-                ) from error
+            is_ours = option.partition("=")[0] in _OPTIONS
+            (ours if is_ours else drivers).append(option)
+        options = read_options("mongodb", "&".join(ours), _OPTIONS)
         if drivers:
             # The driver wants a slash in front of the question mark.
             slash = "" if "/" in address.partition("://")[2] else "/"
@@ -397,12 +391,7 @@ class MongoDBBackend(Backend):
         return "".join(f" The driver says: {error}." for error in sorted(errors))
 
 
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "collection": str,
-    "driver": str,
-    "timeout": float,
-    "max_bytes": int,
-}
+_OPTIONS = {"collection": str, "driver": str, "timeout": float, "max_bytes": int}
 
 
 class _Opened(NamedTuple):

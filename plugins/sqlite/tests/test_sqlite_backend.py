@@ -101,7 +101,7 @@ class UrlTest(unittest.TestCase):
             "timeout=nan": "not nan",
             "timeout=inf": "not inf",
             "synchronous=off": "'synchronous' must be 'normal' or 'full', not 'off'",
-            "max_bytes=1.5": "'max_bytes' must be a number, not '1.5'",
+            "max_bytes=1.5": "'max_bytes' must be a whole number, not '1.5'",
             "max_bytes=0": "'max_bytes' must be a number above 0, not 0",
         }.items():
             with self.subTest(option):

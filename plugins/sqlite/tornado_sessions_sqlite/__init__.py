@@ -16,13 +16,14 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiosqlite
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.options import read_options
 
 __all__ = ["SQLiteBackend"]
 
@@ -186,19 +187,7 @@ class SQLiteBackend(Backend):
                 " 'sqlite:///relative.db' with three slashes, or"
                 " 'sqlite:////absolute.db' with four. A '#' in it is written '%23'."
             )
-        options: dict[str, Any] = {}
-        for name, text in parse_qsl(parts.query, keep_blank_values=True):
-            if name not in _OPTIONS:
-                raise ValueError(
-                    f"The session backend 'sqlite' has no option {name!r}. Its"
-                    f" options are {', '.join(map(repr, _OPTIONS))}."
-                )
-            try:
-                options[name] = _OPTIONS[name](text)
-            except ValueError as error:
-                raise ValueError(
-                    f"The option {name!r} must be a number, not {text!r}."
-                ) from error
+        options = read_options("sqlite", parts.query, _OPTIONS)
         return cls(unquote(parts.path[1:], errors="surrogateescape"), **options)
 
     async def load(self, key: bytes) -> Record | None:
@@ -354,11 +343,7 @@ def _file_at(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "timeout": float,
-    "synchronous": str,
-    "max_bytes": int,
-}
+_OPTIONS = {"timeout": float, "synchronous": str, "max_bytes": int}
 
 
 class _Parameters(tuple[object, ...]):
