@@ -545,7 +545,8 @@ class _Lane:
         if isinstance(error, asyncio.TimeoutError):
             return (
                 f"The session database {self._path!r} did not answer within"
-                f" {self._timeout:g} seconds. Check the disk that it is on, or raise"
+                f" {self._timeout:g} seconds. Check the disk that it is on, and whether"
+                " another connection holds it, perhaps an open sqlite3 shell; or raise"
                 " the option 'timeout'."
             )
         text = str(error.strerror if isinstance(error, OSError) else error)
