@@ -81,7 +81,8 @@ class Sessions(UsersSessions):
                 max_per_user_policy=settings.max_per_user_policy,
                 listener=settings.listener,
             )
-            # On the application itself, so that they live as long as it does.
+            # On the application itself, so that they live as long as it does. It
+            # declares no such attribute.
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
         return sessions
 

@@ -60,6 +60,7 @@ class ActingSocketHandler(SessionMixin, tornado.websocket.WebSocketHandler):
 class MemberHandler(ActingSessionHandler):
     """Does the same for whoever has signed in."""
 
+    # Tornado types what it decorates as a method of any handler.
     get = head = post = tornado.web.authenticated(ActingHandler.get)  # type: ignore[assignment]
 
 

@@ -16,13 +16,14 @@ from tornado_sessions.testing.applications import (
 )
 from tornado_sessions.testing.identity import MALFORMED
 from tornado_sessions.testing.visitors import VisitorTests, session_cookies
+from tornado_sessions.web import SessionMixin
 
 HEADER = "X-Session-Token"
 
 
-def link(handler: object) -> None:
+def link(handler: SessionMixin) -> None:
     """Writes a link to ``/next``, as a page does."""
-    handler.write(handler.session_url("/next?a=1#b"))  # type: ignore[attr-defined]
+    handler.write(handler.session_url("/next?a=1#b"))
 
 
 class TransportContract(VisitorTests):

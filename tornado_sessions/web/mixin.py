@@ -211,7 +211,8 @@ class SessionMixin(SocketHandler):
             self._committing = True
             self._all_sessions._start(self._commit_and_tell())
         if self._finished:
-            # A body still on its way is not for a handler that has finished.
+            # A body still on its way is not for a handler that has finished. Set on
+            # this handler itself, where it hides the method of its class.
             self.data_received = _ignore  # type: ignore[method-assign]
         return self._wait_for_commit()
 
@@ -342,7 +343,8 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         coroutine.send(None)
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+        answer: T = stop.value
+        return answer
     coroutine.close()
     raise SuspendedError("A backend that declares itself immediate has suspended.")
 

@@ -6,7 +6,7 @@ import datetime
 import functools
 import urllib.parse
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tornado.web
 
@@ -67,6 +67,6 @@ def recent_login(max_age: float | datetime.timedelta) -> Callable[[Method], Meth
             self.redirect(url)
             return None
 
-        return wrapper  # type: ignore[return-value]
+        return cast("Method", wrapper)
 
     return decorate
