@@ -21,8 +21,9 @@ A complete application::
     if __name__ == "__main__":
         asyncio.run(main())
 
-This is the only package that knows a `~tornado.web.RequestHandler`. It needs three
-private names of Tornado: ``_finished``, ``_headers_written`` and ``_headers``.
+This is the only package that knows a `~tornado.web.RequestHandler`. It needs four
+private names of Tornado: ``_finished``, ``_headers_written``, ``_headers`` and
+``_status_code``.
 
 A `SessionMixin` is made in layers, each of which adds one thing to the one before:
 ``base``, ``ids``, ``xsrf``, ``sockets``, ``mixin``.
