@@ -40,6 +40,7 @@ class ReadTest:
             pytest.param("a=b;{}=x;c=d", ["x"], id="without spaces"),
             pytest.param("a=b;\t {}=x\t ", ["x"], id="space and tab are trimmed"),
             pytest.param("{}=a=b==", ["a=b=="], id="split at the first ="),
+            pytest.param("{}= x", [" x"], id="a space after the = is of the value"),
             pytest.param('{}="x"', ['"x"'], id="not unquoted"),
             pytest.param('{}="x;y"', ['"x'], id="a quoted semicolon splits"),
             pytest.param("{}=%41", ["%41"], id="not decoded"),

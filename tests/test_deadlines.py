@@ -12,6 +12,7 @@ import unittest
 import weakref
 from collections.abc import Awaitable
 from typing import Any
+from unittest import mock
 
 from tornado_sessions.deadlines import Deadlines
 
@@ -85,6 +86,24 @@ class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
         self.assertFalse(now.done())
         deadlines.discard(past)
         deadlines.discard(now)
+
+    async def test_nothing_is_ended_after_its_time(self) -> None:
+        """Behaviour 66: where a limit lies between two looks, the first one counts."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        with mock.patch.object(loop, "time", return_value=start) as clock:
+            self.deadlines.add(_new_future(), start + 3600)
+            # Half of the time between two looks later.
+            clock.return_value += 0.0025
+            late = _new_future()
+            self.deadlines.add(late)
+            while clock.return_value < start + 0.1:
+                self.assertFalse(late.done())
+                clock.return_value += 0.005
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+        self.assertIsInstance(late.exception(), asyncio.TimeoutError)
 
     async def test_what_is_discarded_has_no_limit(self) -> None:
         """And may be discarded twice."""

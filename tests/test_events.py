@@ -99,6 +99,23 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         ada.does(destroy)
         assert self.tells() == [("destroyed", mark, None, "ada", None)]
 
+    def test_a_login_that_is_taken_back_by_a_destroy_names_nobody(self) -> None:
+        """The session that ends is that of the user whom the store has."""
+        ada = self.signed_in()
+        mark = self.mark(ada)
+        ada.does(login("grace"), destroy)
+        assert self.tells() == [("destroyed", mark, None, "ada", None)]
+
+    def test_a_login_of_the_same_user_is_a_login(self) -> None:
+        """Such as one for which a password was asked again."""
+        ada = self.signed_in()
+        former = self.mark(ada)
+        self.time += 1
+        ada.does(login("ada"))
+        assert self.tells() == [
+            ("regenerated", self.mark(ada), former, "ada", "login"),
+        ]
+
     def test_a_session_has_expired(self) -> None:
         """With the reason, whenever its cookie comes."""
         marks = []

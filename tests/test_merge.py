@@ -144,6 +144,9 @@ class MergeTest:
             ),
             pytest.param({}, {"a": {}}, {}, {"a": {}}, id="an empty dict is kept"),
             pytest.param(
+                {}, {"a": {}}, {"a": 1}, {"a": {}}, id="an empty dict for a number"
+            ),
+            pytest.param(
                 {}, {"a": None}, {"a": 0}, {"a": None}, id="a None is a value"
             ),
             pytest.param(

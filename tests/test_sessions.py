@@ -206,6 +206,19 @@ class CommitTest(SessionsCase):
         assert self.vault.calls == ["load", "save", "load", "save"]
         assert await self.values(token) == {"a": 2, "b": 3}
 
+    async def test_a_second_save_pushes_the_end_forward(self) -> None:
+        """Behaviours 48, 51: the cookie lasts for as long as what was stored."""
+        session = await self.sessions.load(await self.stored({"a": 1}))
+        session["a"] = 2
+        await session.save()
+        self.clock += IDLE / 2
+        session["a"] = 3
+        await session.save()
+
+        assert session.last_seen == self.clock
+        assert session.expires == (await self.envelope(session._token)).expires
+        assert session.expires_in == IDLE
+
     async def test_a_second_save_puts_nothing_back_that_was_only_read(self) -> None:
         """Behaviours 26, 40: its base is what this request saw."""
         token = await self.stored({"a": 1, "read": 1, "cart": {}})
@@ -245,6 +258,13 @@ class CommitTest(SessionsCase):
 
         assert await self.values(token) == {"a": 2}
         assert session.modified
+
+    async def test_a_time_is_stored_to_the_millisecond(self) -> None:
+        """Behaviour 62: more digits take room in each record and cookie."""
+        self.clock = START + 0.123_456_789
+        token = await self.stored({"a": 1})
+
+        assert (await self.sessions.load(token)).last_seen == START + 0.123
 
     async def test_a_user_of_a_new_session_is_stored(self) -> None:
         """Behaviour 15: a login alone is worth a record, and the store is told."""
@@ -599,6 +619,15 @@ class ContestTest(SessionsCase):
         await session.transact(add)
 
         assert await self.values(session._token) == {"a": 1, "rival": 5, "sum": 6}
+
+    async def test_a_save_that_has_lost_often_is_soon_tried_again(self) -> None:
+        """Behaviour 36: the pause between two tries does not grow for ever."""
+        sessions = self.contested(rivals=25)
+        session = await sessions.load(await self.stored({"a": 1}))
+        session["a"] = 2
+        await asyncio.wait_for(session.save(), 10)
+
+        assert await self.values(session._token) == {"a": 2, "rival": 25}
 
     async def test_patience_has_an_end(self) -> None:
         """Behaviour 37: after so long it is a failure, with a hint."""

@@ -58,6 +58,29 @@ class ExpiryTest(SessionsCase):
             assert not session.is_new
             await self.sessions.commit(session)
 
+    async def test_activity_pushes_an_idle_timeout_of_its_own_forward(self) -> None:
+        """Behaviours 48, 50: however much shorter it is than that of the settings."""
+        session = await self.sessions.load(await self.stored())
+        session.set_expiry(idle=IDLE / 20)
+        await self.sessions.commit(session)
+        for _ in range(5):
+            self.clock += IDLE / 40
+            session = await self.sessions.load(session._token)
+            assert not session.is_new
+            await self.sessions.commit(session)
+
+    async def test_a_read_writes_little_in_an_idle_timeout_of_its_own(self) -> None:
+        """Behaviours 49, 50: the longer it is, the less."""
+        session = await self.sessions.load(await self.stored())
+        session.set_expiry(idle=5 * IDLE)
+        await self.sessions.commit(session)
+        self.vault.calls.clear()
+        for _ in range(20):
+            self.clock += IDLE / 10
+            await self.sessions.commit(await self.sessions.load(session._token))
+
+        assert self.vault.calls.count("save") == 4
+
     async def test_activity_does_not_push_the_lifetime_forward(self) -> None:
         """Behaviour 48: it ends so long after it began, whatever happens."""
         token = await self.stored()
@@ -164,6 +187,9 @@ class ExpiryTest(SessionsCase):
             "A session could not be renewed: Cannot save the session."
         ]
         assert dict(session) == {"a": 1}
+        # Nothing has been pushed forward.
+        assert session.last_seen == START
+        assert session.expires == START + IDLE
 
     async def test_a_renewal_that_no_longer_fits_is_logged(self) -> None:
         """Behaviour 63: such as after the limit was lowered."""
@@ -269,9 +295,10 @@ class ExpiryTest(SessionsCase):
         self.clock = START - 301
         assert (await self.sessions.load(token)).is_new
 
-        old = Envelope(START - 900, START, START + IDLE, {}, format=FORMAT)
-        token = await self.vault.inner.save(None, Record(encode(old)))
-        assert (await self.sessions.load(token)).is_new
+        for created, seen in ((START - 900, START), (START, START - 900)):
+            ahead = Envelope(created, seen, START + IDLE, {}, format=FORMAT)
+            token = await self.vault.inner.save(None, Record(encode(ahead)))
+            assert (await self.sessions.load(token)).is_new
 
 
 class PurgingBackend(MemoryBackend):
@@ -471,6 +498,28 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         go_on.set()
         await closing
         assert done == ["first", "second"]
+
+    async def test_the_store_is_open_until_then(self) -> None:
+        """Behaviour 34: a commit under way can still reach it."""
+
+        class ClosedVault(FaultyVault):
+            async def close(self) -> None:
+                self.calls.append("close")
+                await super().close()
+
+        vault = self.sessions.vault = ClosedVault(Vault(self.backend), suspends=True)
+        session = await self.sessions.load(None)
+        session["a"] = 1
+        await session.save()
+        session.regenerate()
+        vault.calls.clear()
+        saving = asyncio.ensure_future(session.save())
+        await asyncio.sleep(0)
+        await self.sessions.close()
+
+        await saving
+        assert len(vault.calls) > 1
+        assert vault.calls[-1] == "close"
 
     async def test_it_closes_the_store(self) -> None:
         """And may be called twice."""

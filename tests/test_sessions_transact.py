@@ -54,6 +54,20 @@ class ReloadTest(SessionsCase):
 
         assert await self.is_alive(token)
 
+    async def test_a_save_after_it_asks_for_nothing_again(self) -> None:
+        """Behaviour 26: what was loaded is the newest, also after another save."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        session["a"] = 2
+        await session.save()
+        await session.reload()
+        self.vault.calls.clear()
+        session["a"] = 3
+        await session.save()
+
+        assert self.vault.calls == ["save"]
+        assert await self.values(token) == {"a": 3}
+
     async def test_of_a_new_session_nothing_is_left(self) -> None:
         """There is nothing in the store, so nothing is asked."""
         session = await self.sessions.load(None)
@@ -305,6 +319,20 @@ class TransactTest(SessionsCase):
         await asyncio.sleep(0)
         count.go_on.set()
         await asyncio.gather(counting, saving)
+
+        assert await self.values(token) == {"n": 2}
+
+    async def test_a_save_after_another_transaction_is_no_mistake(self) -> None:
+        """Behaviour 80: the task has left its own one, whatever others are in."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        await session.transact(lambda session: None)
+        count = SlowCount()
+        counting = asyncio.ensure_future(session.transact(count))
+        await count.begun.wait()
+        asyncio.get_running_loop().call_soon(count.go_on.set)
+        await session.save()
+        await counting
 
         assert await self.values(token) == {"n": 2}
 

@@ -303,6 +303,14 @@ class TimeoutSettingsTest:
             " (1209600 s), which ends each session first. Raise session_lifetime."
         )
 
+    def test_an_idle_timeout_as_long_as_the_lifetime_is_allowed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Behaviour 47: that is how to say that there is no idle timeout."""
+        read(session_idle_timeout=3600, session_lifetime=3600)
+
+        assert caplog.records == []
+
     @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
     def test_it_is_not_endless(self, name: str) -> None:
         """Sessions end; the message says that, and not that inf is too little."""

@@ -486,6 +486,15 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
 
         assert len([each async for each in vault.find("ada")]) == 1
 
+    async def test_two_namespaces_share_no_user(self) -> None:
+        """Behaviour 46: also where namespace and user make the same text."""
+        backend = MemoryBackend()
+        shop, shop2 = Vault(backend, "shop"), Vault(backend, "shop2")
+        await shop.save(None, Record(b"one", user="2ada"))
+
+        assert [each async for each in shop2.find("ada")] == []
+        assert len([each async for each in shop.find("2ada")]) == 1
+
     async def test_without_lists_users_an_error_says_so(self) -> None:
         """Behaviour 46: with the name of what cannot, and what can."""
 
@@ -525,6 +534,12 @@ class FingerprintTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 8: it is of another domain than the keys are."""
         assert (
             not Vault(MemoryBackend())._key(TOKEN).hex().startswith(fingerprint(TOKEN))
+        )
+
+    def test_it_is_no_plain_digest(self) -> None:
+        """Behaviour 8: others may use the SHA-256 of their own tokens as a key."""
+        assert (
+            not hashlib.sha256(b"theirs").hexdigest().startswith(fingerprint("theirs"))
         )
 
     async def test_a_token_and_its_key_have_the_same(self) -> None:
