@@ -111,6 +111,7 @@ class BaseSessions(TellingSessions):
             self._purge_timer.cancel()
             self._purge_timer = None
         self.sockets.close()
+        self.limited_log.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.vault.close()

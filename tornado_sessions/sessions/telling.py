@@ -10,6 +10,7 @@ from typing import TypeVar
 from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
 from tornado_sessions.events import Listener, SessionEvent, tell
+from tornado_sessions.logs import LimitedLog
 from tornado_sessions.vault import Vault
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class TellingSessions:
         # Which of "read" and "write" the store has failed at last.
         self._failing: set[str] = set()
         self._told: set[str] = set()
+        #: For what a client can bring about as often as it likes.
+        self.limited_log = LimitedLog(logger)
 
     def _tell_once(self, level: int, message: str, *args: object) -> None:
         """Logs ``message`` at its first time."""

@@ -1,0 +1,104 @@
+"""Tests `tornado_sessions.logs`: a flood of messages is summed up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import unittest
+
+from tornado_sessions.logs import LimitedLog
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, and sets an event with each line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.more = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+        self.more.set()
+
+
+class LimitedLogTest(unittest.IsolatedAsyncioTestCase):
+    def make(self, interval: float) -> LimitedLog:
+        logger = logging.getLogger("limited")
+        logger.setLevel(logging.INFO)
+        self.handler = Lines()
+        logger.addHandler(self.handler)
+        self.addCleanup(logger.removeHandler, self.handler)
+        return LimitedLog(logger, interval)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.handler.lines
+
+    async def test_a_repetition_is_not_logged(self) -> None:
+        """Behaviour 85: another message is, whatever came before it."""
+        log = self.make(60)
+        for number in range(3):
+            log.log(logging.WARNING, "One: %d.", number)
+        log.log(logging.INFO, "Two.")
+
+        self.assertEqual(self.lines, ["WARNING One: 0.", "INFO Two."])
+        log.close()
+
+    async def test_repetitions_are_summed_up_at_the_end_of_the_interval(self) -> None:
+        """Behaviour 85: with the arguments of the last one; once in each interval."""
+        log = self.make(0.01)
+        for round in (1, 2):
+            for number in range(3):
+                log.log(logging.WARNING, "One: %d.", number)
+            self.handler.more.clear()
+            await self.handler.more.wait()
+            self.assertEqual(len(self.lines), round + 1)
+
+        self.assertEqual(
+            self.lines[1:],
+            [
+                "WARNING One: 2. (The last of 2 more since the line before.)",
+                "WARNING One: 2. (The last of 3 more since the line before.)",
+            ],
+        )
+        log.close()
+
+    async def test_a_message_is_logged_at_once_after_a_quiet_interval(self) -> None:
+        """Behaviour 85: nothing is left of what was not repeated."""
+        log = self.make(0.001)
+        log.log(logging.WARNING, "One.")
+        # A timer that ends later runs later.
+        later = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.002, later.set)
+        await later.wait()
+        log.log(logging.WARNING, "One.")
+
+        self.assertEqual(self.lines, ["WARNING One.", "WARNING One."])
+        log.close()
+
+    async def test_closing_sums_up_and_ends_the_limit(self) -> None:
+        """Behaviour 85: what was counted is not lost with a shutdown."""
+        log = self.make(60)
+        log.log(logging.WARNING, "One.")
+        log.log(logging.WARNING, "One.")
+        log.log(logging.WARNING, "Two.")
+        log.close()
+        log.log(logging.WARNING, "Two.")
+        log.log(logging.WARNING, "Two.")
+
+        summary = "WARNING One. (The last of 1 more since the line before.)"
+        self.assertEqual(
+            self.lines, ["WARNING One.", "WARNING Two.", summary, *["WARNING Two."] * 2]
+        )
+
+
+class WithoutLoopTest(unittest.TestCase):
+    def test_nothing_is_limited_without_an_event_loop(self) -> None:
+        """There is no timer, and so no end of an interval."""
+        with self.assertLogs("limited", "WARNING") as logged:
+            log = LimitedLog(logging.getLogger("limited"))
+            log.log(logging.WARNING, "One.")
+            log.log(logging.WARNING, "One.")
+
+        self.assertEqual(len(logged.output), 2)

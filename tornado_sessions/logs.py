@@ -1,0 +1,88 @@
+"""Limits how often the same log message is written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+
+#: How many seconds pass at least between two lines of one message.
+INTERVAL = 3600.0
+
+
+class LimitedLog:
+    """Logs a message at once, and counts its repetitions.
+
+    What comes again within ``interval`` seconds is counted, and one line at the
+    end of that time says how often. So a flood writes one line in each interval.
+    A message is known by its text before formatting, so there are only as many
+    as the code has; what a client sends belongs in the arguments.
+    """
+
+    def __init__(self, logger: logging.Logger, interval: float = INTERVAL) -> None:
+        self._logger = logger
+        self._interval = interval
+        self._waiting: dict[str, _Repeated] = {}
+        self._closed = False
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Logs ``message``, unless it was logged in this interval.
+
+        It is not limited outside of an event loop and after `close`.
+        """
+        repeated = self._waiting.get(message)
+        if repeated is not None:
+            repeated.count += 1
+            repeated.args = args
+            return
+        self._logger.log(level, message, *args)
+        if self._closed:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._waiting[message] = repeated = _Repeated(level)
+        self._wait(loop, message, repeated)
+
+    def close(self) -> None:
+        """Says how often each message was repeated, and starts no more timers."""
+        self._closed = True
+        for message, repeated in self._waiting.items():
+            assert repeated.timer is not None
+            repeated.timer.cancel()
+            self._sum_up(message, repeated)
+        self._waiting.clear()
+
+    def _wait(
+        self, loop: asyncio.AbstractEventLoop, message: str, repeated: _Repeated
+    ) -> None:
+        # An empty context: that of the first request would be kept for an interval.
+        repeated.timer = loop.call_later(
+            self._interval, self._end, message, context=contextvars.Context()
+        )
+
+    def _end(self, message: str) -> None:
+        repeated = self._waiting[message]
+        if not repeated.count:
+            del self._waiting[message]
+            return
+        self._sum_up(message, repeated)
+        self._wait(asyncio.get_running_loop(), message, repeated)
+
+    def _sum_up(self, message: str, repeated: _Repeated) -> None:
+        if repeated.count:
+            text = f"{message} (The last of %d more since the line before.)"
+            self._logger.log(repeated.level, text, *repeated.args, repeated.count)
+            repeated.count, repeated.args = 0, ()
+
+
+class _Repeated:
+    """One message that was logged in this interval."""
+
+    timer: asyncio.TimerHandle | None = None
+    count = 0
+    args: tuple[object, ...] = ()
+
+    def __init__(self, level: int) -> None:
+        self.level = level
