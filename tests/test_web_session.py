@@ -7,6 +7,7 @@ import contextvars
 import datetime
 import json
 import logging
+import socket
 import time
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -29,6 +30,7 @@ from tornado_sessions import (
     Sessions,
     recent_login,
 )
+from tornado_sessions.transports import Transports
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
@@ -578,6 +580,74 @@ async def test_a_look_at_the_session_varies_by_cookie_and_may_be_cached(
     assert cookies(response) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["Cookie"], ["Cookie"]),
+        (["accept-encoding, cookie"], ["accept-encoding, cookie"]),
+        (["Accept", "Cookie"], ["Accept", "Cookie"]),
+        (["Cookies"], ["Cookies", "Cookie"]),
+        (["*"], ["*"]),
+    ],
+)
+async def test_vary_names_the_cookie_once(
+    site: Site, before: list[str], after: list[str]
+) -> None:
+    """Behaviour 56: where the application has named it already, nothing is added."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            for value in before:
+                self.add_header("Vary", value)
+            self.session.get("a")
+
+    response = await site.fetch(Handler)
+
+    assert response.headers.get_list("Vary") == after
+
+
+async def test_an_application_with_transports_has_vary_once(site: Site) -> None:
+    """Behaviours 56, 73: the header that it has not named is added alone."""
+    site.sessions.transports = Transports(("cookie", "header"))
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.set_header("Vary", "Cookie")
+            self.session.get("a")
+
+    response = await site.fetch(Handler)
+
+    assert response.headers.get_list("Vary") == ["Cookie", "X-Session-Token"]
+
+
+async def test_a_socket_for_both_ip_versions_is_on_loopback(
+    app: Application, site: Site
+) -> None:
+    """Behaviour 58: there 127.0.0.1 comes as ``::ffff:127.0.0.1``."""
+    try:
+        both = socket.create_server(
+            ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True
+        )
+    except (OSError, ValueError):
+        pytest.skip("this machine has no socket for both IP versions")
+    both.setblocking(False)
+    seen: list[str | None] = []
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            seen.append(self.request.remote_ip)
+            self.session["a"] = 1
+
+    server = HTTPServer(app)
+    server.add_socket(both)
+    url = f"http://127.0.0.1:{both.getsockname()[1]}{site.path(Handler)}"
+    response = await site.client.fetch(url)
+    server.stop()
+
+    assert seen == ["::ffff:127.0.0.1"]
+    assert cookies(response) != []
+
+
 async def test_on_loopback_the_cookie_goes_out_without_its_prefix(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -621,6 +691,10 @@ async def test_over_plain_http_the_cookie_is_withheld(
     assert [record.levelno for record in told] == [logging.WARNING]
     assert "plain http" in told[0].message
     assert "xheaders=True" in told[0].message
+    # After an hour, or at the end, it is said again.
+    site.sessions.limited_log.close()
+    told = [r for r in caplog.records if r.name == "tornado_sessions"]
+    assert "The last of 1 more" in told[1].message
 
 
 async def test_over_https_the_cookie_has_all_it_needs(

@@ -72,3 +72,14 @@ class SessionHandler(tornado.web.RequestHandler):
             headers.add(name, value)
         else:
             headers[name] = value
+
+    def _add_vary(self, names: str) -> None:
+        """Adds to Vary those of ``names``, with commas between, that it has not."""
+        headers = self._headers
+        if "Vary" not in headers:
+            headers["Vary"] = names
+            return
+        listed = headers["Vary"].lower().replace(" ", "").split(",")
+        missing = [name for name in names.split(", ") if name.lower() not in listed]
+        if missing and "*" not in listed:
+            headers.add("Vary", ", ".join(missing))

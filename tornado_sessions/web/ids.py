@@ -124,7 +124,7 @@ class IdHandler(SessionHandler):
             and not is_on_loopback(request)
         ):
             self._way = ""
-            self._all_sessions._tell_once(logging.WARNING, _WITHHELD, "id")
+            self._all_sessions.limited_log.log(logging.WARNING, _WITHHELD, "id")
             return ()
         # Where the client sends none, a header is not for it.
         self._way = next((name for name in transports.names if name != "header"), "")
@@ -191,7 +191,7 @@ class IdHandler(SessionHandler):
                 cookie = sessions.loopback_cookie
                 sessions._tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
             else:
-                sessions._tell_once(logging.WARNING, _WITHHELD, "cookie")
+                sessions.limited_log.log(logging.WARNING, _WITHHELD, "cookie")
             self._session_cookie = cookie
         return cookie
 
@@ -201,7 +201,7 @@ class IdHandler(SessionHandler):
         self, session: Session, transports: Transports
     ) -> None:
         if self._session_used and transports.vary:
-            self._add_header("Vary", transports.vary)
+            self._add_vary(transports.vary)
         token = session._token
         if token is not None and self._linked_token not in (None, token):
             logger.warning(

@@ -1,4 +1,4 @@
-"""Tells whether a request comes from this machine."""
+"""Finds out whether a request comes from this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _proxy_headers = frozenset({"Forwarded", "Via", "X-Real-Ip", "X-Scheme"})
 
 
 def is_on_loopback(request: tornado.httputil.HTTPServerRequest) -> bool:
-    """Tells whether a request comes from this machine and through no proxy.
+    """Whether a request comes from this machine and through no proxy.
 
     A proxy on this machine looks the same but for the headers it adds.
     """
@@ -33,6 +33,10 @@ def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # What a socket for both IP versions makes of 127.0.0.1: ``is_loopback`` of it is
+    # False before Python 3.13.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

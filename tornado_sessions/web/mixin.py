@@ -320,7 +320,7 @@ class SessionMixin(SocketHandler):
             if self._way != "cookie":
                 return
         elif self._session_used:
-            self._add_header("Vary", "Cookie")
+            self._add_vary("Cookie")
         if (
             session._token is None
             or session._token != self._client_token

@@ -62,7 +62,7 @@ class XSRFHandler(IdHandler):
         """Has the client's XSRF cookie hold for the id that it has from now on."""
         session, binding = self._session, self._bind_xsrf()
         if binding.handed_out and not self._session_used:
-            self._add_header("Vary", "Cookie")
+            self._add_vary("Cookie")
         token = self._client_token
         if session is not None and session._token is not None:
             token = session._token
