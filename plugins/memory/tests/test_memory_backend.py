@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import secrets
 import subprocess
 import sys
@@ -31,7 +32,7 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
         backend = MemoryBackend()
 
         self.assertEqual(backend.max_records, 100_000)
-        self.assertEqual(backend.max_bytes, 1_048_576)
+        self.assertEqual(backend.max_memory, 256 * 1024 * 1024)
 
     async def test_it_never_holds_more_than_max_records(self) -> None:
         """Behaviour 71: a flood of sessions pushes out its own, and is counted."""
@@ -41,7 +42,10 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(await _present(backend, keys), keys[-10:])
         self.assertEqual(backend.evictions, 40)
-        self.assertEqual(repr(backend), "<MemoryBackend 10 of 10 records>")
+        self.assertEqual(
+            repr(backend),
+            f"<MemoryBackend 10 of 10 records, {backend.memory} of 268435456 bytes>",
+        )
 
     async def test_the_least_recently_saved_goes_first(self) -> None:
         """Behaviour 71: a save makes a session young again; a load does not."""
@@ -53,7 +57,7 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         old = [third, fourth, second, first]
         for gone in range(1, 5):
-            await _insert(backend, "ann")
+            await _insert(backend, f"ann{gone}")
             self.assertEqual(await _present(backend, old), old[gone:])
 
     async def test_anonymous_sessions_go_before_those_of_users(self) -> None:
@@ -63,7 +67,7 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         old = [nobody, later, ann, bob]
         for gone in range(1, 5):
-            await _insert(backend, "eve")
+            await _insert(backend, f"eve{gone}")
             self.assertEqual(await _present(backend, old), old[gone:])
 
     async def test_a_flood_costs_one_user_at_most(self) -> None:
@@ -116,21 +120,25 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         self.assertIsNotNone(await backend.load(second))
 
-    async def test_the_first_eviction_is_logged(self) -> None:
-        """Behaviour 71: one warning says what happens and what to do."""
-        backend = MemoryBackend(max_records=2)
+    async def test_each_bound_is_logged_at_its_first_eviction(self) -> None:
+        """Behaviour 71: one warning says which option to raise, and to what."""
+        for options, bound, option in (
+            ({"max_records": 2}, "2 sessions", "max_records=20"),
+            ({"max_bytes": 4, "max_memory": 999}, "999 bytes", "max_memory=9990"),
+        ):
+            backend = MemoryBackend(**options)
 
-        with self.assertLogs("tornado_sessions", "WARNING") as logs:
-            await _insert(backend, *[None] * 9)
+            with self.assertLogs("tornado_sessions", "WARNING") as logs:
+                await _insert(backend, *[None] * 9)
 
-        [message] = [record.getMessage() for record in logs.records]
-        self.assertEqual(
-            message,
-            "The session backend 'memory' is full: from now on each new session ends"
-            " one of the 2 that it holds, anonymous ones first. Allow for more with"
-            " session_backend='memory:?max_records=20', or use a backend that keeps"
-            " sessions on disk, such as 'sqlite'.",
-        )
+            [message] = [record.getMessage() for record in logs.records]
+            self.assertEqual(
+                message,
+                f"The session backend 'memory' is full: it holds at most {bound}, and"
+                " from now on what is saved ends other sessions, anonymous ones first."
+                f" Allow for more with session_backend='memory:?{option}', or use a"
+                " backend that keeps sessions on disk, such as 'sqlite'.",
+            )
 
     async def test_a_session_that_is_too_long_is_refused_with_both_numbers(
         self,
@@ -140,6 +148,193 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         with self.assertRaisesRegex(SessionDataError, "takes 11 bytes;.* at most 10"):
             await backend.save(_new_key(), Record(bytes(11)))
+
+
+class MostTest(unittest.IsolatedAsyncioTestCase):
+    async def test_many_sessions_of_one_user_push_out_their_own(self) -> None:
+        """Behaviour 71: 200 logins of one account leave everybody else signed in."""
+        backend = MemoryBackend(max_records=50)
+        others = await _insert(backend, *[f"user{i}" for i in range(40)])
+        own = await _insert(backend, *["eve"] * 200)
+
+        self.assertEqual(await _present(backend, others), others)
+        self.assertEqual(await _present(backend, own), own[-10:])
+        self.assertEqual(backend.evictions, 190)
+
+    async def test_the_session_that_was_just_saved_counts(self) -> None:
+        """Behaviour 71: a user's second session ends the first, and nobody else's."""
+        backend = MemoryBackend(max_records=3)
+        first, ann, bob = await _insert(backend, "eve", "ann", "bob")
+
+        [second] = await _insert(backend, "eve")
+
+        present = await _present(backend, [first, ann, bob, second])
+        self.assertEqual(present, [ann, bob, second])
+
+    async def test_of_several_who_have_most_each_loses_one(self) -> None:
+        """Behaviour 71: nobody is left with less than others have."""
+        backend = MemoryBackend(max_records=7)
+        keys = await _insert(backend, *["ann", "bob", "dan"] * 2, "eve")
+
+        await _insert(backend, "new0", "new1", "new2")
+
+        self.assertEqual(await _present(backend, keys), keys[3:])
+
+    async def test_whoever_has_most_may_change(self) -> None:
+        """Behaviour 71: logins, logouts and evictions count at once."""
+        backend = MemoryBackend(max_records=8)
+        ann = await _insert(backend, *["ann"] * 5)
+        bob = await _insert(backend, *["bob"] * 3)
+        for key in ann[:3]:
+            await backend.delete(key)
+        await _save_again(backend, ann[3], user="dan")
+        new = await _insert(backend, "eve", "fay", "guy")
+        self.assertEqual(backend.evictions, 0)
+
+        await _insert(backend, "hal")
+
+        self.assertEqual(await _present(backend, bob), bob[1:])
+        self.assertEqual(await _present(backend, ann[3:] + new), ann[3:] + new)
+
+    async def test_a_user_is_as_young_as_their_last_save(self) -> None:
+        """Behaviour 71: of those who have as many, the last to save goes last."""
+        backend = MemoryBackend(max_records=4)
+        ann, bob, *_ = await _insert(backend, "ann", "bob", "ann", "bob")
+        await _save_again(backend, ann, user="ann")
+
+        await _insert(backend, "eve")
+
+        self.assertIsNotNone(await backend.load(ann))
+        self.assertIsNone(await backend.load(bob))
+
+    async def test_the_choice_is_as_if_all_were_counted(self) -> None:
+        """Behaviour 71: 3,000 random steps end what a plain search would end."""
+        generator = random.Random(71)
+        backend = MemoryBackend(max_records=30)
+        # The keys in the order of their last save, each with its user.
+        users: dict[bytes, str | None] = {}
+        for _ in range(3000):
+            user = generator.choice([None, None, "a", "a", "b", "c", "d", "e"])
+            step = generator.random()
+            if users and step < 0.2:
+                key = generator.choice(list(users))
+                await backend.delete(key)
+                del users[key]
+                continue
+            if users and step < 0.5:
+                key = generator.choice(list(users))
+                await _save_again(backend, key, user=user)
+                del users[key]
+            else:
+                [key] = await _insert(backend, user)
+            users[key] = user
+            if len(users) > 30:
+                [gone] = [each for each in users if await backend.load(each) is None]
+                owners = list(users.values())
+                self.assertNotEqual(gone, key)
+                if users[gone] is None:
+                    self.assertEqual(gone, next(k for k in users if users[k] is None))
+                else:
+                    self.assertNotIn(None, owners[:-1])
+                    most = max(owners.count(name) for name in owners if name)
+                    self.assertEqual(owners.count(users[gone]), most)
+                    same = [each for each in users if users[each] == users[gone]]
+                    self.assertEqual(gone, same[0])
+                del users[gone]
+            self.assertEqual(await _present(backend, list(users)), list(users))
+
+
+class BytesTest(unittest.IsolatedAsyncioTestCase):
+    async def test_it_never_takes_more_than_max_memory(self) -> None:
+        """Behaviour 71: large anonymous sessions are bounded as a million small ones."""
+        backend = MemoryBackend(max_bytes=65_536, max_memory=1_048_576)
+
+        for size in [65_536] * 50 + [0, 100] * 2000 + [1000, 65_536] * 50:
+            await backend.save(_new_key(), Record(bytes(size)))
+            self.assertLessEqual(backend.memory, 1_048_576)
+
+        self.assertGreater(backend.evictions, 0)
+
+    async def test_users_are_ended_by_the_same_rule(self) -> None:
+        """Behaviour 71: it is the bound that differs, and not who goes."""
+        ann, nobody, eve, old = [_new_key() for _ in range(4)]
+        backend = MemoryBackend(max_bytes=10_000, max_memory=45_000)
+        await backend.save(ann, Record(bytes(10_000), user="ann"))
+        await backend.save(old, Record(bytes(9000), user="eve"))
+        await backend.save(eve, Record(bytes(9000), user="eve"))
+        await backend.save(nobody, Record(bytes(9000)))
+
+        large = _new_key()
+        await backend.save(large, Record(bytes(10_000), user="bob"))
+        keys = [ann, nobody, old, eve, large]
+        self.assertEqual(await _present(backend, keys), [ann, old, eve, large])
+        await backend.save(nobody, Record(bytes(9000)))
+        self.assertEqual(await _present(backend, keys), [ann, nobody, eve, large])
+
+    async def test_a_session_that_grows_makes_others_go(self) -> None:
+        """Behaviour 71: but never itself, though it is the oldest, or anonymous."""
+        for user in (None, "ann"):
+            backend = MemoryBackend(max_bytes=9500, max_memory=10_000)
+            [key] = await _insert(backend, user)
+            others = await _insert(backend, "bob", "bob", "eve")
+            record = await backend.load(key)
+            assert record is not None
+
+            await backend.save(key, Record(bytes(9500), record.version, 4e9, user))
+
+            self.assertIsNotNone(await backend.load(key))
+            self.assertEqual(await _present(backend, others), [])
+            self.assertEqual(backend.evictions, 3)
+
+    async def test_what_was_just_saved_stays_though_others_lose_several(self) -> None:
+        """Behaviour 71: not even where somebody has fallen behind in between."""
+        backend = MemoryBackend(max_bytes=3000, max_memory=4000)
+        old = await _insert(backend, *["bob"] * 3, "eve")
+        key = _new_key()
+
+        await backend.save(key, Record(bytes(3000), user="ann"))
+
+        self.assertEqual(await _present(backend, [*old, key]), [key])
+
+    async def test_a_session_of_max_bytes_always_fits(self) -> None:
+        """Behaviour 71: where it is alone, nothing else can make room."""
+        backend, key = MemoryBackend(max_bytes=1000, max_memory=1000), _new_key()
+
+        await backend.save(key, Record(bytes(1000), user="ann"))
+
+        self.assertIsNotNone(await backend.load(key))
+        self.assertEqual(backend.evictions, 0)
+
+    @unittest.skipUnless(
+        os.path.exists("/proc/self/statm"), "Only Linux says how large a process is."
+    )
+    def test_the_estimate_is_honest(self) -> None:
+        """Behaviour 71: the process grows by no more than that, and not by far less."""
+        for user in ("None", "f'user{i}'", "f'user{i // 4}'"):
+            output = _in_a_process(
+                f"""
+                import gc, os
+
+                def size():
+                    with open("/proc/self/statm") as file:
+                        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+                async def fill(backend):
+                    for i in range(40_000):
+                        record = Record(os.urandom(300), None, 4e9 + i // 8, {user})
+                        await backend.save(os.urandom(32), record)
+
+                backend = MemoryBackend()
+                gc.collect()
+                before = size()
+                asyncio.run(fill(backend))
+                gc.collect()
+                print((size() - before) / backend.memory)
+                """
+            )
+
+            self.assertLess(float(output), 1.05, user)
+            self.assertGreater(float(output), 0.6, user)
 
 
 class MemoryTest(unittest.IsolatedAsyncioTestCase):
@@ -202,12 +397,11 @@ class MemoryTest(unittest.IsolatedAsyncioTestCase):
                 await backend.delete(key)
 
         empty, attributes = vars(MemoryBackend()), vars(backend)
-        for name in ("_shards", "_users", "_slots", "_count"):
+        for name in ("_shards", "_users", "_peers", "_most", "_slots", "_count"):
             self.assertEqual(attributes[name], empty[name], name)
         self.assertIsNone(attributes["_anonymous"].first)
         self.assertIsNone(attributes["_anonymous"].last)
-        self.assertIsNone(attributes["_signed_in"].first)
-        self.assertIsNone(attributes["_signed_in"].last)
+        self.assertEqual(backend.memory, 0)
 
 
 class FindTest(unittest.IsolatedAsyncioTestCase):
@@ -355,17 +549,18 @@ class URLTest(unittest.TestCase):
         for url in ("memory", "memory:", "memory://", "memory:?"):
             backend = MemoryBackend.from_url(url, {})
             self.assertEqual(backend.max_records, 100_000, url)
-            self.assertEqual(backend.max_bytes, 1_048_576, url)
+            self.assertEqual(backend.max_memory, 268_435_456, url)
             self.assertIs(backend.any_process, False, url)
 
     def test_options_follow_a_question_mark(self) -> None:
         """Each option of the constructor is one of the URL."""
         backend = MemoryBackend.from_url(
-            "memory:?max_records=7&max_bytes=8&any_process=true", {}
+            "memory:?max_records=7&max_bytes=8&max_memory=900&any_process=true", {}
         )
 
         self.assertEqual(backend.max_records, 7)
         self.assertEqual(backend.max_bytes, 8)
+        self.assertEqual(backend.max_memory, 900)
         self.assertIs(backend.any_process, True)
 
     def test_an_unknown_option_is_refused(self) -> None:
@@ -373,7 +568,8 @@ class URLTest(unittest.TestCase):
         self._assert_refused(
             "memory:?max_record=7",
             "The session backend 'memory' has no option 'max_record'."
-            " Its options are 'max_records', 'max_bytes', 'any_process'.",
+            " Its options are 'max_records', 'max_bytes', 'max_memory',"
+            " 'any_process'.",
         )
 
     def test_a_bad_number_is_refused(self) -> None:
@@ -394,6 +590,14 @@ class URLTest(unittest.TestCase):
                 MemoryBackend(**options)
 
             self.assertEqual(str(refused.exception), message)
+
+    def test_less_memory_than_for_one_session_is_refused(self) -> None:
+        """Behaviour 71: the message says how much there must be, and what to do."""
+        self._assert_refused(
+            "memory:?max_bytes=5000&max_memory=4999",
+            "The option 'max_memory' must be at least 5000, which is 'max_bytes', and"
+            " not 4999. Raise the one or lower the other.",
+        )
 
     def test_a_host_or_a_path_is_refused(self) -> None:
         """The message does not repeat what may hold a password."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,12 @@ _SLOT = 900
 _NEVER = 2**62
 
 
+# What a session takes beside its data, in bytes: its key, its entry, and its share
+# of the dicts and of the chains. And what a user takes beside the name.
+_RECORD_OVERHEAD = 384
+_USER_OVERHEAD = 112
+
+
 class _Chain(msgspec.Struct, gc=False, eq=False):
     """The two ends of a chain of entries."""
 
@@ -44,32 +51,50 @@ class _Second(_Chain, gc=False, eq=False):
     end: int = 0
 
 
-# An entry stands in up to three chains: with those saved before and after it,
-# with those that expire in the same second, and with those of the same user. It
-# knows its neighbours by their keys, not as objects: so it refers to nothing
-# that refers to anything, and the garbage collector, which would take a second
-# to look through a million sessions, has nothing to look at.
+class _Owner(_Chain, gc=False, eq=False):
+    """The entries of one user, or all anonymous ones, in the order of their saves."""
+
+    #: None for the anonymous ones.
+    name: str | None = None
+    count: int = 0
+    # The neighbours among the users who have as many sessions.
+    before: str | None = None
+    after: str | None = None
+
+
+class _Peers(msgspec.Struct, gc=False, eq=False):
+    """The users who have as many sessions; whoever saved last is the last one."""
+
+    first: str | None = None
+    last: str | None = None
+
+
+# An entry is part of two chains: of those of the same owner, in the order of their
+# saves, and of those that expire in the same second. It knows its neighbours by
+# their keys, not as objects, and a user knows other users by their names: so
+# nothing refers to anything that refers back, and the garbage collector, which
+# would take a second to look through a million sessions, has nothing to look at.
 class _Entry(msgspec.Struct, gc=False, eq=False):
     """A record as it is stored. It is the record's version, too."""
 
     key: bytes
     data: bytes
-    user: str | None
+    owner: _Owner
     second: _Second
     older: bytes | None = None
     newer: bytes | None = None
     before: bytes | None = None
     after: bytes | None = None
-    previous: bytes | None = None
-    next: bytes | None = None
 
 
 class MemoryBackend(Backend):
     """Keeps sessions in the memory of this process, and loses them with it.
 
-    Holds at most ``max_records`` sessions of at most ``max_bytes`` bytes each.
-    When it is full, the session that was not saved for the longest time makes
-    room for a new one: an anonymous one if there is any, else one of a user.
+    Holds at most ``max_records`` sessions of at most ``max_bytes`` bytes each, and
+    at most ``max_memory`` bytes in total: the data, and an estimate of what Python
+    needs for each session. When it is full, others make room for what is saved:
+    first the anonymous session that was not saved for the longest time. Where
+    there is none, the oldest session of the user who has most.
 
     Of several processes each would know other sessions. So every operation
     raises `.BackendError` under `tornado.process`, and in a process other than
@@ -87,6 +112,7 @@ class MemoryBackend(Backend):
         *,
         max_records: int = 100_000,
         max_bytes: int = 1_048_576,
+        max_memory: int = 268_435_456,
         any_process: bool = False,
     ) -> None:
         for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
@@ -95,8 +121,15 @@ class MemoryBackend(Backend):
                     f"The option {name!r} must be a whole number above zero, not"
                     f" {value!r}."
                 )
+        if max_memory < max_bytes:
+            raise ValueError(
+                f"The option 'max_memory' must be at least {max_bytes}, which is"
+                f" 'max_bytes', and not {max_memory!r}. Raise the one or lower the"
+                " other."
+            )
         self.max_records = max_records
         self.max_bytes: int = max_bytes
+        self.max_memory = max_memory
         self.any_process = any_process
         #: How many sessions have made room for others.
         self.evictions = 0
@@ -105,10 +138,10 @@ class MemoryBackend(Backend):
 
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> MemoryBackend:
-        """Makes the backend of ``memory:?max_records=…&max_bytes=…&any_process=…``.
+        """Makes the backend of ``memory:``, or of ``memory:?max_records=…``.
 
-        All options may be left out. Raises `ValueError` for any other, for a
-        number that is not a whole one above zero, and for a host or a path.
+        The options are those of the constructor. Raises `ValueError` for any
+        other, for a number that cannot be used, and for a host or a path.
         """
         parts = urlsplit(url)
         if parts.netloc or parts.fragment or parts.path not in ("", "memory"):
@@ -132,13 +165,21 @@ class MemoryBackend(Backend):
         if stored is not record.version:
             raise ConflictError("Another version of the session is stored, or none.")
         if stored is None:
-            self._make_room()
             self._count += 1
+            owner = self._gain(record.user)
         else:
-            self._unlink(stored)
             # One object for each key, however many requests bring their own.
             key = stored.key
-        self._link(key, record)
+            self._unlink(stored)
+            owner = stored.owner
+            if owner.name != record.user:
+                self._lose(owner)
+                owner = self._gain(record.user)
+            elif owner.name is not None:
+                self._touch(owner, owner.name)
+        self._link(key, record, owner)
+        if self._count > self.max_records or self._memory > self.max_memory:
+            self._make_room(key)
 
     async def delete(self, key: bytes) -> None:
         if os.getpid() != self._process:
@@ -172,22 +213,31 @@ class MemoryBackend(Backend):
         if os.getpid() != self._process:
             self._enter_process()
         keys = []
-        key = self._newest_of(user).get(user)
+        owner = self._users[hash(user) & 255].get(user)
+        key = None if owner is None else owner.last
         while key is not None:
             keys.append(key)
-            key = self._entry(key).next
+            key = self._entry(key).older
         for key in keys:
             # Whoever asks may delete and save between two answers.
             stored = self._shards[key[0]].get(key)
-            if stored is not None and stored.user == user:
+            if stored is not None and stored.owner.name == user:
                 yield key, Record(stored.data, stored)
 
     async def close(self) -> None:
         """Drops all records; the backend can be used again."""
         self._drop_all()
 
+    @property
+    def memory(self) -> int:
+        """How many bytes all sessions take: their data, and an estimate of the rest."""
+        return self._memory
+
     def __repr__(self) -> str:
-        return f"<MemoryBackend {self._count} of {self.max_records} records>"
+        return (
+            f"<MemoryBackend {self._count} of {self.max_records} records,"
+            f" {self._memory} of {self.max_memory} bytes>"
+        )
 
     def _enter_process(self) -> None:
         if self.any_process or (
@@ -208,58 +258,87 @@ class MemoryBackend(Backend):
         # one dict of a million would stop the loop for long whenever it grows.
         self._shards: list[dict[bytes, _Entry]] = [{} for _ in range(256)]
         self._count = 0
-        self._anonymous = _Chain()
-        self._signed_in = _Chain()
-        self._users: list[dict[str, bytes]] = [{} for _ in range(256)]
+        self._memory = 0
+        self._anonymous = _Owner()
+        self._users: list[dict[str, _Owner]] = [{} for _ in range(256)]
+        # By how many sessions they have, and the highest such number.
+        self._peers: dict[int, _Peers] = {}
+        self._most = 0
         # By the slot, so that the earliest second is found among few.
         self._slots: dict[int, dict[int, _Second]] = {}
-        self._warned = False
+        self._warned: set[str] = set()
 
     def _entry(self, key: bytes) -> _Entry:
         return self._shards[key[0]][key]
 
-    def _newest_of(self, user: str) -> dict[str, bytes]:
-        return self._users[hash(user) & 255]
+    # Making room.
 
-    def _make_room(self) -> None:
-        if self._count < self.max_records:
+    def _make_room(self, saved: bytes) -> None:
+        """Ends other sessions until both bounds are kept, but not the one just saved."""
+        while self._count > 1:
+            if self._count > self.max_records:
+                self._warn("max_records", self.max_records, "sessions")
+            elif self._memory > self.max_memory:
+                self._warn("max_memory", self.max_memory, "bytes")
+            else:
+                return
+            oldest = self._anonymous.first
+            if oldest is None or oldest == saved:
+                oldest = self._oldest_of_most(saved)
+            self._remove(self._entry(oldest))
+            self.evictions += 1
+
+    def _oldest_of_most(self, saved: bytes) -> bytes:
+        """Returns the oldest session of a user who has most, and never ``saved``."""
+        user = self._peers[self._most].first
+        assert user is not None
+        owner = self._owner(user)
+        if owner.first == saved:
+            # It is their only one, so nobody has more; and there is somebody else.
+            assert owner.after is not None
+            owner = self._owner(owner.after)
+        assert owner.first is not None
+        return owner.first
+
+    def _warn(self, option: str, bound: int, unit: str) -> None:
+        if option in self._warned:
             return
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                "The session backend 'memory' is full: from now on each new session"
-                " ends one of the %d that it holds, anonymous ones first. Allow for"
-                " more with session_backend='memory:?max_records=%d', or use a"
-                " backend that keeps sessions on disk, such as 'sqlite'.",
-                self.max_records,
-                self.max_records * 10,
-            )
-        oldest = self._anonymous.first or self._signed_in.first
-        assert oldest is not None
-        self._remove(self._entry(oldest))
-        self.evictions += 1
+        self._warned.add(option)
+        _log.warning(
+            "The session backend 'memory' is full: it holds at most %d %s, and from now"
+            " on what is saved ends other sessions, anonymous ones first. Allow for"
+            " more with session_backend='memory:?%s=%d', or use a backend that keeps"
+            " sessions on disk, such as 'sqlite'.",
+            bound,
+            unit,
+            option,
+            bound * 10,
+        )
 
     def _remove(self, entry: _Entry) -> None:
         self._unlink(entry)
+        self._lose(entry.owner)
         del self._shards[entry.key[0]][entry.key]
         self._count -= 1
 
-    def _link(self, key: bytes, record: Record) -> None:
-        shards, data, user = self._shards, record.data, record.user
+    # The chains of entries.
+
+    def _link(self, key: bytes, record: Record, owner: _Owner) -> None:
+        shards, data = self._shards, record.data
         if type(data) is not bytes:
             # It would change, or keep alive what it was cut from.
             data = bytes(data)
         second = self._second(record.expires)
-        entry = _Entry(key, data, user, second)
+        entry = _Entry(key, data, owner, second)
         shards[key[0]][key] = entry
+        self._memory += len(data) + _RECORD_OVERHEAD
 
-        ages = self._anonymous if user is None else self._signed_in
-        if (last := ages.last) is None:
-            ages.first = key
+        if (last := owner.last) is None:
+            owner.first = key
         else:
             shards[last[0]][last].newer = key
             entry.older = last
-        ages.last = key
+        owner.last = key
 
         if (last := second.last) is None:
             second.first = key
@@ -268,24 +347,17 @@ class MemoryBackend(Backend):
             entry.before = last
         second.last = key
 
-        if user is not None:
-            newest_of = self._newest_of(user)
-            entry.next = newest_of.get(user)
-            if entry.next is not None:
-                self._entry(entry.next).previous = key
-            newest_of[user] = key
-
     def _unlink(self, entry: _Entry) -> None:
-        shards, user, second = self._shards, entry.user, entry.second
+        shards, owner, second = self._shards, entry.owner, entry.second
+        self._memory -= len(entry.data) + _RECORD_OVERHEAD
 
-        ages = self._anonymous if user is None else self._signed_in
         older, newer = entry.older, entry.newer
         if older is None:
-            ages.first = newer
+            owner.first = newer
         else:
             shards[older[0]][older].newer = newer
         if newer is None:
-            ages.last = older
+            owner.last = older
         else:
             shards[newer[0]][newer].older = older
 
@@ -300,16 +372,6 @@ class MemoryBackend(Backend):
             shards[after[0]][after].before = before
         if second.first is None:
             self._forget(second)
-
-        if user is not None:
-            if entry.next is not None:
-                self._entry(entry.next).previous = entry.previous
-            if entry.previous is not None:
-                self._entry(entry.previous).next = entry.next
-            elif entry.next is not None:
-                self._newest_of(user)[user] = entry.next
-            else:
-                del self._newest_of(user)[user]
 
     def _second(self, expires: float) -> _Second:
         end = math.ceil(expires) if expires else _NEVER
@@ -327,5 +389,78 @@ class MemoryBackend(Backend):
         if not slot:
             del self._slots[second.end // _SLOT]
 
+    # The users, by how many sessions each has.
 
-_OPTIONS = {"max_records": int, "max_bytes": int, "any_process": bool}
+    def _owner(self, user: str) -> _Owner:
+        return self._users[hash(user) & 255][user]
+
+    def _gain(self, user: str | None) -> _Owner:
+        """Returns the owner of what is saved for ``user``, who has one more now."""
+        if user is None:
+            return self._anonymous
+        users = self._users[hash(user) & 255]
+        owner = users.get(user)
+        if owner is None:
+            owner = users[user] = _Owner(name=user)
+            self._memory += _size_of(user)
+        else:
+            self._leave(owner)
+        owner.count += 1
+        self._enter(owner, user)
+        return owner
+
+    def _lose(self, owner: _Owner) -> None:
+        """Notes that ``owner`` has one session less."""
+        if (user := owner.name) is None:
+            return
+        self._leave(owner)
+        owner.count -= 1
+        if owner.count:
+            self._enter(owner, user)
+        else:
+            del self._users[hash(user) & 255][user]
+            self._memory -= _size_of(user)
+
+    def _touch(self, owner: _Owner, user: str) -> None:
+        """Makes ``owner`` the last of its peers."""
+        if owner.after is not None:
+            self._leave(owner)
+            self._enter(owner, user)
+
+    def _enter(self, owner: _Owner, user: str) -> None:
+        peers = self._peers.get(owner.count)
+        if peers is None:
+            peers = self._peers[owner.count] = _Peers(user)
+        elif peers.last is not None:
+            self._owner(peers.last).after = user
+        owner.before, owner.after, peers.last = peers.last, None, user
+        self._most = max(self._most, owner.count)
+
+    def _leave(self, owner: _Owner) -> None:
+        peers, before, after = self._peers[owner.count], owner.before, owner.after
+        if before is None:
+            peers.first = after
+        else:
+            self._owner(before).after = after
+        if after is None:
+            peers.last = before
+        else:
+            self._owner(after).before = before
+        if peers.first is None:
+            del self._peers[owner.count]
+            if owner.count == self._most:
+                # Whoever leaves had one more than the next, or goes there now.
+                self._most -= 1
+
+
+def _size_of(user: str) -> int:
+    """Returns what a user takes beside their sessions, in bytes."""
+    return sys.getsizeof(user) + _USER_OVERHEAD
+
+
+_OPTIONS = {
+    "max_records": int,
+    "max_bytes": int,
+    "max_memory": int,
+    "any_process": bool,
+}
