@@ -177,8 +177,29 @@ class EncodeValueTest:
         with pytest.raises(SessionDataError) as caught:
             encode_value("cart", value)
 
+        message = str(caught.value)
+        assert message.startswith("The session value 'cart'")
+        assert f" cannot be stored as JSON: {culprit}. " in message
+
+    @pytest.mark.parametrize(
+        ("value", "path"),
+        [
+            ({1}, ""),
+            ({"a": [{"b": datetime.date(2026, 1, 1)}]}, "['a'][0]['b']"),
+            ([1, [2, (3,)]], "[1][1]"),
+            ({"a": {"b": {1: "x"}}}, "['a']['b']"),
+            ({"it's": {"b\n": math.inf}}, "[\"it's\"]['b\\n']"),
+            ({"k" * 41: b""}, "['" + "k" * 40 + "…']"),
+            (cycle_of_lists(), ""),
+        ],
+    )
+    def test_the_error_names_the_path(self, value: object, path: str) -> None:
+        """Behaviour 25: a long key is shortened, and no value is repeated."""
+        with pytest.raises(SessionDataError) as caught:
+            encode_value("cart", value)
+
         assert str(caught.value).startswith(
-            f"The session value 'cart' cannot be stored as JSON: {culprit}. "
+            f"The session value 'cart'{path} cannot be stored as JSON: "
         )
 
     @pytest.mark.parametrize(
@@ -502,6 +523,19 @@ class RebaseTest:
         )
 
         assert set(merged.flashes) == {"1", "2", "3"}
+
+    def test_twenty_messages_are_left_and_the_oldest_go(self) -> None:
+        """Behaviour 86: of what both have added, too."""
+        old = {f"old {n}": ("old", "info") for n in range(10)}
+        mine = {f"mine {n}": ("mine", "info") for n in range(10)}
+        theirs = {f"theirs {n}": ("theirs", "info") for n in range(10)}
+        merged = rebase(
+            envelope(flashes=old),
+            envelope(flashes=old | mine),
+            envelope(flashes=old | theirs),
+        )
+
+        assert list(merged.flashes) == [*theirs, *mine]
 
     def test_messages_that_were_shown_do_not_come_back(self) -> None:
         """Whatever another request has added, the shown ones are gone."""

@@ -350,7 +350,9 @@ class ChangeTest:
         session = loaded({"a": [1]})
         session["a"].append({1})
 
-        with pytest.raises(SessionDataError, match=r"'a' cannot be stored .*: set"):
+        with pytest.raises(
+            SessionDataError, match=r"'a'\[1\] cannot be stored .*: set"
+        ):
             session._pack()
 
     def test_dropping_takes_back_what_was_loaded(self, loaded: Loaded) -> None:
@@ -878,6 +880,16 @@ class FlashTest:
         after = Session(session._keeper, decode(encode(session._pack())))
 
         assert [text for text, _ in after.flashes()] == [str(n) for n in range(20)]
+
+    def test_twenty_messages_wait_and_the_oldest_goes(self, loaded: Loaded) -> None:
+        """Behaviour 86: nobody may ever ask for them."""
+        session = loaded(flashes={str(n): (str(n), "info") for n in range(30)})
+        session.flash("30")
+        session.flash("31")
+
+        assert [text for text, _ in session.flashes()] == [
+            str(number) for number in range(12, 32)
+        ]
 
     def test_it_is_no_value(self, loaded: Loaded) -> None:
         """Behaviour 24: messages and values are apart."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -77,6 +77,12 @@ _ADVICE = {
     "UUID": "Store its str().",
 }
 
+# How many characters of a key an error repeats.
+_LONGEST_STEP = 40
+
+#: How many messages of `.Session.flash` wait at most.
+MOST_FLASHES = 20
+
 #: The fields of an envelope that one request may change and another keep.
 _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label")
 
@@ -112,7 +118,7 @@ def decode(data: bytes) -> Envelope:
 def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     """Answers ``value`` as JSON.
 
-    Raises `.SessionDataError` with the key and the type of what is not JSON:
+    Raises `.SessionDataError` with the path and the type of what is not JSON:
     of anything that would not come back equal. The round trip is the check.
     """
     data = _comes_back(value)
@@ -121,9 +127,9 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
         or not (key.isascii() or _comes_back(key))
         or (type(value) not in PLAIN and _is_too_deep(data, value))
     ):
-        culprit = _culprit({key: value})
+        path, culprit = _culprit(key, value)
         raise SessionDataError(
-            f"The session value {key!r} cannot be stored as JSON: {culprit}."
+            f"The session value {path} cannot be stored as JSON: {culprit}."
             f" {_advice(culprit)}"
         )
     return Raw(data)
@@ -163,13 +169,20 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
             values[key] = Raw(_encode(merged[key]))
         else:
             values.pop(key, None)
-    flashes = merge(base.flashes, mine.flashes, theirs.flashes)
+    flashes = latest(merge(base.flashes, mine.flashes, theirs.flashes))
     fields = {
         name: getattr(mine, name)
         for name in _merged_fields
         if getattr(mine, name) != getattr(base, name)
     }
     return msgspec.structs.replace(theirs, values=values, flashes=flashes, **fields)
+
+
+def latest(flashes: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Returns the newest `MOST_FLASHES` of ``flashes``."""
+    if len(flashes) <= MOST_FLASHES:
+        return flashes
+    return dict(list(flashes.items())[-MOST_FLASHES:])
 
 
 def same_fields(one: Envelope, other: Envelope) -> bool:
@@ -195,31 +208,62 @@ def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
     return None
 
 
-def _culprit(value: Any) -> str:  # noqa: ANN401
-    """Names what in ``value`` is not JSON, by its type alone."""
-    pending, known = [value], set()
+class _Place(NamedTuple):
+    """A value inside a value that cannot be stored, and where it is."""
+
+    value: Any
+    #: The place of the dict or list that it is in; None at the top.
+    parent: _Place | None
+    #: Its key or its index there.
+    step: str | int
+
+
+def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
+    """Returns the path and the type of what in ``value`` is not JSON.
+
+    Keys are part of the path; values never are.
+    """
+    top = _Place(value, None, key)
+    if _comes_back(key) is None:
+        return _path(top), "a key that is not Unicode"
+    pending, known = [top], set()
     while pending:
-        value = pending.pop()
+        place = pending.pop()
+        value = place.value
         if id(value) in known:
             continue
         if isinstance(value, dict):
             known.add(id(value))
-            for key in value:
-                if type(key) is not str:
-                    return f"a dict with a key of type {type(key).__name__}"
-                if _comes_back(key) is None:
-                    return "a key that is not Unicode"
-            pending.extend(value.values())
+            for step in value:
+                if type(step) is not str:
+                    name = type(step).__name__
+                    return _path(place), f"a dict with a key of type {name}"
+                if _comes_back(step) is None:
+                    return _path(place), "a key that is not Unicode"
+            pending += [_Place(child, place, step) for step, child in value.items()]
         elif isinstance(value, list):
             known.add(id(value))
-            pending.extend(value)
+            pending += [_Place(child, place, i) for i, child in enumerate(value)]
         elif type(value) is float and not math.isfinite(value):
-            return f"float {value}"
+            return _path(place), f"float {value}"
         elif type(value) is str and _comes_back(value) is None:
-            return "str that is not Unicode"
+            return _path(place), "str that is not Unicode"
         elif _comes_back(value) is None:
-            return type(value).__name__
-    return f"it is nested deeper than {_DEEPEST} levels, or in itself"
+            return _path(place), type(value).__name__
+    return _path(top), f"it is nested deeper than {_DEEPEST} levels, or in itself"
+
+
+def _path(place: _Place) -> str:
+    """Returns how Python code reaches ``place``: ``'cart'['lines'][0]``."""
+    steps: list[str] = []
+    at: _Place | None = place
+    while at is not None:
+        step = at.step
+        if isinstance(step, str) and len(step) > _LONGEST_STEP:
+            step = step[:_LONGEST_STEP] + "…"
+        steps.append(repr(step) if at.parent is None else f"[{step!r}]")
+        at = at.parent
+    return "".join(reversed(steps))
 
 
 def _advice(culprit: str) -> str:

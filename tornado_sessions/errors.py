@@ -14,7 +14,9 @@ class SessionError(Exception):
 class SessionDataError(SessionError, ValueError):
     """Raised when a value, or a session as a whole, cannot be stored.
 
-    What was stored before stays as it is.
+    What was stored before stays as it is. A handler that catches it from
+    `.Session.save` removes the value or calls `.Session.reload`; otherwise the
+    response fails for the same reason.
     """
 
 

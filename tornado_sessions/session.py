@@ -26,6 +26,7 @@ from tornado_sessions.codec import (
     Envelope,
     decode_value,
     encode_value,
+    latest,
     same_fields,
 )
 from tornado_sessions.errors import SessionDataError, SessionError
@@ -436,7 +437,7 @@ class Session(MutableMapping[str, Any]):
     def flash(self, text: str, category: str = "info") -> None:
         """Leaves a message for the next page that asks for `flashes`.
 
-        Raises `.SessionDataError` for what is not text.
+        At most 20 messages wait; the oldest is dropped for a newer one. Raises `.SessionDataError` for what is not text.
         """
         for part in (text, category):
             if not isinstance(part, str):
@@ -447,7 +448,7 @@ class Session(MutableMapping[str, Any]):
         if self._sent:
             self._require_cookie()
         flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
-        self._field(flashes=flashes)
+        self._field(flashes=latest(flashes))
 
     def flashes(self) -> list[tuple[str, str]]:
         """Answers the messages left by `flash`, oldest first, and removes them.

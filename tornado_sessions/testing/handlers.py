@@ -21,10 +21,12 @@ The numbers in the docstrings are those of the library's list of behaviours.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from typing import Any
 
+from tornado_sessions.errors import SessionDataError
 from tornado_sessions.testing.applications import (
     Act,
     destroy,
@@ -252,6 +254,33 @@ class HandlerContract(
             self.assertEqual(ada.sees(), {"a": 1})
         message = "The session value 'tags' cannot be stored as JSON: set."
         self.assertEqual(len(self.log.find(f"SessionDataError: {message}")), 4)
+        # The one that was raised by save() has the handler in its traceback.
+        named = "the session of ActingSessionHandler cannot be stored"
+        self.assertEqual(len(self.log.find(named)), 3)
+
+    def test_a_handler_that_removes_the_bad_value_is_answered(self) -> None:
+        """Behaviour 25: and so is one that reloads; one that does neither fails."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+
+        async def save_badly(handler: SessionMixin) -> None:
+            handler.session.update(a=2, tags={"x"})
+            with contextlib.suppress(SessionDataError):
+                await handler.session.save()
+
+        def remove(handler: SessionMixin) -> None:
+            del handler.session["tags"]
+
+        async def reload(handler: SessionMixin) -> None:
+            await handler.session.reload()
+
+        self.assertEqual(ada.does(save_badly).code, 500)
+        self.assertEqual(ada.sees(), {"a": 1})
+        self.assertEqual(ada.does(save_badly, reload).code, 200)
+        self.assertEqual(ada.sees(), {"a": 1})
+        self.assertEqual(ada.does(save_badly, remove).code, 200)
+        self.assertEqual(ada.sees(), {"a": 2})
+        self.assertEqual(len(self.log.find("has to remove the value or call")), 1)
 
     # Ending.
 

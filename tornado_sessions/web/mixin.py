@@ -15,6 +15,7 @@ import tornado.web
 from tornado_sessions.codec import Envelope
 from tornado_sessions.errors import (
     BackendError,
+    SessionDataError,
     SessionError,
     SessionGoneError,
     SessionLimitError,
@@ -142,7 +143,8 @@ class SessionMixin(SocketHandler):
 
         A store that fails gets one line for each request, with the driver's own
         words, and a traceback only where the logger ``tornado_sessions`` is at
-        DEBUG. That a login was refused is no error.
+        DEBUG. That a login was refused is no error. A value that cannot be stored
+        is logged with the name of the handler.
         """
         if not self._session_loaded:
             self._take_tokens_from_url()
@@ -159,6 +161,20 @@ class SessionMixin(SocketHandler):
                 request.remote_ip,
                 reason,
                 exc_info=logger.isEnabledFor(logging.DEBUG),
+            )
+        elif isinstance(value, SessionDataError) and self._commit_failed:
+            request = self.request
+            # No line of the handler is in the traceback.
+            logger.error(
+                "500 %s %s (%s): the session of %s cannot be stored: %s A handler that"
+                " catches this error from save() has to remove the value or call"
+                " reload().",
+                request.method,
+                request.uri,
+                request.remote_ip,
+                type(self).__name__,
+                value,
+                exc_info=value,
             )
         else:
             super().log_exception(typ, value, tb)
