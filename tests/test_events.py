@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import Any
 from unittest import mock
 
@@ -207,8 +208,10 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         self.visitor(token=broken).does(look)
         mark = self.sessions.vault.fingerprint(broken)
         assert self.tells() == [("refused", mark, None, None, "undecodable")]
-        two = {"Cookie": f"session={broken}; session={UNKNOWN}"}
-        self.visitor().does(look, headers=two)
+        visitors = [self.signed_in(), self.signed_in()]
+        self.tells()
+        cookies = "; ".join(str(visitor.cookie) for visitor in visitors)
+        self.visitor().does(look, headers={"Cookie": cookies})
         assert self.tells() == [("refused", None, None, None, "two cookies")]
 
     def test_two_ids_in_another_way_are_refused(self) -> None:
@@ -216,7 +219,8 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         site = self.serve(
             session_transports=("header",), session_listener=self.told.append
         )
-        self.visitor(site).does(look, headers={"X-Session-Token": "one, two"})
+        ids = ", ".join(secrets.token_urlsafe(32) for _ in range(5))
+        self.visitor(site).does(look, headers={"X-Session-Token": ids})
         assert self.tells() == [("refused", None, None, None, "two ids")]
 
     def test_the_remains_of_a_regenerated_session_are_unknown(self) -> None:

@@ -30,6 +30,7 @@ levels = (
     {"backend", "deadlines", "merge", "options"},
     {"codec", "cookies", "registry", "sockets", "transports", "vault", "xsrf"},
     {"session", "settings"},
+    {"unknown"},
     {"sessions"},
     {"web"},
     {"__init__"},

@@ -276,20 +276,51 @@ class CommitTest(SessionsCase):
         assert loaded.user == "ada"
         assert len([key async for key in self.backend.find("ada")]) == 1
 
-    async def test_two_cookies_of_our_name_store_nothing(self) -> None:
+    async def test_of_several_ids_the_one_that_is_alive_is_loaded(self) -> None:
+        """Behaviour 35: wherever it stands; of none that is alive, a new session."""
+        token = await self.stored({"a": 1})
+        for tokens in ([token, UNKNOWN], [UNKNOWN, "malformed", token]):
+            assert await self.sessions.load_one_of(tokens) == {"a": 1}
+
+        assert (await self.sessions.load_one_of([UNKNOWN, "malformed"])).is_new
+
+    async def test_of_several_ids_that_are_alive_nothing_is_stored(self) -> None:
         """Behaviour 35: no session is guessed."""
-        session = await self.sessions.load(None)
-        session._ambiguous = ["one", "two"]
-        await self.sessions.commit(session)
+        tokens = [await self.stored({"a": 1}) for _ in range(2)]
+        session = await self.sessions.load_one_of(tokens)
+        await session.save()
+        session["a"] = 2
+        with pytest.raises(SessionError) as caught:
+            await session.save()
+
+        assert str(caught.value) == (
+            "The request came with 2 different session ids that are alive. It is not"
+            " known whose session this is, and nothing is stored. The client is told"
+            " to drop its cookie: it has to send the request again."
+        )
+        assert [await self.values(token) for token in tokens] == [{"a": 1}] * 2
+
+    async def test_too_many_ids_are_not_looked_up(self) -> None:
+        """Behaviour 35: a request makes four calls at the most."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load_one_of([token, *"1234"])
         session["a"] = 1
         with pytest.raises(SessionError) as caught:
             await session.save()
 
         assert str(caught.value) == (
-            "The request came with two different session ids, so there is no"
-            " telling whose session this is; nothing is stored."
+            "The request came with more than 4 different session ids. None was looked"
+            " up, and nothing is stored. The client is told to drop its cookie: it has"
+            " to send the request again."
         )
         assert self.vault.calls == []
+
+    async def test_one_failed_lookup_of_several_fails(self) -> None:
+        """Behaviours 30, 35: and no error is left behind."""
+        token = await self.stored({"a": 1})
+        self.vault.failing = {"load"}
+        with pytest.raises(BackendError):
+            await self.sessions.load_one_of([token, UNKNOWN])
 
     async def test_a_new_token_cannot_be_sent_any_more(self) -> None:
         """Behaviour 28: what was written before the headers left is too late."""

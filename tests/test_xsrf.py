@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -394,13 +395,27 @@ async def test_an_id_in_the_header_needs_no_token(site: Site, binds: bool) -> No
 
 
 @pytest.mark.gen_test
-async def test_two_different_ids_count_as_none(site: Site) -> None:
-    """Behaviour 35: and nothing is written there."""
+async def test_of_two_ids_a_token_counts_for_the_one_that_is_alive(site: Site) -> None:
+    """Behaviours 35, 83: one that is not signed for it is refused."""
     token, cookie, form = await begin(site)
-    sent = {"Cookie": f"form={cookie}; session={'A' * 43}; session={token}"}
-    response = await site.fetch(Form, method="POST", headers=sent, body=f"_xsrf={form}")
+    _, planted, planted_form = await begin(site)
+    unsigned = mask(SECRET, 0).decode()
+    answers = []
+    for sent, argument in (
+        (cookie, form),
+        (planted, planted_form),
+        (unsigned, unsigned),
+    ):
+        cookies = f"form={sent}; session={'A' * 43}; session={token}"
+        response = await site.fetch(
+            Form,
+            method="POST",
+            headers={"Cookie": cookies},
+            body=f"_xsrf={quote(argument)}",
+        )
+        answers.append(response.code)
 
-    assert response.code == 400
+    assert answers == [200, 403, 403]
 
 
 @pytest.mark.parametrize("ways", [("cookie",), ("cookie", "header"), ("header",)])

@@ -13,7 +13,6 @@ from collections.abc import (
     Iterator,
     Mapping,
     MutableMapping,
-    Sequence,
 )
 from typing import Any, NoReturn, Protocol, TypeVar, overload
 
@@ -96,7 +95,6 @@ class Session(MutableMapping[str, Any]):
 
     # A name that is none of these is refused, as in ``session.permanent = True``.
     __slots__ = (
-        "_ambiguous",
         "_base",
         "_cookie_due",
         "_destroyed",
@@ -108,6 +106,7 @@ class Session(MutableMapping[str, Any]):
         "_mine",
         "_moved",
         "_moving",
+        "_refusal",
         "_renew",
         "_sent",
         "_stale",
@@ -158,8 +157,8 @@ class Session(MutableMapping[str, Any]):
         self._cookie_due = False
         # The headers of the response have left.
         self._sent = False
-        # The different ids that the request came with, if there were several.
-        self._ambiguous: Sequence[str] = ()
+        # Why nothing of it is stored; None where it is.
+        self._refusal: str | None = None
         # Under way are: a commit that gives the client another token; a `transact`.
         self._moving = False
         self._transacting = False
@@ -365,13 +364,11 @@ class Session(MutableMapping[str, Any]):
         """Ends the session: its record goes, its cookie expires.
 
         What is written afterwards begins a new session with a new token. Where
-        the request came with several different ids, the sessions of all of them
-        end.
+        the request came with several different ids, the sessions of all that are
+        alive end, four at most.
         """
         if self._token is not None:
             self._ended = {**self._ended, self._token: self._base.user}
-        elif self._ambiguous:
-            self._ended = dict.fromkeys(self._ambiguous)
         self._note_end()
 
     def login(self, user: str) -> None:

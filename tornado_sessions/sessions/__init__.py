@@ -4,7 +4,7 @@
 ``telling``, ``base``, ``users``, ``commits``.
 """
 
-from tornado_sessions.sessions.commits import Sessions
+from tornado_sessions.sessions.commits import MOST_IDS, Sessions
 from tornado_sessions.sessions.telling import logger
 
-__all__ = ["Sessions", "logger"]
+__all__ = ["MOST_IDS", "Sessions", "logger"]

@@ -9,7 +9,7 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,11 +30,15 @@ from tornado_sessions.sessions.base import PATIENCE
 from tornado_sessions.sessions.telling import logger
 from tornado_sessions.sessions.users import UsersSessions
 from tornado_sessions.settings import read_settings
+from tornado_sessions.unknown import AmbiguousSession
 
 T = TypeVar("T")
 
 # Stores an envelope in place of one version of a record; answers the token.
 _Store = Callable[[Session, str, Envelope, Any], Awaitable[str]]
+
+#: Up to how many different ids of one request are looked up.
+MOST_IDS = 4
 
 #: The longest pause between two tries, in seconds.
 _LONGEST_PAUSE = 0.05
@@ -110,6 +114,44 @@ class Sessions(UsersSessions):
         idle = self.idle_timeout if envelope.idle is None else envelope.idle
         renew = record.renew or now - envelope.seen >= idle / 10
         return Session(self, envelope, token, record.version, renew)
+
+    async def load_one_of(self, tokens: Sequence[str]) -> Session:
+        """Returns the session of the only token among ``tokens`` that is alive.
+
+        Returns a new session if none is alive. Returns an `AmbiguousSession` if
+        several are, or if there are more than four tokens, which are not looked up.
+        Raises as `load` does.
+        """
+        if len(tokens) > MOST_IDS:
+            return AmbiguousSession(
+                self,
+                f"The request came with more than {MOST_IDS} different session ids."
+                " None was looked up, and nothing is stored. The client is told to"
+                " drop its cookie: it has to send the request again.",
+                {},
+            )
+        if self.vault.immediate:
+            loaded = [await self.load(token) for token in tokens]
+        else:
+            # All of them are waited for, so that no error is left behind.
+            results = await asyncio.gather(
+                *map(self.load, tokens), return_exceptions=True
+            )
+            loaded = []
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+                loaded.append(result)
+        alive = [session for session in loaded if not session.is_new]
+        if len(alive) < 2:
+            return alive[0] if alive else loaded[0]
+        return AmbiguousSession(
+            self,
+            f"The request came with {len(alive)} different session ids that are alive."
+            " It is not known whose session this is, and nothing is stored. The client"
+            " is told to drop its cookie: it has to send the request again.",
+            {session._token: session.user for session in alive if session._token},
+        )
 
     def commit(
         self,
@@ -320,11 +362,8 @@ class Sessions(UsersSessions):
         version: Any,  # noqa: ANN401
     ) -> str:
         """Stores ``envelope`` as seen now, and answers the client's token."""
-        if session._ambiguous:
-            raise SessionError(
-                "The request came with two different session ids, so there is"
-                " no telling whose session this is; nothing is stored."
-            )
+        if session._refusal is not None:
+            raise SessionError(session._refusal)
         if session._sent and (token is None or not self.revocable):
             session._require_cookie()
         if self._purge_timer is None and not self._closed:

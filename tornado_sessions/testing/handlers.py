@@ -41,6 +41,7 @@ from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.saving import SavingContract
+from tornado_sessions.testing.several import SeveralIdsContract
 from tornado_sessions.testing.sockets import SocketContract
 from tornado_sessions.testing.transports import TransportContract
 from tornado_sessions.testing.users import UsersContract
@@ -91,6 +92,7 @@ WRITES: tuple[tuple[Act, dict[str, Any]], ...] = (
 
 class HandlerContract(
     IdentityContract,
+    SeveralIdsContract,
     SavingContract,
     ConcurrencyContract,
     ExpiryContract,

@@ -15,7 +15,7 @@ from tornado_sessions.testing.applications import (
     regenerate,
     save,
 )
-from tornado_sessions.testing.visitors import VisitorTests, session_cookies
+from tornado_sessions.testing.visitors import VisitorTests
 
 #: What no browser was ever given, but somebody may send.
 MALFORMED = (
@@ -226,48 +226,6 @@ class IdentityContract(VisitorTests):
         self.assert_cookie_lines(response, 0)
         vault.failing.clear()
         self.assertEqual(ada.sees(), {"a": 1})
-
-    def test_two_different_cookies_are_no_session(self) -> None:
-        """Behaviour 35: none is guessed, and the client is told to drop its own."""
-        ada, eve = self.visitor(), self.visitor()
-        ada.does(put(a=1))
-        eve.does(put(a=2))
-        vault = self.watch()
-        both = {"Cookie": f"{eve.cookie}; {ada.cookie}"}
-        victim = self.visitor()
-        response = victim.does(
-            lambda handler: handler.write(str(dict(handler.session))), headers=both
-        )
-        self.assertEqual(response.body, b"{}")
-        (line,) = session_cookies(response)
-        self.assertRegex(line, r"\Asession=; Max-Age=0; .*Path=/; HttpOnly")
-        self.assertEqual(len(self.log.find("2 different cookies named session")), 1)
-        response = victim.does(put(b=3), headers=both)
-        self.assertEqual(response.code, 400)
-        self.assert_cookie_lines(response, 1)
-        self.assertEqual(vault.calls, [])
-        self.assertEqual((ada.sees(), eve.sees()), ({"a": 1}, {"a": 2}))
-
-    def test_to_destroy_one_of_two_different_cookies_ends_both(self) -> None:
-        """Behaviours 35, 44: who has signed out is not signed in by the other one."""
-        ada, eve, victim = (self.visitor() for _ in range(3))
-        for visitor in (ada, eve):
-            visitor.does(put(a=1))
-        both = {"Cookie": f"{eve.cookie}; {ada.cookie}; session=malformed"}
-        response = victim.does(destroy, headers=both)
-        self.assertEqual(response.code, 200)
-        (line,) = session_cookies(response)
-        self.assertIn("; Max-Age=0;", line)
-        if self.sessions.revocable:
-            self.assertEqual((ada.sees(), eve.sees()), ({}, {}))
-
-    def test_one_cookie_twice_is_one_cookie(self) -> None:
-        """Behaviour 35: it is of no harm."""
-        ada = self.visitor()
-        ada.does(put(a=1))
-        response = ada.does(look, headers={"Cookie": f"{ada.cookie}; {ada.cookie}"})
-        self.assertEqual(response.code, 200)
-        self.assert_cookie_lines(response, 0)
 
     # What is stored.
 

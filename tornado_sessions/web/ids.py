@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import SessionError
 from tornado_sessions.session import Session
-from tornado_sessions.sessions import logger
+from tornado_sessions.sessions import MOST_IDS, logger
 from tornado_sessions.transports import (
     HEADER,
     PARAMETER,
@@ -18,6 +19,7 @@ from tornado_sessions.transports import (
     read_header,
     take_from_url,
 )
+from tornado_sessions.unknown import AmbiguousSession
 from tornado_sessions.web.base import SessionHandler
 from tornado_sessions.web.loopback import is_on_loopback
 
@@ -35,6 +37,20 @@ _WITHHELD = (
 )
 
 
+# What is the cause of several cookies with our name is outside of the request.
+_ONE_ALIVE = (
+    "A request came with %s, of which one is alive; that one is taken. Another"
+    " application on this host may use the name with another path, or settings were"
+    " changed: look at session_cookie_name, at domain, path and partitioned in"
+    " session_cookie_kwargs, and whether the site is also served over plain http."
+)
+_AMBIGUOUS = (
+    "A request came with %s; none is taken, and the client is told to drop its own. Look"
+    " at session_cookie_name, and at domain, path and partitioned in"
+    " session_cookie_kwargs."
+)
+
+
 class IdHandler(SessionHandler):
     """Takes the id from a cookie, and from elsewhere where the settings say so."""
 
@@ -46,6 +62,8 @@ class IdHandler(SessionHandler):
     _url_tokens: Sequence[str] = ()
     _linked_token: str | None = None
     _id_in_url = False
+    # The request came with several ids, and it is not known which one counts.
+    _is_ambiguous = False
 
     def session_url(self, url: str) -> str:
         """Answers ``url`` with the session's id in it, for a client without cookies.
@@ -107,13 +125,26 @@ class IdHandler(SessionHandler):
 
     def _read_cookies(self, lines: Sequence[str]) -> Sequence[str]:
         cookie = self._find_session_cookie()
-        return () if cookie is None else cookie.read(lines)
+        return () if cookie is None else self._chosen(cookie.read(lines))
+
+    def _chosen(self, values: Sequence[str]) -> Sequence[str]:
+        """Returns which of several different values may be ids.
+
+        That is one malformed value where no other one came, and five at most: that
+        is one too many already.
+        """
+        if len(values) < 2:
+            return values
+        well_formed = self._all_sessions.vault.is_well_formed
+        ids = itertools.islice(filter(well_formed, values), MOST_IDS + 1)
+        return tuple(ids) or values[:1]
 
     def _read_tokens(self, transports: Transports) -> Sequence[str]:
-        """Answers the different ids of the first way by which the client sends any.
+        """Returns the different ids of the first transport that has a well-formed one.
 
-        The answer goes back by the same way: a script that adds the header to a
-        request with a cookie is not to read the cookie's id in the response.
+        An empty header counts as well: the client asks for an id there. The
+        response goes back by the same transport: a script that adds the header to a
+        request with a cookie must not read the cookie's id in the response.
         """
         self._transports = transports
         self._take_tokens_from_url()
@@ -128,18 +159,28 @@ class IdHandler(SessionHandler):
             return ()
         # Where the client sends none, a header is not for it.
         self._way = next((name for name in transports.names if name != "header"), "")
+        malformed: tuple[str, Sequence[str]] | None = None
         for name in transports.names:
             if name == "cookie":
-                tokens = sent = self._read_cookies(request.headers.get_list("Cookie"))
+                tokens = self._read_cookies(request.headers.get_list("Cookie"))
             elif name == "header":
-                sent = request.headers.get_list(HEADER)
-                tokens = read_header(sent)
+                lines = request.headers.get_list(HEADER)
+                tokens = self._chosen(read_header(lines))
+                if lines and not tokens:
+                    self._way = name
+                    return ()
             else:
-                tokens = sent = self._url_tokens
-            if sent:
+                tokens = self._chosen(self._url_tokens)
+            if not tokens:
+                continue
+            if self._all_sessions.vault.is_well_formed(tokens[0]):
                 self._way = name
                 return tokens
-        return ()
+            malformed = malformed or (name, tokens)
+        if malformed is None:
+            return ()
+        self._way, tokens = malformed
+        return tokens
 
     def _take_tokens_from_url(self) -> None:
         """Takes the ids out of the URL, so that no log and no link repeats them."""
@@ -159,25 +200,45 @@ class IdHandler(SessionHandler):
         if PARAMETER in request.body_arguments:
             request.arguments[PARAMETER] = list(request.body_arguments[PARAMETER])
 
-    def _tell_ambiguous(self, count: int) -> None:
-        if self._all_sessions.listener is not None:
+    async def _load_one_of(self, tokens: Sequence[str]) -> Session:
+        """Loads the session of a request that came with several ids."""
+        sessions = self._all_sessions
+        session = await sessions.load_one_of(tokens)
+        self._is_ambiguous = isinstance(session, AmbiguousSession)
+        if session._token is not None:
+            self._client_token = session._token
+        elif not self._is_ambiguous:
+            return session
+        if self._is_ambiguous and sessions.listener is not None:
             reason = "two cookies" if self._way == "cookie" else "two ids"
-            self._all_sessions._tell("refused", reason=reason)
+            sessions._tell("refused", reason=reason)
+        sessions.limited_log.log(
+            logging.WARNING,
+            _AMBIGUOUS if self._is_ambiguous else _ONE_ALIVE,
+            self._described(len(tokens)),
+        )
+        return session
+
+    def _described(self, count: int) -> str:
+        """Returns what a log line says of the ``count`` ids of the request."""
+        number = f"more than {MOST_IDS}" if count > MOST_IDS else str(count)
         if self._way != "cookie":
-            logger.warning(
-                "A request came with %d different session ids in its %s; none is"
-                " taken.",
-                count,
-                "URL" if self._way == "query" else HEADER,
-            )
-            return
+            place = "URL" if self._way == "query" else HEADER
+            return f"{number} different session ids in its {place}"
         cookie = self._find_session_cookie()
         assert cookie is not None
-        logger.warning(
-            "A request came with %d different cookies named %s; none is taken, and"
-            " the client is told to drop its own.",
-            count,
-            cookie.name,
+        return f"{number} different cookies named {cookie.name}"
+
+    def _log_refusal(self, error: SessionError) -> None:
+        """Logs why a request that came with several ids was answered 400."""
+        request = self.request
+        self._all_sessions.limited_log.log(
+            logging.WARNING,
+            "400 %s %s (%s): %s",
+            request.method,
+            request.uri,
+            request.remote_ip,
+            error,
         )
 
     def _find_session_cookie(self) -> Cookie | None:
@@ -236,9 +297,8 @@ class IdHandler(SessionHandler):
         self.set_header("Cache-Control", "no-store")
 
     def _is_expired(self, session: Session) -> bool:
-        """Tells whether the client is to drop the id that it has sent."""
-        return bool(session._ambiguous) or (
-            session._token is None
-            and self._client_token is not None
-            and session._destroyed
+        """Whether the client is told to drop the id that it has sent."""
+        return session._token is None and (
+            self._is_ambiguous
+            or (self._client_token is not None and session._destroyed)
         )

@@ -20,7 +20,6 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
-from tornado_sessions.session import Session
 from tornado_sessions.sessions import logger
 from tornado_sessions.web.sockets import SocketHandler
 
@@ -59,20 +58,21 @@ class SessionMixin(SocketHandler):
             tokens = self._read_tokens(sessions.transports)
         elif lines := self.request.headers.get_list("Cookie"):
             tokens = self._read_cookies(lines)
-        if len(tokens) == 1:
+        if tokens:
             self._client_token = tokens[0]
             try:
-                self._session = await sessions.load(tokens[0])
+                if len(tokens) == 1:
+                    self._session = await sessions.load(tokens[0])
+                else:
+                    self._session = await self._load_one_of(tokens)
+                    if not self._session.is_new:
+                        self._bind_xsrf_to(self._client_token)
             except BackendError:
                 self._log_error()
                 self._store_failed = self._speaks = True
                 self.send_error(503)
                 # Nothing of a subclass is to run now.
                 raise tornado.web.Finish from None
-        elif tokens:
-            self._session = Session(sessions)
-            self._session._ambiguous = tokens
-            self._tell_ambiguous(len(tokens))
         self._session_loaded = True
         more = super().prepare()
         if more is not None:
@@ -124,7 +124,7 @@ class SessionMixin(SocketHandler):
                 status_code = 409
             elif isinstance(error, SessionLimitError):
                 status_code = 403
-            elif self._session._ambiguous:
+            elif self._session._refusal is not None:
                 status_code = 400
             # It is answered; there is nothing to try again.
             self._session._drop_changes()
@@ -150,6 +150,8 @@ class SessionMixin(SocketHandler):
             self._take_tokens_from_url()
         if isinstance(value, SessionLimitError):
             logger.info("%s", value)
+        elif self._is_ambiguous and isinstance(value, SessionError):
+            self._log_refusal(value)
         elif isinstance(value, BackendError):
             request, reason = self.request, str(value)
             if value.__cause__ is not None and str(value.__cause__) not in reason:

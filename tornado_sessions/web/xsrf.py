@@ -12,6 +12,7 @@ class XSRFHandler(IdHandler):
     """Checks and makes tokens as Tornado does, unless they are to be bound."""
 
     _xsrf: Binding | None = None
+    _xsrf_argument: str | None = None
 
     @property
     def xsrf_token(self) -> bytes:
@@ -45,7 +46,24 @@ class XSRFHandler(IdHandler):
         )
         if not argument:
             raise tornado.web.HTTPError(403, "'_xsrf' argument missing from POST")
-        if not self._bind_xsrf().accepts(argument):
+        self._xsrf_argument = argument
+        self._require_xsrf(self._bind_xsrf(), argument)
+
+    def _bind_xsrf_to(self, token: str) -> None:
+        """Verifies the token for the one of several ids that is alive.
+
+        Which one that is was not known before the session was loaded.
+        """
+        keys = self._all_sessions.xsrf_keys
+        if keys is None:
+            return
+        cookie = self.get_cookie(self._xsrf_cookie_name())
+        self._xsrf = Binding(keys, cookie, token)
+        if self._xsrf_argument is not None:
+            self._require_xsrf(self._xsrf, self._xsrf_argument)
+
+    def _require_xsrf(self, binding: Binding, argument: str) -> None:
+        if not binding.accepts(argument):
             raise tornado.web.HTTPError(
                 403, "'_xsrf' argument does not match the XSRF cookie and the session"
             )
