@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import types
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -596,7 +597,7 @@ class LoginTest:
         assert session.flashes() == [("Hello.", "info")]
         assert session.id == "handle"
 
-    @pytest.mark.parametrize("user", [7, None, b"ada", ["ada"]])
+    @pytest.mark.parametrize("user", [7, b"ada", ["ada"]])
     def test_a_user_that_is_no_string_is_refused(
         self,
         loaded: Loaded,
@@ -611,6 +612,18 @@ class LoginTest:
             str(caught.value)
             == f"login() takes the user's id as a str, not {type(user).__name__}:"
             " as in str(row.id)."
+        )
+        assert not session.modified
+
+    def test_a_user_who_was_not_found_is_refused(self, loaded: Loaded) -> None:
+        """Not with an advice that would sign in everybody as the user "None"."""
+        session, nobody = loaded(), cast("Any", None)
+        with pytest.raises(TypeError) as caught:
+            session.login(nobody)
+
+        assert str(caught.value) == (
+            "login() takes the user's id as a str, not None. Find the user first, and"
+            " refuse the request if there is none."
         )
         assert not session.modified
 
@@ -950,13 +963,78 @@ class AttributeTest:
             *{"flash", "flashes", "save", "reload", "transact"},
         }
 
-    def test_an_unknown_one_is_refused(self, loaded: Loaded) -> None:
-        """As others name it: it would be kept by no store."""
+    def test_a_value_is_not_set_as_an_attribute(self, loaded: Loaded) -> None:
+        """The message says how, and nothing of the value."""
         session: Any = loaded()
-        with pytest.raises(AttributeError, match="permanent"):
-            session.permanent = True
-        with pytest.raises(AttributeError, match="modified"):
-            session.modified = True
+        with pytest.raises(AttributeError) as caught:
+            session.cart = {"secret": 1}
+
+        assert str(caught.value) == (
+            "A session has no attribute 'cart'. Set a value with session[\"cart\"] = …."
+        )
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert not session
+
+    def test_a_value_is_not_read_as_an_attribute(self, loaded: Loaded) -> None:
+        """Though there is one of that name, and what it is stays out of the message."""
+        session: Any = loaded({"cart": "secret"})
+        with pytest.raises(AttributeError) as caught:
+            session.cart  # noqa: B018
+
+        assert str(caught.value) == (
+            "A session has no attribute 'cart'. Read a value with session[\"cart\"] or"
+            ' session.get("cart").'
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("permanent", "persistent"),
+            ("persistant", "persistent"),
+            ("new", "is_new"),
+            ("cycle_key", "regenerate()"),
+            ("invalidate", "destroy()"),
+            ("sid", "id"),
+        ],
+    )
+    def test_an_attribute_of_nearly_that_name_is_told(
+        self, loaded: Loaded, name: str, meant: str
+    ) -> None:
+        """Misspelt, or as other libraries call it."""
+        session = loaded()
+        start = f"A session has no attribute {name!r}. Did you mean session.{meant}? "
+        with pytest.raises(AttributeError) as read:
+            getattr(session, name)
+        with pytest.raises(AttributeError) as written:
+            setattr(session, name, True)
+
+        assert str(read.value).startswith(start + "Read a value with")
+        assert str(written.value).startswith(start + "Set a value with")
+
+    @pytest.mark.parametrize("name", ["modified", "is_new", "id", "expires"])
+    def test_what_is_only_read_is_not_set(self, loaded: Loaded, name: str) -> None:
+        """It is an attribute, and no value of the session."""
+        with pytest.raises(AttributeError, match=name) as caught:
+            setattr(loaded(), name, True)
+
+        assert "session[" not in str(caught.value)
+
+    def test_an_error_inside_a_property_is_not_hidden(self) -> None:
+        """It is not told as an attribute that is missing."""
+        keeper: Any = types.SimpleNamespace(now=lambda: 0.0, _ends=lambda _: 1.0)
+        with pytest.raises(AttributeError, match="_is_persistent"):
+            Session(keeper).persistent  # noqa: B018
+
+    def test_private_names_are_told_as_python_does(self, loaded: Loaded) -> None:
+        """Whoever asks for them wants no value."""
+        session: Any = loaded()
+        with pytest.raises(AttributeError, match="'_cart'") as read:
+            session._cart  # noqa: B018
+        with pytest.raises(AttributeError, match="'_cart'") as written:
+            session._cart = 1
+
+        assert "session[" not in f"{read.value} {written.value}"
 
 
 class SentTest:

@@ -195,6 +195,21 @@ class UsersTest(SessionsCase):
                 " as in str(row.id)."
             )
 
+    async def test_no_user_is_an_error(self) -> None:
+        """Behaviour 46: whoever was not found has no sessions to end."""
+        nobody: Any = None
+        for work, name in (
+            (self.sessions.of_user(nobody), "of_user"),
+            (self.sessions.revoke(nobody, "x"), "revoke"),
+            (self.sessions.revoke_all(nobody), "revoke_all"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                await work
+            assert str(caught.value) == (
+                f"{name}() takes the user's id as a str, not None. Find the user first,"
+                " and refuse the request if there is none."
+            )
+
     async def test_others_have_their_turn_however_many_sessions_there_are(self) -> None:
         """Behaviour 70: also where the store never suspends."""
         turns = 0

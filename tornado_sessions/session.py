@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import difflib
 import math
 import secrets
 from collections.abc import (
@@ -14,7 +15,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
 from msgspec import Raw
@@ -38,6 +39,14 @@ LONGEST_LABEL = 200
 
 # Shared by all sessions that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
+
+#: What other libraries call what a session has here.
+_elsewhere = {
+    "cycle_key": "regenerate()",
+    "invalidate": "destroy()",
+    "new": "is_new",
+    "permanent": "persistent",
+}
 
 
 class Keeper(Protocol):
@@ -93,7 +102,6 @@ class Session(MutableMapping[str, Any]):
     `.SessionError`: a first write to a new session, `regenerate`, `login`.
     """
 
-    # A name that is none of these is refused, as in ``session.permanent = True``.
     __slots__ = (
         "_base",
         "_cookie_due",
@@ -236,6 +244,29 @@ class Session(MutableMapping[str, Any]):
         count = len(self._values)
         state = "modified" if self.modified else "new" if self.is_new else "unmodified"
         return f"<Session {count} value{'s' * (count != 1)}, {state}>"
+
+    if not TYPE_CHECKING:
+        # Type checkers would let every name pass.
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_") or hasattr(type(self), name):
+                # Not a value's name; or an error from inside a property.
+                object.__getattribute__(self, name)
+            raise AttributeError(
+                f"A session has no attribute {name!r}.{_did_you_mean(name)} Read a"
+                f' value with session["{name}"] or session.get("{name}").'
+            )
+
+        def __setattr__(self, name: str, value: object) -> None:
+            try:
+                object.__setattr__(self, name, value)
+            except AttributeError:
+                if name.startswith("_") or hasattr(type(self), name):
+                    raise
+                raise AttributeError(
+                    f"A session has no attribute {name!r}.{_did_you_mean(name)} Set a"
+                    f' value with session["{name}"] = ….'
+                ) from None
 
     # What is known of it.
 
@@ -618,8 +649,21 @@ class Session(MutableMapping[str, Any]):
             )
 
 
+def _did_you_mean(name: str) -> str:
+    ours = [name for name in dir(Session) if not name.startswith("_")]
+    close = difflib.get_close_matches(name, ours, n=1, cutoff=0.7)
+    meant = _elsewhere.get(name) or (close[0] if close else None)
+    return f" Did you mean session.{meant}?" if meant else ""
+
+
 def check_user(user: object, what: str) -> None:
     """Raises for what is not the id of a user; ``what`` is who was given it."""
+    if user is None:
+        # Not str(None), which would sign everybody in who was not found.
+        raise TypeError(
+            f"{what} takes the user's id as a str, not None. Find the user first, and"
+            " refuse the request if there is none."
+        )
     if type(user) is not str:
         raise TypeError(
             f"{what} takes the user's id as a str, not {type(user).__name__}:"
