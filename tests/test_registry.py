@@ -185,8 +185,9 @@ class NotFoundTest:
         install_plugin(install, "memory")
 
         assert message_of("mongodb://localhost") == (
-            "No session backend named 'mongodb' is installed. Installed backends:"
-            " 'memory'. Install it with: pip install \"tornado-sessions[mongodb]\""
+            "No session backend named 'mongodb' is installed."
+            ' Install it with: pip install "tornado-sessions[mongodb]"\n'
+            "Installed backends: 'memory'."
         )
 
     def test_it_guesses_the_extra(self, install: Install) -> None:
@@ -196,8 +197,8 @@ class NotFoundTest:
 
         assert message_of("mongo_db://localhost") == (
             "No session backend named 'mongo_db' is installed. Did you mean 'mongodb'?"
-            " Installed backends: 'memory'."
-            ' Install it with: pip install "tornado-sessions[mongodb]"'
+            ' Install it with: pip install "tornado-sessions[mongodb]"\n'
+            "Installed backends: 'memory'."
         )
 
     def test_it_offers_no_extra_that_is_installed(self, install: Install) -> None:
@@ -222,8 +223,10 @@ class NotFoundTest:
 
         assert message_of("sessions.db") == (
             "No session backend named 'sessions.db' is installed. For a file of SQLite"
-            " write 'sqlite:///sessions.db'. Installed backends: none."
-            ' Install one, such as: pip install "tornado-sessions[sqlite]"'
+            " write 'sqlite:///sessions.db', or with an absolute path"
+            " 'sqlite:////var/lib/sessions.db'."
+            ' Install one, such as: pip install "tornado-sessions[sqlite]"\n'
+            "Installed backends: none."
         )
 
     def test_a_core_without_extras_offers_none(self, install: Install) -> None:
@@ -246,7 +249,7 @@ class NotFoundTest:
             "postgres//user:hunter2@host/db",
             "hunter2 hunter2",
             "{'hunter2': 1}",
-            "/var/lib/hunter2.db",
+            "/var/lib/hunter2",
             "é:",
             "sqlite\n",
         ],
@@ -259,6 +262,41 @@ class NotFoundTest:
             "The session_backend setting names no backend. It is a name such as"
             " 'memory' or a URL such as 'sqlite:///sessions.db'."
         )
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "/var/lib/hunter2.db",
+            "./hunter2.sqlite3",
+            "~/hunter2.sqlite",
+            "../hunter2/s.db3",
+            r"\\hunter2\s.db",
+            "hunter2 s.DB",
+        ],
+    )
+    def test_a_path_is_told_as_a_url(self, install: Install, url: str) -> None:
+        """Behaviours 8, 74: as a name that ends like one, and not repeated."""
+        install_plugin(install, "sqlite")
+
+        assert message_of(url) == (
+            "The session_backend setting names no backend. For a file of SQLite write"
+            " 'sqlite:///sessions.db', or with an absolute path"
+            " 'sqlite:////var/lib/sessions.db'."
+        )
+
+    def test_a_path_with_a_drive_is_told_as_a_url(self, install: Install) -> None:
+        """Behaviour 74: the drive is no name of a backend."""
+        install_plugin(install, "sqlite")
+
+        assert message_of(r"C:\sessions.db") == (
+            "No session backend named 'c' is installed. For a file of SQLite write"
+            " 'sqlite:///sessions.db', or with an absolute path"
+            " 'sqlite:////var/lib/sessions.db'. Installed backends: 'sqlite'."
+        )
+
+    def test_a_url_that_ends_like_a_file_is_no_path(self, install: Install) -> None:
+        """Behaviour 74: whoever writes redis:// does not mean SQLite."""
+        assert "SQLite" not in message_of("redis://host/0.db")
 
     def test_a_password_is_in_no_message(self, install: Install) -> None:
         """Behaviour 8: neither of an unknown backend nor of a broken or double one."""

@@ -16,29 +16,39 @@ if TYPE_CHECKING:
 
 GROUP = "tornado_sessions.backends"
 
+#: For whoever gives a file name in place of a URL.
+FILE_ADVICE = (
+    "For a file of SQLite write 'sqlite:///sessions.db', or with an absolute path"
+    " 'sqlite:////var/lib/sessions.db'."
+)
+
 _distribution = "tornado-sessions"
 _name_characters = re.compile(r"[a-z0-9][a-z0-9+._-]*", re.IGNORECASE).fullmatch
+# A file name in place of a URL, such as "/var/s.db" and "C:\\s.db".
+_names_file = re.compile(r"(?!.*://).*\.(db3?|sqlite3?)", re.IGNORECASE).fullmatch
 
 
 def open_backend(url: str, settings: Mapping[str, Any]) -> Backend | Vault:
-    """Answers the backend that ``url`` names: a scheme, or a bare name.
+    """Returns the backend that ``url`` names: a scheme, or a bare name.
 
     Only the distribution that provides it is imported. Raises
     `.BackendNotFoundError` if none does, if several do, or if the one that
     does cannot be imported, and what its ``from_url`` raises.
     """
-    # All but the scheme stays out of messages: there may be a password in it.
-    name = url.partition(":")[0].lower()
-    opened: Backend | Vault = _find(name).from_url(url, settings)
+    opened: Backend | Vault = _find(url).from_url(url, settings)
     return opened
 
 
-def _find(name: str) -> Any:  # noqa: ANN401
+def _find(url: str) -> Any:  # noqa: ANN401
+    # All but the scheme stays out of messages: there may be a password in it.
+    name = url.partition(":")[0].lower()
     installed = importlib.metadata.entry_points(group=GROUP)
     # An editable install may list a distribution twice, so compare values.
     found = {point.value: point for point in installed if point.name == name}
     if not found:
-        raise BackendNotFoundError(_not_found(name, {p.name for p in installed}))
+        raise BackendNotFoundError(
+            _not_found(name, {p.name for p in installed}, bool(_names_file(url)))
+        )
     if len(found) > 1:
         providers = sorted(_provider(point) for point in found.values())
         raise BackendNotFoundError(
@@ -55,30 +65,34 @@ def _find(name: str) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _not_found(name: str, installed: set[str]) -> str:
+def _not_found(name: str, installed: set[str], is_file: bool) -> str:
     if not _name_characters(name):
-        return (
-            "The session_backend setting names no backend. It is a name such as"
-            " 'memory' or a URL such as 'sqlite:///sessions.db'."
+        advice = (
+            FILE_ADVICE
+            if is_file
+            else "It is a name such as 'memory' or a URL such as 'sqlite:///sessions.db'."
         )
+        return f"The session_backend setting names no backend. {advice}"
     extras = _extras()
     parts = [f"No session backend named {name!r} is installed."]
     close = difflib.get_close_matches(name, sorted(installed | extras), n=1)
     wanted = name if name in extras else close[0] if close else None
     if wanted is not None and wanted != name:
         parts.append(f"Did you mean {wanted!r}?")
-    if re.search(r"\.(db|sqlite3?)$", name):
-        parts.append("For a file of SQLite write 'sqlite:///sessions.db'.")
+    if is_file:
+        parts.append(FILE_ADVICE)
     elif wanted is None:
         parts.append("The README of tornado-sessions says how to write one.")
     names = ", ".join(map(repr, sorted(installed))) or "none"
-    parts.append(f"Installed backends: {names}.")
-    # Last, so that it can be copied to the end of the line.
+    listed = f"Installed backends: {names}."
+    # What to type ends its line, so that it can be copied.
     if wanted in extras - installed:
-        parts.append(f'Install it with: pip install "{_distribution}[{wanted}]"')
+        install = f'Install it with: pip install "{_distribution}[{wanted}]"\n'
     elif not installed and "sqlite" in extras:
-        parts.append(f'Install one, such as: pip install "{_distribution}[sqlite]"')
-    return " ".join(parts)
+        install = f'Install one, such as: pip install "{_distribution}[sqlite]"\n'
+    else:
+        install = ""
+    return f"{' '.join(parts)} {install}{listed}"
 
 
 def _extras() -> set[str]:
