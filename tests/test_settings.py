@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -428,7 +429,144 @@ class MisspeltTest:
         )
 
     @pytest.mark.parametrize(
-        "name", ["session_cart_size", "session_", "session_id", "my_session_lifetime"]
+        ("name", "attribute"),
+        [
+            ("session_secure", "secure"),
+            ("session_cookie_secure", "secure"),
+            ("SESSION_COOKIE_SECURE", "secure"),
+            ("session_secure_cookie", "secure"),
+            ("session_httponly", "httponly"),
+            ("session_http_only", "httponly"),
+            ("session_cookie_http_only", "httponly"),
+            ("session_samesite", "samesite"),
+            ("session_cookie_same_site", "samesite"),
+            ("session_domain", "domain"),
+            ("session_cookie_path", "path"),
+            ("session_cookie_partitioned", "partitioned"),
+        ],
+    )
+    def test_an_attribute_of_the_cookie_is_told(
+        self, name: str, attribute: str
+    ) -> None:
+        """Behaviour 54: as Flask, Django and Laravel have a setting for each."""
+        assert error_of(**{name: False}) == (
+            f"There is no setting {name!r}. Write:"
+            f" session_cookie_kwargs={{{attribute!r}: False}}"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            ("session_name", "Use session_cookie_name."),
+            ("session_cookie", "Use session_cookie_name."),
+            ("SESSION_COOKIE_NAME", "Did you mean 'session_cookie_name'?"),
+            ("session_key_prefix", "Use session_namespace."),
+            ("session_prefix", "Use session_namespace."),
+            ("session_permanent", "Use session_persistent."),
+            ("session_secret", "Use cookie_secret."),
+            ("session_secret_key", "Use cookie_secret."),
+            ("session_mongodb", 'Use session_backend="mongodb://localhost/sessions".'),
+            ("session_memcached", 'Use session_backend="memcached://localhost".'),
+            (
+                "SESSION_EXPIRE_AT_BROWSER_CLOSE",
+                "Use session_persistent=False, which is the default, or True for"
+                + " the contrary.",
+            ),
+        ],
+    )
+    def test_a_setting_of_another_library_is_translated(
+        self, name: str, advice: str
+    ) -> None:
+        """It would be ignored otherwise; and its value, a secret maybe, is not told."""
+        message = error_of(**{name: "hunter2"})
+
+        assert message == f"There is no setting {name!r}. {advice}"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "session_max_age",
+            "session_age",
+            "session_cookie_age",
+            "SESSION_COOKIE_AGE",
+            "session_cookie_max_age",
+            "session_expires",
+            "session_cookie_expires",
+            "session_ttl",
+            "PERMANENT_SESSION_LIFETIME",
+        ],
+    )
+    def test_an_age_is_told_as_two_timeouts(self, name: str) -> None:
+        """Behaviours 47, 51: most have one for the cookie, and none for the record."""
+        assert error_of(**{name: 3600}) == (
+            f"There is no setting {name!r}. Use session_idle_timeout, which ends a"
+            " session after so many seconds without a request, and session_lifetime,"
+            " which ends it in any case; with session_persistent=True the cookie lasts"
+            " as long."
+        )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "session_type",
+            "session_engine",
+            "session_driver",
+            "session_store",
+            "session_interface",
+        ],
+    )
+    def test_where_sessions_are_kept_is_told(self, name: str) -> None:
+        """And not the value: there may be a password in it."""
+        assert error_of(session_backend=None, **{name: "redis://u:hunter2@h"}) == (
+            f"There is no setting {name!r}. Use session_backend, such as"
+            ' "sqlite:///sessions.db".'
+        )
+
+    @pytest.mark.parametrize(
+        "name",
+        ["session_refresh_each_request", "session_rolling"],
+    )
+    def test_what_renews_a_session_is_to_be_removed(self, name: str) -> None:
+        """Behaviour 48: there is nothing to be set."""
+        assert error_of(**{name: True}) == (
+            f"There is no setting {name!r}. Remove it: each request extends the idle"
+            " timeout by itself."
+        )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "SESSION_SAVE_EVERY_REQUEST",
+            "session_autosave",
+            "session_resave",
+            "session_save_uninitialized",
+        ],
+    )
+    def test_what_saves_a_session_is_to_be_removed(self, name: str) -> None:
+        """Behaviours 12-22: there is nothing to be set."""
+        assert error_of(**{name: True}) == (
+            f"There is no setting {name!r}. Remove it: what has changed is saved by"
+            " itself, and nothing else."
+        )
+
+    def test_a_path_is_told_as_a_url(self) -> None:
+        """Without itself, as what is no URL may hold a password."""
+        assert error_of(session_backend=Path("/var/hunter2.db")) == (
+            "The session_backend setting is to be a URL, a name or a Backend, and is a"
+            " path. For a file of SQLite write 'sqlite:///sessions.db', or with an"
+            " absolute path 'sqlite:////var/lib/sessions.db'."
+        )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "session_cart_size",
+            "session_",
+            "session_id",
+            "session_path",
+            "my_session_lifetime",
+            "my_session_secure",
+        ],
     )
     def test_a_setting_of_another_library_is_let_be(self, name: str) -> None:
         """Only what is nearly ours counts."""

@@ -8,13 +8,14 @@ import difflib
 import inspect
 import logging
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from tornado_sessions.backend import Backend
 from tornado_sessions.cookies import ATTRIBUTES, Cookie
 from tornado_sessions.events import Listener
-from tornado_sessions.registry import open_backend
+from tornado_sessions.registry import FILE_ADVICE, open_backend
 from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
 from tornado_sessions.xsrf import XSRFKeys
@@ -37,6 +38,51 @@ _defaults: dict[str, Any] = {
     "session_listener": None,
 }
 
+_ages = (
+    "session_idle_timeout, which ends a session after so many seconds without a"
+    " request, and session_lifetime, which ends it in any case; with"
+    " session_persistent=True the cookie lasts as long"
+)
+_renewed = "Remove it: each request extends the idle timeout by itself"
+_saved = "Remove it: what has changed is saved by itself, and nothing else"
+_stored = 'session_backend, such as "sqlite:///sessions.db"'
+
+#: What Flask, Django, Laravel, express and others call a setting, and what it is
+#: here. A cookie's attributes are not among them, see `_cookie_attribute`.
+_elsewhere = {
+    "permanent_session_lifetime": _ages,
+    "session_age": _ages,
+    "session_autosave": _saved,
+    "session_cookie": "session_cookie_name",
+    "session_cookie_age": _ages,
+    "session_cookie_expires": _ages,
+    "session_cookie_max_age": _ages,
+    "session_driver": _stored,
+    "session_engine": _stored,
+    "session_expire_at_browser_close": (
+        "session_persistent=False, which is the default, or True for the contrary"
+    ),
+    "session_expires": _ages,
+    "session_interface": _stored,
+    "session_key_prefix": "session_namespace",
+    "session_max_age": _ages,
+    "session_mongodb": 'session_backend="mongodb://localhost/sessions"',
+    "session_memcached": 'session_backend="memcached://localhost"',
+    "session_name": "session_cookie_name",
+    "session_permanent": "session_persistent",
+    "session_prefix": "session_namespace",
+    "session_refresh_each_request": _renewed,
+    "session_resave": _saved,
+    "session_rolling": _renewed,
+    "session_save_every_request": _saved,
+    "session_save_uninitialized": _saved,
+    "session_secret": "cookie_secret",
+    "session_secret_key": "cookie_secret",
+    "session_store": _stored,
+    "session_ttl": _ages,
+    "session_type": _stored,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -56,7 +102,7 @@ class Settings:
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
-    """Answers what an application's settings say of its sessions.
+    """Returns what an application's settings say of its sessions.
 
     Raises `ValueError` where they contradict each other or cannot be used, and
     `.BackendNotFoundError` where the backend is not installed.
@@ -167,6 +213,11 @@ def _vault(backend: Any, namespace: str, settings: Mapping[str, Any]) -> Vault: 
         return opened
     if isinstance(opened, Backend):
         return Vault(opened, namespace)
+    if isinstance(opened, os.PathLike):
+        raise ValueError(
+            "The session_backend setting is to be a URL, a name or a Backend, and is a"
+            f" path. {FILE_ADVICE}"
+        )
     what = (
         f"the class {opened.__name__}; make an instance of it"
         if isinstance(opened, type)
@@ -231,17 +282,36 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
 
 
 def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
-    # Others may have settings of that prefix, so only what is nearly ours counts.
+    # Others may have settings of that prefix, so only what is nearly ours counts,
+    # or what is a session's setting elsewhere.
     for name in settings:
-        attribute = name.removeprefix("session_cookie_")
-        if name != attribute and attribute in ATTRIBUTES:
+        lower = name.lower()
+        if name in _defaults or "session_" not in lower:
+            continue
+        attribute = _cookie_attribute(lower)
+        if attribute is not None:
             raise ValueError(
                 f"There is no setting {name!r}. Write:"
                 f" session_cookie_kwargs={{{attribute!r}: {settings[name]!r}}}"
             )
-        if name.startswith("session_") and name not in _defaults:
-            close = difflib.get_close_matches(name, _defaults, n=1, cutoff=0.85)
+        if lower in _elsewhere:
+            # Without its value: it may be a secret.
+            advice = _elsewhere[lower]
+            verb = "" if advice.startswith("Remove") else "Use "
+            raise ValueError(f"There is no setting {name!r}. {verb}{advice}.")
+        if lower.startswith("session_"):
+            close = difflib.get_close_matches(lower, _defaults, n=1, cutoff=0.85)
             if close:
                 raise ValueError(
                     f"There is no setting {name!r}. Did you mean {close[0]!r}?"
                 )
+
+
+def _cookie_attribute(name: str) -> str | None:
+    """Returns the cookie's attribute that a setting of that name would set."""
+    # An application may well keep a path of its own under "session_path".
+    if not name.startswith("session_") or name == "session_path":
+        return None
+    words = name.removeprefix("session_").removeprefix("cookie_")
+    attribute = words.removesuffix("_cookie").replace("_", "")
+    return attribute if attribute in ATTRIBUTES else None
