@@ -84,6 +84,35 @@ class SettingTest:
             " of cookie_secret, for session_xsrf=True."
         )
 
+    def test_the_attributes_are_checked(self) -> None:
+        """Behaviours 54, 83: the settings are those of Tornado's own cookie."""
+        kwargs: dict[str, Any] = {"samesite": "None", "secure": False}
+
+        assert error_of(xsrf_cookie_kwargs=kwargs) == (
+            "xsrf_cookie_kwargs has samesite='None' with secure=False: browsers refuse"
+            " such a cookie. Remove secure=False, or change samesite."
+        )
+        assert error_of(xsrf_cookie_kwargs={"expires": 7}) == (
+            "xsrf_cookie_kwargs has 'expires', which is none of 'domain', 'path',"
+            " 'secure', 'httponly', 'samesite', 'partitioned'. How long the cookie"
+            " lasts is set by 'expires_days' or 'max_age'."
+        )
+
+    def test_the_name_is_checked_with_the_attributes(self) -> None:
+        """Behaviours 54, 83: those of the session cookie count as well."""
+        kwargs = {"domain": "x.example"}
+
+        assert error_of(
+            xsrf_cookie_name="__Host-xsrf", session_cookie_kwargs=kwargs
+        ) == (
+            "xsrf_cookie_name='__Host-xsrf' contradicts domain='x.example' in"
+            " xsrf_cookie_kwargs: browsers refuse such a cookie. Change one of the two."
+        )
+        assert error_of(xsrf_cookie_name="a b") == (
+            "xsrf_cookie_name='a b' is not a cookie's name. Use letters, digits, '-'"
+            " and '_'."
+        )
+
 
 class MaskTest:
     def test_what_is_masked_comes_back(self) -> None:
@@ -168,17 +197,17 @@ class BindingTest:
         old = XSRFKeys({1: "a"}, 1)
         keys = XSRFKeys({1: "a", 2: "b"}, 2)
         signed = SECRET + old.sign("token", SECRET)
-        binding = Binding(keys, mask(signed, 0).decode(), "token")
+        binding = Binding(keys, [mask(signed, 0).decode()], ["token"])
 
         assert binding.accepts(mask(SECRET, 0).decode())
         renewed = SECRET + keys.sign("token", SECRET)
         assert binding.renewed("token", moved=False) == renewed
-        again = Binding(keys, mask(renewed, 0).decode(), "token")
+        again = Binding(keys, [mask(renewed, 0).decode()], ["token"])
         assert again.renewed("token", moved=False) is None
 
     def test_nothing_is_accepted_where_there_is_no_secret(self) -> None:
         """An empty token does not match an empty cookie."""
-        binding = Binding(XSRFKeys("a"), None, None)
+        binding = Binding(XSRFKeys("a"), [], [])
 
         for argument in ("", mask(b"", 0).decode(), mask(SECRET, 0).decode()):
             assert not binding.accepts(argument)
@@ -186,14 +215,14 @@ class BindingTest:
     def test_a_cookie_that_is_too_short_counts_for_nothing(self) -> None:
         """One of another making; the next page gives another."""
         cookie = mask(SECRET[:8], 0).decode()
-        binding = Binding(XSRFKeys("a"), cookie, None)
+        binding = Binding(XSRFKeys("a"), [cookie], [])
 
         assert not binding.accepts(cookie)
         assert len(binding.renewed(None, moved=False) or b"") == 16
 
     def test_a_login_changes_the_secret_once(self) -> None:
         """Two forms in one page are of one secret, before it and after it."""
-        binding = Binding(XSRFKeys("a"), mask(SECRET, 0).decode(), None)
+        binding = Binding(XSRFKeys("a"), [mask(SECRET, 0).decode()], [])
         before = [binding.secret(moved=False) for _ in range(2)]
         after = [binding.secret(moved=True) for _ in range(2)]
 
@@ -203,14 +232,14 @@ class BindingTest:
     def test_a_visitor_without_a_session_keeps_the_cookie(self) -> None:
         """Also where it was signed for a session that is over."""
         for data in (SECRET, SECRET * 2):
-            binding = Binding(XSRFKeys("a"), mask(data, 0).decode(), None)
+            binding = Binding(XSRFKeys("a"), [mask(data, 0).decode()], [])
 
             assert binding.accepts(mask(SECRET, 0).decode())
             assert binding.renewed(None, moved=False) is None
 
     def test_a_client_that_takes_no_part_is_given_nothing(self) -> None:
         """As an API client, which has no form and no cookie."""
-        assert Binding(XSRFKeys("a"), None, "t").renewed("t", moved=True) is None
+        assert Binding(XSRFKeys("a"), [], ["t"]).renewed("t", moved=True) is None
 
 
 class Site:
@@ -266,8 +295,9 @@ async def test_the_settings_of_the_xsrf_cookie_hold(site: Site) -> None:
     response = await site.fetch(Form)
 
     (line,) = response.headers.get_list("Set-Cookie")
-    assert re.fullmatch(r'form="?2\|[^;]+; HttpOnly; Path=/; SameSite=Strict', line)
+    assert re.fullmatch(r"form=2\|[^;]+; Path=/; HttpOnly; SameSite=Strict", line)
     assert response.headers["Vary"] == "Cookie"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.gen_test
@@ -288,8 +318,11 @@ async def test_the_cookie_of_whoever_is_signed_in_outlives_the_browser(
         for line in response.headers.get_list("Set-Cookie")
         if line.startswith("form=")
     )
-    assert "expires=" in line
-    assert "expires_days" not in site.app.settings["xsrf_cookie_kwargs"]
+    assert "; Max-Age=2592000; " in line
+    assert site.app.settings["xsrf_cookie_kwargs"] == {
+        "httponly": True,
+        "samesite": "Strict",
+    }
 
 
 @pytest.mark.parametrize(
@@ -357,7 +390,7 @@ async def begin(site: Site) -> tuple[str, str, str]:
 async def test_a_token_is_bound_to_an_id_however_it_comes(site: Site, way: str) -> None:
     """Behaviour 73: it is read before the session is loaded."""
     token, cookie, form = await begin(site)
-    sent = {"Cookie": f'form="{cookie}"'}
+    sent = {"Cookie": f"form={cookie}"}
     url = ""
     if way == "cookie":
         sent["Cookie"] += f"; session={token}"
@@ -423,7 +456,7 @@ async def test_of_two_ids_a_token_counts_for_the_one_that_is_alive(site: Site) -
 async def test_an_id_that_is_withheld_binds_nothing(
     site: Site, ways: tuple[str, ...]
 ) -> None:
-    """Behaviour 58: the client will never have it."""
+    """Behaviours 58, 83: the client will have neither of the two cookies."""
     Sessions.of(site.app)
     site.app.settings["session_transports"] = ways
     del vars(site.app)["_tornado_sessions"]
@@ -435,12 +468,13 @@ async def test_an_id_that_is_withheld_binds_nothing(
             super().get()
 
     page = await site.fetch(Handler, headers=host)
-    (line,) = page.headers.get_list("Set-Cookie")
+    lines = page.headers.get_list("Set-Cookie")
     form = re.findall('value="(.*?)"', page.body.decode())[0]
-    sent = host | {"Cookie": line.partition(";")[0]}
+    sent = host | {"Cookie": "".join(line.partition(";")[0] for line in lines)}
     response = await site.fetch(Form, method="POST", headers=sent, body=f"_xsrf={form}")
 
-    assert response.code == 200
+    assert len(lines) == (0 if host else 1)
+    assert response.code == (403 if host else 200)
 
 
 @pytest.mark.gen_test

@@ -17,6 +17,10 @@ MAX_AGE_LIMIT = 400 * 24 * 3600
 
 _token_characters = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _attribute_characters = re.compile(r"[\x20-\x3a\x3c-\x7e]+").fullmatch
+_LIFETIMES = {
+    "session_cookie": "session_persistent and session_lifetime",
+    "xsrf_cookie": "'expires_days' or 'max_age'",
+}
 #: What ``session_cookie_kwargs`` may hold.
 ATTRIBUTES = ("domain", "path", "secure", "httponly", "samesite", "partitioned")
 
@@ -39,15 +43,21 @@ class Cookie:
 
     def __init__(self, name: str, kwargs: Mapping[str, Any]) -> None:
         attributes = {"path": "/", "secure": True, "httponly": True, "samesite": "Lax"}
-        attributes |= _checked(kwargs)
+        attributes |= _checked(kwargs, "session_cookie")
+        if _token_characters(name) and not name.startswith("__"):
+            name = _prefix(attributes) + name
+        self._set(name, attributes, "session_cookie")
+
+    def _set(self, name: str, attributes: dict[str, Any], setting: str) -> None:
+        """Sets name and attributes; ``setting`` is how their settings begin."""
         if not _token_characters(name):
             raise ValueError(
-                f"session_cookie_name={name!r} is not a cookie's name. Use letters,"
+                f"{setting}_name={name!r} is not a cookie's name. Use letters,"
                 " digits, '-' and '_'."
             )
-        self.name = name if name.startswith("__") else _prefix(attributes) + name
+        self.name = name
         self.secure = bool(attributes["secure"])
-        _check(self.name, attributes)
+        _check(name, attributes, setting)
         self._attributes = attributes
         self._suffix = _suffix(attributes)
         self._pair = f"{self.name}="
@@ -66,6 +76,18 @@ class Cookie:
             attributes["samesite"] = "Lax"
         prefix = next((p for p in _prefixes if self.name.lower().startswith(p)), "")
         return Cookie(self.name[len(prefix) :], attributes)
+
+    def for_scripts(self, name: str, kwargs: Mapping[str, Any]) -> Cookie:
+        """Returns a cookie of another name that scripts can read.
+
+        It has the attributes of this one, all but HttpOnly. What ``kwargs`` has,
+        as the setting ``xsrf_cookie_kwargs``, takes their place.
+        """
+        attributes = {**self._attributes, "httponly": False}
+        attributes |= _checked(kwargs, "xsrf_cookie")
+        cookie = Cookie.__new__(Cookie)
+        cookie._set(name, attributes, "xsrf_cookie")
+        return cookie
 
     def read(self, lines: Iterable[str]) -> list[str]:
         """Answers the different values of this cookie in all Cookie headers.
@@ -105,31 +127,30 @@ class Cookie:
         )
 
 
-def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(kwargs: Mapping[str, Any], setting: str) -> dict[str, Any]:
     attributes = {name.lower(): value for name, value in kwargs.items()}
     for name, value in attributes.items():
         if name not in ATTRIBUTES:
             raise ValueError(
-                f"session_cookie_kwargs has {name!r}, which is none of"
+                f"{setting}_kwargs has {name!r}, which is none of"
                 f" {', '.join(map(repr, ATTRIBUTES))}. How long the cookie lasts"
-                " is set by session_persistent and session_lifetime."
+                f" is set by {_LIFETIMES[setting]}."
             )
         if name in ("secure", "httponly", "partitioned"):
             if not isinstance(value, bool):
                 raise ValueError(
-                    f"session_cookie_kwargs has {name}={value!r}; it is True or False."
+                    f"{setting}_kwargs has {name}={value!r}; it is True or False."
                 )
         elif value is not None and not (
             isinstance(value, str) and _attribute_characters(value)
         ):
             raise ValueError(
-                f"session_cookie_kwargs has {name}={value!r}, which cannot stand in a"
+                f"{setting}_kwargs has {name}={value!r}, which cannot stand in a"
                 " cookie: it is to be a str of printable characters without ';'."
             )
     if not (attributes.get("path", "/") or "").startswith("/"):
         raise ValueError(
-            f"session_cookie_kwargs has path={attributes['path']!r}; it begins with"
-            " '/'."
+            f"{setting}_kwargs has path={attributes['path']!r}; it begins with '/'."
         )
     return attributes
 
@@ -142,12 +163,12 @@ def _prefix(attributes: Mapping[str, Any]) -> str:
     return "__Host-Http-" if attributes["httponly"] else "__Host-"
 
 
-def _check(name: str, attributes: Mapping[str, Any]) -> None:
+def _check(name: str, attributes: Mapping[str, Any], setting: str) -> None:
     """Raises `ValueError` for what a browser would refuse without a word."""
     samesite = attributes["samesite"]
     if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
         raise ValueError(
-            f"session_cookie_kwargs has samesite={samesite!r}; it is 'Lax', 'Strict'"
+            f"{setting}_kwargs has samesite={samesite!r}; it is 'Lax', 'Strict'"
             " or 'None'."
         )
     needing = {
@@ -158,7 +179,7 @@ def _check(name: str, attributes: Mapping[str, Any]) -> None:
         if needed and not attributes["secure"]:
             value = attributes[attribute]
             raise ValueError(
-                f"session_cookie_kwargs has {attribute}={value!r} with secure=False:"
+                f"{setting}_kwargs has {attribute}={value!r} with secure=False:"
                 " browsers refuse such a cookie. Remove secure=False, or change"
                 f" {attribute}."
             )
@@ -167,8 +188,8 @@ def _check(name: str, attributes: Mapping[str, Any]) -> None:
         broken = _broken(promise, attributes)
         if broken:
             raise ValueError(
-                f"session_cookie_name={name!r} contradicts {broken} in"
-                " session_cookie_kwargs: browsers refuse such a cookie. Change one of"
+                f"{setting}_name={name!r} contradicts {broken} in"
+                f" {setting}_kwargs: browsers refuse such a cookie. Change one of"
                 " the two."
             )
 

@@ -96,6 +96,9 @@ class Settings:
     socket_interval: float
     transports: Transports
     xsrf_keys: XSRFKeys | None
+    xsrf_cookie: Cookie | None
+    #: For how many seconds the XSRF cookie lasts; None for Tornado's own choice.
+    xsrf_max_age: int | None
     max_per_user: int | None
     max_per_user_policy: str
     listener: Listener | None
@@ -138,7 +141,10 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     # The cookie first: a contradiction there needs no backend to be told.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
     _check_xsrf_cookie(cookie, values["session_cookie_name"], settings)
-    xsrf_keys = _xsrf_keys(settings) if values["session_xsrf"] else None
+    xsrf_keys = xsrf_cookie = xsrf_max_age = None
+    if values["session_xsrf"]:
+        xsrf_keys = _xsrf_keys(settings)
+        xsrf_cookie, xsrf_max_age = _xsrf_cookie(cookie, settings)
     vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
     if limit is not None and not vault.lists_users:
@@ -156,6 +162,8 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         socket_interval=socket_interval,
         transports=transports,
         xsrf_keys=xsrf_keys,
+        xsrf_cookie=xsrf_cookie,
+        xsrf_max_age=xsrf_max_age,
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
         listener=values["session_listener"],
@@ -186,6 +194,18 @@ def _xsrf_keys(settings: Mapping[str, Any]) -> XSRFKeys:
             " version 2 is masked. Remove xsrf_cookie_version."
         )
     return XSRFKeys(settings.get("cookie_secret"), settings.get("key_version"))
+
+
+def _xsrf_cookie(
+    cookie: Cookie, settings: Mapping[str, Any]
+) -> tuple[Cookie, int | None]:
+    """Returns Tornado's XSRF cookie with the attributes of ours, and its Max-Age."""
+    kwargs = dict(settings.get("xsrf_cookie_kwargs") or {})
+    days, age = kwargs.pop("expires_days", None), kwargs.pop("max_age", None)
+    if age is None and days is not None:
+        age = days * 24 * 3600
+    name = settings.get("xsrf_cookie_name", "_xsrf")
+    return cookie.for_scripts(name, kwargs), None if age is None else int(age)
 
 
 def _vault_for(

@@ -14,11 +14,14 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SECRET_BYTES = 16
 _SIGNATURE_BYTES = 16
+
+# Another application may have set a cookie of the same name with another path.
+_MOST_COOKIES = 4
 
 _PURPOSE = b"tornado_sessions xsrf v1\0"
 
@@ -68,32 +71,54 @@ class XSRFKeys:
 class Binding:
     """The XSRF secret of one request, and what its response has to say of it.
 
-    ``cookie`` is the client's ``_xsrf`` cookie, and ``token`` the id of the
-    session that it came with, whatever that is worth.
+    ``cookies`` are the values of the client's ``_xsrf`` cookies, and ``tokens`` the
+    ids of the sessions that they came with, whether these are alive or not. Of the
+    cookies four are looked at.
     """
 
-    def __init__(self, keys: XSRFKeys, cookie: str | None, token: str | None) -> None:
+    def __init__(
+        self, keys: XSRFKeys, cookies: Sequence[str], tokens: Sequence[str]
+    ) -> None:
         self._keys = keys
-        self._has_cookie = cookie is not None
-        self._sent = unmask(cookie or "")
+        self._has_cookie = bool(cookies)
+        unmasked = map(unmask, cookies[:_MOST_COOKIES])
+        self._cookies = [data for data in unmasked if len(data) >= _SECRET_BYTES]
+        self._tokens = tokens
         #: Whether the response holds the secret, as in a form.
         self.handed_out = False
-        self._secret = self._sent[:_SECRET_BYTES]
-        if len(self._secret) < _SECRET_BYTES or (
-            token is not None
-            and not keys.verify(token, self._secret, self._sent[_SECRET_BYTES:])
-        ):
-            self._secret = b""
+        # What the client's cookie holds, of which this is the first part.
+        self._sent = self._secret = b""
+        self._choose(self._usable(tokens))
         self._moved = False
 
     def accepts(self, argument: str) -> bool:
-        """Tells whether a request with ``argument`` comes from a page of ours.
+        """Whether a request with ``argument`` comes from a page of ours.
 
         That is the secret alone, from a form, or the whole cookie, as a script
-        sends it.
+        sends it. Of a request with several ids this is only half of the check:
+        `confirm` does the other half when it is known which of them is alive.
         """
+        usable = self._usable(self._tokens)
+        if len(self._tokens) > 1:
+            # If none of these sessions is alive, the visitor has none.
+            usable = self._cookies
         given = unmask(argument)[:_SECRET_BYTES]
-        return bool(self._secret) and hmac.compare_digest(given, self._secret)
+        accepted = [
+            data for data in usable if hmac.compare_digest(given, data[:_SECRET_BYTES])
+        ]
+        # A cookie with a signature may be in front of its secret alone.
+        self._cookies = accepted or self._cookies
+        self._choose(accepted or usable)
+        return bool(accepted)
+
+    def confirm(self, alive: Sequence[str]) -> bool:
+        """Whether what was accepted is good for the sessions that are ``alive``.
+
+        It has to be signed for one of them, unless there is none.
+        """
+        self._tokens = alive
+        self._choose(self._usable(alive))
+        return bool(self._secret)
 
     def secret(self, moved: bool) -> bytes:
         """Answers the secret; another one as soon as the session has ``moved``."""
@@ -101,6 +126,26 @@ class Binding:
             self._secret = secrets.token_bytes(_SECRET_BYTES)
         self._moved = moved
         return self._secret
+
+    def _usable(self, tokens: Sequence[str]) -> list[bytes]:
+        """Returns the cookies that are signed for one of ``tokens``, if there are any.
+
+        A visitor without a session needs no signature.
+        """
+        if not tokens:
+            return self._cookies
+        return [
+            data
+            for data in self._cookies
+            if any(
+                self._keys.verify(token, data[:_SECRET_BYTES], data[_SECRET_BYTES:])
+                for token in tokens
+            )
+        ]
+
+    def _choose(self, usable: Sequence[bytes]) -> None:
+        self._sent = usable[0] if usable else b""
+        self._secret = self._sent[:_SECRET_BYTES]
 
     def renewed(self, token: str | None, moved: bool) -> bytes | None:
         """Answers what the cookie has to hold from now on; None if it does already.

@@ -48,6 +48,8 @@ class BaseSessions(TellingSessions):
         socket_interval: float = 30,
         transports: Transports | None = None,
         xsrf_keys: XSRFKeys | None = None,
+        xsrf_cookie: Cookie | None = None,
+        xsrf_max_age: int | None = None,
         max_per_user: int | None = None,
         max_per_user_policy: str = "oldest",
         listener: Listener | None = None,
@@ -65,6 +67,9 @@ class BaseSessions(TellingSessions):
         if transports is not None and transports.is_cookie_alone:
             self.transports = None
         self.xsrf_keys = xsrf_keys
+        self.xsrf_cookie = xsrf_cookie or self.cookie.for_scripts("_xsrf", {})
+        self.loopback_xsrf_cookie = self.xsrf_cookie.on_loopback()
+        self.xsrf_max_age = xsrf_max_age
         self.max_per_user = max_per_user
         self.max_per_user_policy = max_per_user_policy
         self._tasks: set[asyncio.Task[None]] = set()

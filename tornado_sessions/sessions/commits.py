@@ -81,6 +81,8 @@ class Sessions(UsersSessions):
                 socket_interval=settings.socket_interval,
                 transports=settings.transports,
                 xsrf_keys=settings.xsrf_keys,
+                xsrf_cookie=settings.xsrf_cookie,
+                xsrf_max_age=settings.xsrf_max_age,
                 max_per_user=settings.max_per_user,
                 max_per_user_policy=settings.max_per_user_policy,
                 listener=settings.listener,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from tornado.httpclient import HTTPResponse
 
@@ -176,3 +178,118 @@ class XSRFContract(VisitorTests):
         response = ada.gets(look, form)
         self.assertEqual(response.headers.get_list("Set-Cookie"), [])
         self.assertNotEqual(response.body.decode(), token)
+
+    def test_a_name_that_is_ours_only_after_stripping_is_not_ours(self) -> None:
+        """Behaviour 83: nobody can plant an XSRF cookie in front of ours."""
+        site = self.serve_bound()
+        ada, eve = self.browser(site), self.browser(site)
+        token, planted = ada.form(login("ada")), eve.form()
+        own = ada.cookies
+        for name in ("\xa0_xsrf", "\x85_xsrf"):
+            plant = {name: eve.cookies["_xsrf"]}
+            for ada.cookies in (plant | own, own | plant):
+                self.assertEqual(ada.posts(token, look), 200)
+            nobody = self.browser(site)
+            nobody.cookies = plant
+            self.assertEqual(nobody.posts(planted, login("eve")), 403)
+
+    def test_a_token_in_the_url_counts_for_nothing(self) -> None:
+        """Behaviour 83: a link is followed with whatever is in it."""
+        ada = self.browser()
+        for acts in ((), (login("ada"),)):
+            token = ada.form(*acts)
+            path = f"/?_xsrf={quote(token)}"
+            response = ada.gets(put(a=1), method="POST", body="", path=path)
+            self.assertEqual(response.code, 403)
+            self.assertEqual(ada.posts(token, put(a=1)), 200)
+
+    def test_of_several_ids_a_token_counts_for_the_one_that_is_alive(self) -> None:
+        """Behaviours 35, 83: whether it is the first one or not."""
+        site = self.serve_bound()
+        ada, gone, eve = (self.browser(site) for _ in range(3))
+        tokens = {
+            browser: browser.form(login(user))
+            for browser, user in ((ada, "ada"), (gone, "gone"))
+        }
+        tokens[eve] = eve.form()
+        both = (ada.cookies["session"], gone.cookies["session"])
+        self.assertEqual(gone.visitor.does(destroy).code, 200)
+        if not self.sessions.revocable:
+            both = (both[0], both[1][:-8] + "A" * 8)
+        for sent in (both, both[::-1]):
+            for browser, token in tokens.items():
+                code = self.post(site, sent, browser, token, look)
+                self.assertEqual(code, 200 if browser is ada else 403)
+
+    def test_where_none_of_several_ids_is_alive_any_token_is_good(self) -> None:
+        """Behaviours 35, 83: as for a visitor without a session, who can sign in."""
+        site = self.serve_bound()
+        nobody, ids = self.browser(site), []
+        token = nobody.form()
+        for user in ("ada", "eve"):
+            browser = self.browser(site)
+            browser.gets(login(user))
+            ids.append(browser.cookies["session"])
+        self.time += site.sessions.lifetime + 1
+        self.assertEqual(self.post(site, ids, nobody, token, look), 200)
+        self.assertEqual(self.post(site, ids, nobody, "", look), 403)
+        self.assertEqual(self.post(site, ids, nobody, token, login("ada")), 200)
+
+    def test_a_planted_token_signs_nobody_out(self) -> None:
+        """Behaviours 35, 83: it has to be signed for one of those that would end."""
+        site = self.serve_bound()
+        ada, eve, nobody = (self.browser(site) for _ in range(3))
+        token, planted = ada.form(login("ada")), nobody.form()
+        eve.form(login("eve"))
+        ids = [browser.cookies["session"] for browser in (eve, ada)]
+        self.assertEqual(self.post(site, ids, nobody, planted, destroy), 403)
+        for browser, user in ((ada, "ada"), (eve, "eve")):
+            user_of = ada.visitor.copy()
+            user_of.cookie = f"session={browser.cookies['session']}"
+            self.assertEqual(user_of.asks(lambda h: h.session.user), user)
+        self.assertEqual(self.post(site, ids, ada, token, destroy), 200)
+        ids += [f"{id_[:-1]}{last}" for id_ in ids for last in "AQgw"]
+        self.assertEqual(self.post(site, ids, nobody, planted, destroy), 403)
+
+    def post(
+        self, site: Site, ids: Sequence[str], browser: Browser, token: str, *acts: Act
+    ) -> int:
+        """Sends a form with several session cookies and the XSRF cookie of one."""
+        pairs = [f"session={id_}" for id_ in ids]
+        cookies = "; ".join([*pairs, f"_xsrf={browser.cookies['_xsrf']}"])
+        response = self.visitor(site).does(
+            *acts, method="POST", body=f"_xsrf={token}", headers={"Cookie": cookies}
+        )
+        return response.code
+
+    def test_the_xsrf_cookie_has_the_attributes_of_ours(self) -> None:
+        """Behaviour 83: all but HttpOnly; what hands out a token is not cached."""
+        kwargs = {"domain": "x.example", "samesite": "None", "partitioned": True}
+        mine = "Path=/; Domain=x.example; Secure; SameSite=None; Partitioned"
+        on_loopback = "Path=/; Domain=x.example; SameSite=Lax"
+        theirs = "Path=/form; Domain=x.example; Secure; SameSite=Strict; Partitioned"
+        for xsrf_kwargs, https, attributes in (
+            ({}, True, mine),
+            ({}, False, on_loopback),
+            ({"path": "/form", "samesite": "Strict"}, True, theirs),
+            ({"httponly": True}, False, on_loopback.replace("; S", "; HttpOnly; S")),
+            ({"max_age": 60}, True, f"Max-Age=60; {mine}"),
+            ({"expires_days": 1}, False, f"Max-Age=86400; {on_loopback}"),
+        ):
+            site = self.serve(
+                xsrf_cookies=True,
+                session_xsrf=True,
+                session_cookie_kwargs=kwargs,
+                xsrf_cookie_kwargs=xsrf_kwargs,
+            )
+            visitor = self.visitor(site, https=https)
+            response = visitor.does(
+                form, lambda h: h.set_header("Cache-Control", "max-age=9")
+            )
+            (line,) = response.headers.get_list("Set-Cookie")
+            self.assertEqual(line.partition("; ")[2], attributes)
+            self.assertEqual(response.headers["Cache-Control"], "no-store")
+            cookie = {"Cookie": line.partition(";")[0]}
+            again = visitor.does(form, headers=cookie)
+            self.assertEqual(again.headers.get_list("Set-Cookie"), [])
+            self.assertEqual(again.headers["Cache-Control"], "no-store")

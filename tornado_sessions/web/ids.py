@@ -114,14 +114,12 @@ class IdHandler(SessionHandler):
 
     # What the client sends.
 
-    def _sent_token(self) -> str | None:
-        """Answers the one id that the client has sent, also before prepare()."""
+    def _sent_tokens(self) -> Sequence[str]:
+        """Returns the different ids that the client has sent, also before prepare()."""
         transports = self._all_sessions.transports
         if transports is not None:
-            tokens = self._read_tokens(transports)
-        else:
-            tokens = self._read_cookies(self.request.headers.get_list("Cookie"))
-        return tokens[0] if len(tokens) == 1 else None
+            return self._read_tokens(transports)
+        return self._read_cookies(self.request.headers.get_list("Cookie"))
 
     def _read_cookies(self, lines: Sequence[str]) -> Sequence[str]:
         cookie = self._find_session_cookie()

@@ -65,8 +65,8 @@ class SessionMixin(SocketHandler):
                     self._session = await sessions.load(tokens[0])
                 else:
                     self._session = await self._load_one_of(tokens)
-                    if not self._session.is_new:
-                        self._bind_xsrf_to(self._client_token)
+                    self._session_loaded = True
+                    self._confirm_xsrf(self._session)
             except BackendError:
                 self._log_error()
                 self._store_failed = self._speaks = True

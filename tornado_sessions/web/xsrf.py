@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tornado.web
 
+from tornado_sessions.cookies import Cookie
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import MOST_IDS
+from tornado_sessions.unknown import AmbiguousSession
 from tornado_sessions.web.ids import IdHandler
 from tornado_sessions.xsrf import Binding, mask
+
+_MISMATCH = "'_xsrf' argument does not match the XSRF cookie and the session"
+
+# How many seconds the cookie lasts for whoever is signed in.
+_SIGNED_IN_AGE = 30 * 24 * 3600
 
 
 class XSRFHandler(IdHandler):
     """Checks and makes tokens as Tornado does, unless they are to be bound."""
 
     _xsrf: Binding | None = None
-    _xsrf_argument: str | None = None
+    # The request came with several ids, and its token may be good for one of them.
+    _xsrf_unconfirmed = False
+    # The ids that a token has to be signed for; None before they are known.
+    _xsrf_tokens: Sequence[str] | None = None
 
     @property
     def xsrf_token(self) -> bytes:
@@ -26,10 +40,11 @@ class XSRFHandler(IdHandler):
     def check_xsrf_cookie(self) -> None:
         """Verifies Tornado's XSRF token, and that it is of this session.
 
-        The latter if ``session_xsrf`` is set. It is asked before `prepare`, and
-        so before the session is loaded: the request's own id is enough. A request
-        that names its session in the header needs none: no browser sends that for
-        another site, unless the application lets that site.
+        The latter if ``session_xsrf`` is set; the token then counts from the body or
+        a header, and not from the URL. It is called before `prepare`, and so before
+        the session is loaded: the request's own id is enough. A request that names
+        its session in the header needs none: no browser sends that for another
+        site, unless the application lets that site.
         """
         if self._all_sessions.transports is not None:
             self._read_tokens(self._all_sessions.transports)
@@ -38,65 +53,96 @@ class XSRFHandler(IdHandler):
         if self._all_sessions.xsrf_keys is None:
             super().check_xsrf_cookie()
             return
+        reason = self._refuse_xsrf()
+        if reason is not None:
+            raise tornado.web.HTTPError(403, reason)
+
+    def _refuse_xsrf(self) -> str | None:
+        """Returns why the token of this request is refused; None if it is good.
+
+        What is read here is in no frame of the error.
+        """
         headers = self.request.headers
         argument = (
-            self.get_argument("_xsrf", None)
+            self.get_body_argument("_xsrf", None)
             or headers.get("X-Xsrftoken")
             or headers.get("X-Csrftoken")
         )
         if not argument:
-            raise tornado.web.HTTPError(403, "'_xsrf' argument missing from POST")
-        self._xsrf_argument = argument
-        self._require_xsrf(self._bind_xsrf(), argument)
+            return "'_xsrf' argument missing from POST"
+        tokens = self._sent_tokens()
+        if len(tokens) > MOST_IDS:
+            return _MISMATCH
+        self._xsrf = self._make_binding(tokens)
+        if not self._xsrf.accepts(argument):
+            return _MISMATCH
+        self._xsrf_unconfirmed = len(tokens) > 1
+        return None
 
-    def _bind_xsrf_to(self, token: str) -> None:
-        """Verifies the token for the one of several ids that is alive.
+    def _confirm_xsrf(self, session: Session) -> None:
+        """Verifies the token of a request that came with several ids again.
 
-        Which one that is was not known before the session was loaded.
+        Which of them is alive was not known before ``session`` was loaded. Raises
+        `~tornado.web.HTTPError` with 403.
         """
-        keys = self._all_sessions.xsrf_keys
-        if keys is None:
-            return
-        cookie = self.get_cookie(self._xsrf_cookie_name())
-        self._xsrf = Binding(keys, cookie, token)
-        if self._xsrf_argument is not None:
-            self._require_xsrf(self._xsrf, self._xsrf_argument)
-
-    def _require_xsrf(self, binding: Binding, argument: str) -> None:
-        if not binding.accepts(argument):
-            raise tornado.web.HTTPError(
-                403, "'_xsrf' argument does not match the XSRF cookie and the session"
-            )
+        alive: Sequence[str] = ()
+        if session._token is not None:
+            alive = (session._token,)
+        elif isinstance(session, AmbiguousSession):
+            # To destroy() ends all of them.
+            alive = tuple(session._found)
+        self._xsrf_tokens = alive
+        if self._xsrf is not None:
+            is_good = self._xsrf.confirm(alive)
+            if self._xsrf_unconfirmed and not is_good:
+                raise tornado.web.HTTPError(403, _MISMATCH)
 
     def _bind_xsrf(self) -> Binding:
         if self._xsrf is None:
-            keys = self._all_sessions.xsrf_keys
-            assert keys is not None
-            cookie = self.get_cookie(self._xsrf_cookie_name())
-            self._xsrf = Binding(keys, cookie, self._sent_token())
+            tokens = self._xsrf_tokens
+            self._xsrf = self._make_binding(
+                self._sent_tokens() if tokens is None else tokens
+            )
         return self._xsrf
+
+    def _make_binding(self, tokens: Sequence[str]) -> Binding:
+        keys, cookie = self._all_sessions.xsrf_keys, self._find_xsrf_cookie()
+        assert keys is not None
+        lines = self.request.headers.get_list("Cookie")
+        return Binding(keys, () if cookie is None else cookie.read(lines), tokens)
+
+    def _find_xsrf_cookie(self) -> Cookie | None:
+        """Returns the XSRF cookie for this request's protocol; None to withhold it."""
+        cookie, sessions = self._find_session_cookie(), self._all_sessions
+        if cookie is None:
+            return None
+        return (
+            sessions.xsrf_cookie
+            if cookie is sessions.cookie
+            else sessions.loopback_xsrf_cookie
+        )
 
     def _write_xsrf_cookie(self) -> None:
         """Has the client's XSRF cookie hold for the id that it has from now on."""
         session, binding = self._session, self._bind_xsrf()
-        if binding.handed_out and not self._session_used:
-            self._add_vary("Cookie")
+        if binding.handed_out:
+            self.set_header("Cache-Control", "no-store")
+            if not self._session_used:
+                self._add_vary("Cookie")
         token = self._client_token
         if session is not None and session._token is not None:
             token = session._token
         data = binding.renewed(token, self._has_moved())
-        if data is None:
+        cookie = self._find_xsrf_cookie()
+        if data is None or cookie is None:
             return
-        kwargs = dict(self.settings.get("xsrf_cookie_kwargs", {}))
-        if session is not None and session.user is not None:
+        age = self._all_sessions.xsrf_max_age
+        if age is None and session is not None and session.user is not None:
             # As Tornado does for whoever is signed in.
-            kwargs.setdefault("expires_days", 30)
-        masked = mask(data, self._all_sessions.now())
-        self.set_cookie(self._xsrf_cookie_name(), masked, **kwargs)
-
-    def _xsrf_cookie_name(self) -> str:
-        name: str = self.settings.get("xsrf_cookie_name", "_xsrf")
-        return name
+            age = _SIGNED_IN_AGE
+        masked = mask(data, self._all_sessions.now()).decode()
+        self._add_header("Set-Cookie", cookie.line(masked, age))
+        self.set_header("Cache-Control", "no-store")
 
     def _has_moved(self) -> bool:
         """Tells whether what was handed out for this session before is void."""
