@@ -147,7 +147,8 @@ class BackendTest(unittest.IsolatedAsyncioTestCase):
             await BareBackend().save(b"key", Record(b"x" * 11))
 
         assert str(caught.value) == (
-            "The session takes 11 bytes; BareBackend holds at most 10. Keep less in it."
+            "The session takes 11 bytes; BareBackend holds at most 10. Keep less in it,"
+            " or set the option 'max_bytes', such as in the URL: '?max_bytes=22'."
         )
 
     async def test_without_a_limit_any_size_is_taken(self) -> None:

@@ -93,7 +93,10 @@ class Backend(abc.ABC):
     #: their end in place, at no cost of a task; one that does suspend is an
     #: error.
     immediate: ClassVar[bool] = False
-    #: How many bytes of ``data`` a record may have; None for no limit.
+    #: How many bytes of ``data`` a record may have; None for no limit. Make it an
+    #: option of that name: `check_size` tells users to set it. 65,536 is the
+    #: default of those that come with this library: a session of that size holds
+    #: the event loop for a few milliseconds, and the time grows with the size.
     max_bytes: int | None = None
 
     @classmethod
@@ -174,5 +177,6 @@ class Backend(abc.ABC):
             raise SessionDataError(
                 f"The session takes {len(record.data)} bytes;"
                 f" {type(self).__name__} holds at most {self.max_bytes}."
-                " Keep less in it."
+                " Keep less in it, or set the option 'max_bytes', such as in the URL:"
+                f" '?max_bytes={2 * len(record.data)}'."
             )

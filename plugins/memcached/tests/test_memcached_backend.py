@@ -85,7 +85,7 @@ class UrlTest(unittest.TestCase):
 
         self.assertEqual(backend.timeout, 2.0)
         self.assertEqual(backend.prefix, "session:")
-        self.assertEqual(backend.max_bytes, 1_047_552)
+        self.assertEqual(backend.max_bytes, 65_536)
 
     def test_options_follow_a_question_mark(self) -> None:
         """They are those of the constructor."""
@@ -191,9 +191,10 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
     async def test_the_longest_prefix_and_the_largest_record_fit(self) -> None:
         """Behaviour 63: what the options allow is what memcached takes."""
         prefix = 186 * "x"
-        backend = MemcachedBackend.from_url(f"{self.server.url}?prefix={prefix}", {})
+        url = f"{self.server.url}?prefix={prefix}&max_bytes=1047552"
+        backend = MemcachedBackend.from_url(url, {})
         self.addAsyncCleanup(backend.close)
-        key, data = _new_key(), bytes(backend.max_bytes)
+        key, data = _new_key(), bytes(1_047_552)
         await backend.save(key, _record(b"small"))
 
         await _replace(backend, key, data)
@@ -264,12 +265,12 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
         key = _new_key()
         for version in (None, 1):
             too_large = Record(bytes(backend.max_bytes + 1), version)
-            with self.assertRaisesRegex(SessionDataError, "1047553 bytes"):
+            with self.assertRaisesRegex(SessionDataError, "65537 bytes"):
                 await backend.save(key, too_large)
 
     async def test_the_old_record_stays_where_the_server_takes_less(self) -> None:
         """Behaviour 63: memcached drops it at a ``set`` only, which is never sent."""
-        backend = self._backend(_start(self, "-I", "512k"))
+        backend = self._backend(_start(self, "-I", "512k"), "?max_bytes=600000")
         key = _new_key()
         await backend.save(key, _record(b"old"))
 
@@ -286,7 +287,7 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
 
         with self.assertRaisesRegex(BackendError, "out of memory"):
             for _ in range(1000):
-                await backend.save(_new_key(), _record(bytes(100_000)))
+                await backend.save(_new_key(), _record(bytes(65_000)))
 
         self.assertEqual(await _data(backend, kept), b"kept")
 
@@ -301,7 +302,7 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_a_server_refuses_disturbs_no_other(self) -> None:
         """An error to one save is no answer to those that go with it."""
-        backend = self._backend(_start(self, "-I", "512k"))
+        backend = self._backend(_start(self, "-I", "512k"), "?max_bytes=600000")
         keys = [_new_key() for _ in range(20)]
         await asyncio.gather(*(backend.save(key, _record(key)) for key in keys))
 
@@ -312,8 +313,8 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
         self.assertIsInstance(error, BackendError)
         self.assertEqual(loaded, keys)
 
-    def _backend(self, server: Memcached) -> MemcachedBackend:
-        backend = MemcachedBackend.from_url(server.url, {})
+    def _backend(self, server: Memcached, options: str = "") -> MemcachedBackend:
+        backend = MemcachedBackend.from_url(server.url + options, {})
         self.addAsyncCleanup(backend.close)
         return backend
 

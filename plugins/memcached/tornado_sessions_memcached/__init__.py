@@ -35,10 +35,6 @@ _CLOCK_SKEW = 300
 _KEY_LENGTH = 250
 _DIGITS = 64
 
-# What memcached takes at most by default is 1 MiB with the key and some 60 bytes
-# of its own. This leaves room for the longest key.
-_MAX_BYTES = 1_048_576 - 1024
-
 # A prime, so that to multiply with any number below it spreads keys evenly.
 _PRIME = 2**61 - 1
 
@@ -64,8 +60,9 @@ class MemcachedBackend(Backend):
     to add or to remove one moves no session between the others.
 
     Each operation ends within ``timeout`` seconds. All operations of a process
-    share one connection to each server. Keys begin with ``prefix``. Servers that
-    were started with a larger ``-I`` can be given a larger ``max_bytes``.
+    share one connection to each server. Keys begin with ``prefix``. A record has
+    at most ``max_bytes`` bytes, which can be as many as 1,047,552, or more where the
+    servers were started with a larger ``-I``.
     """
 
     durable = False
@@ -78,7 +75,7 @@ class MemcachedBackend(Backend):
         *servers: str,
         timeout: float = 2.0,
         prefix: str = "session:",
-        max_bytes: int = _MAX_BYTES,
+        max_bytes: int = 65_536,
     ) -> None:
         self.servers = [_host_and_port(server) for server in servers]
         if not servers or len(set(self.servers)) < len(servers):

@@ -33,6 +33,7 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(backend.max_records, 100_000)
         self.assertEqual(backend.max_memory, 256 * 1024 * 1024)
+        self.assertEqual(backend.max_bytes, 65_536)
 
     async def test_it_never_holds_more_than_max_records(self) -> None:
         """Behaviour 71: a flood of sessions pushes out its own, and is counted."""

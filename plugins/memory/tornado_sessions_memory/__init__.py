@@ -111,7 +111,7 @@ class MemoryBackend(Backend):
         self,
         *,
         max_records: int = 100_000,
-        max_bytes: int = 1_048_576,
+        max_bytes: int = 65_536,
         max_memory: int = 268_435_456,
         any_process: bool = False,
     ) -> None:

@@ -423,7 +423,7 @@ class URLTest(unittest.TestCase):
             self.assertEqual(backend.name, "sessions.sessions")
             self.assertEqual(backend.driver, "motor")
             self.assertEqual(backend.timeout, 2.0)
-            self.assertEqual(backend.max_bytes, 1_048_576)
+            self.assertEqual(backend.max_bytes, 65_536)
 
     def test_our_options_are_taken_out_of_the_url(self) -> None:
         """What is left is the driver's, as it was written."""

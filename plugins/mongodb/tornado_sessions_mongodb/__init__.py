@@ -116,7 +116,7 @@ class MongoDBBackend(Backend):
         collection: str = "sessions",
         driver: str = "motor",
         timeout: float | None = None,
-        max_bytes: int = 1_048_576,
+        max_bytes: int = 65_536,
     ) -> None:
         if (url is None) == (client is None):
             raise ValueError("MongoDBBackend takes either a url or a client.")

@@ -73,7 +73,7 @@ class UrlTest(unittest.TestCase):
 
         self.assertEqual(backend.timeout, 2.0)
         self.assertEqual(backend.synchronous, "normal")
-        self.assertEqual(backend.max_bytes, 1_048_576)
+        self.assertEqual(backend.max_bytes, 65_536)
 
     def test_options_follow_a_question_mark(self) -> None:
         """They are those of the constructor."""
@@ -511,7 +511,7 @@ class FailureTest(_Case):
     async def test_a_damaged_file_is_told_and_can_be_replaced(self) -> None:
         """Behaviour 66: a connection that failed is not used again."""
         backend = self.open()
-        key = await _insert(backend, bytes(100_000))
+        key = await _insert(backend, bytes(60_000))
         await backend.close()
         good = self.path.read_bytes()
         self.path.write_bytes(good[:4096] + b"\xff" * (len(good) - 4096))
@@ -524,7 +524,7 @@ class FailureTest(_Case):
         )
 
         self.path.write_bytes(good)
-        self.assertEqual(await _data(backend, key), bytes(100_000))
+        self.assertEqual(await _data(backend, key), bytes(60_000))
 
     async def test_a_file_that_was_removed_is_made_anew(self) -> None:
         """What is acknowledged from then on is where others find it."""

@@ -141,7 +141,7 @@ class SQLiteBackend(Backend):
         *,
         timeout: float = 2.0,
         synchronous: str = "normal",
-        max_bytes: int = 1_048_576,
+        max_bytes: int = 65_536,
     ) -> None:
         path = os.fspath(path)
         if path in ("", ":memory:") or "\0" in path:
