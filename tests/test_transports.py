@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -427,6 +428,61 @@ async def test_the_rest_of_the_request_does_not_know_the_id(site: Site) -> None:
         "a": "1",
         "repr": False,
     }
+
+
+@pytest.mark.gen_test
+async def test_an_argument_of_the_url_alone_is_gone(site: Site) -> None:
+    """Behaviour 73: what copies all arguments into a link copies no id."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.write({"arguments": sorted(self.request.arguments)})
+
+    response = await site.fetch(Handler, f"/x?session={TOKEN}&a=1")
+
+    assert json.loads(response.body) == {"arguments": ["a"]}
+
+
+class Begin(SessionMixin):
+    def get(self) -> None:
+        self.session["a"] = 1
+
+    def delete(self) -> None:
+        self.session.destroy()
+
+
+@pytest.mark.gen_test
+async def test_a_client_of_the_header_learns_what_becomes_of_its_id(site: Site) -> None:
+    """Behaviour 73: a new one, and that there is none any more; no cache keeps it."""
+    new = await site.fetch(Begin, headers={"X-Session-Token": ""})
+    token = new.headers["X-Session-Token"]
+    same = await site.fetch(Begin, headers={"X-Session-Token": token})
+    ended = await site.fetch(Begin, method="DELETE", headers={"X-Session-Token": token})
+
+    assert re.fullmatch("[A-Za-z0-9_-]{43}", token)
+    assert "X-Session-Token" not in same.headers
+    assert ended.headers["X-Session-Token"] == ""
+    for response in (new, ended):
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "Set-Cookie" not in response.headers
+
+
+@pytest.mark.gen_test
+async def test_an_id_in_the_header_counts_over_https(site: Site) -> None:
+    """Behaviours 58, 73: also from another machine, through a proxy that says so."""
+    server = HTTPServer(site.app, xheaders=True)
+    server.listen(0, "127.0.0.1")
+    (listening,) = server._sockets.values()
+    site.base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    headers = {
+        "Host": "shop.example",
+        "X-Forwarded-Proto": "https",
+        "X-Session-Token": "",
+    }
+    response = await site.fetch(Begin, headers=headers)
+    server.stop()
+
+    assert len(response.headers["X-Session-Token"]) == 43
 
 
 @pytest.mark.gen_test

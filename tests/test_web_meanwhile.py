@@ -46,6 +46,28 @@ async def test_a_late_write_goes_out_without_its_changes(
     assert "ended elsewhere" in caplog.text
 
 
+async def test_a_late_write_is_given_up_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviours 28, 39: the rest of the response asks and tells nothing again."""
+    caplog.set_level(logging.INFO)
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 2
+            await site.end()
+            self.write("one part, ")
+            await self.flush()
+            self.write("another")
+
+    await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body) == (200, b"one part, another")
+    assert site.vault.calls.count("save") == 1
+    assert caplog.text.count("ended elsewhere") == 1
+
+
 @pytest.mark.parametrize("verb", ["save", "transact", "reload"])
 async def test_a_late_save_learns_of_the_end(
     site: Site, errors: list[str], verb: str
@@ -230,6 +252,79 @@ async def test_an_error_takes_back_no_transaction_that_is_being_stored(
     assert response.code == 500
     assert await site.stored() == {"a": 1, "n": 2}
     errors.append(UNCAUGHT)
+
+
+async def test_an_error_leaves_no_half_of_a_transaction(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 29, 37: what it drops in the middle, the function does again."""
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    tasks: list[asyncio.Future[None]] = []
+
+    async def change(session: Session) -> None:
+        session["first"] = True
+        inside.set()
+        await go_on.wait()
+        session["second"] = True
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            tasks.append(asyncio.ensure_future(self.session.transact(change)))
+            await inside.wait()
+            raise ZeroDivisionError
+
+    await site.begin(a=1)
+    response = await site.fetch(Handler)
+    go_on.set()
+    await tasks[0]
+
+    assert response.code == 500
+    assert await site.stored() == {"a": 1, "first": True, "second": True}
+    errors.append(UNCAUGHT)
+
+
+async def test_a_response_is_saved_though_a_transaction_has_the_turn(
+    site: Site,
+) -> None:
+    """Behaviours 36, 80: on a store that answers at once it need not wait."""
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    runs: list[object] = []
+
+    async def count(session: Session) -> None:
+        session["n"] += 1
+        runs.append(session)
+        if len(runs) == 1:
+            # So that it is run again, in turn with others.
+            await site.fetch(Other)
+        elif len(runs) == 2:
+            inside.set()
+            await go_on.wait()
+
+    class Transact(SessionMixin):
+        async def get(self) -> None:
+            await self.session.transact(count)
+
+    class Other(SessionMixin):
+        def get(self) -> None:
+            self.session["other"] = 1
+
+    class Late(SessionMixin):
+        async def get(self) -> None:
+            self.session["late"] = 1
+            await site.fetch(Other2)
+            asyncio.get_running_loop().call_soon(go_on.set)
+
+    class Other2(SessionMixin):
+        def get(self) -> None:
+            self.session["other"] = 2
+
+    await site.begin(n=0)
+    transaction = asyncio.ensure_future(site.fetch(Transact))
+    await inside.wait()
+    late = await site.fetch(Late)
+
+    assert (late.code, (await transaction).code) == (200, 200)
+    assert await site.stored() == {"n": 1, "other": 2, "late": 1}
 
 
 @only_suspending

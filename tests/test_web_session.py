@@ -19,6 +19,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from tests.sites import (
+    Read,
     Site,
     Write,
     cookies,
@@ -30,6 +31,7 @@ from tornado_sessions import (
     Sessions,
     recent_login,
 )
+from tornado_sessions.cookies import Cookie
 from tornado_sessions.transports import Transports
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
@@ -172,6 +174,24 @@ async def test_a_save_in_the_middle_is_the_only_one(site: Site) -> None:
     assert len(cookies(response)) == 1
     assert await site.stored() == {"a": 1}
     assert site.saves() == 1
+
+
+async def test_what_a_save_is_storing_is_not_saved_again(site: Site) -> None:
+    """Behaviours 26, 28: where the response is finished while that is under way."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 2
+            saving = asyncio.ensure_future(self.session.save())
+            await asyncio.sleep(0)
+            await asyncio.gather(saving, self.finish("ok"))
+
+    await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert response.body == b"ok"
+    assert site.vault.calls == ["load", "save"]
+    assert await site.stored() == {"a": 2}
 
 
 async def test_a_change_after_save_is_saved_as_well(site: Site) -> None:
@@ -676,6 +696,7 @@ async def test_on_loopback_the_cookie_goes_out_without_its_prefix(
         {"Host": "shop.example"},
         {"Host": "127.0.0.1.example"},
         {"Host": "localhost.example:8888"},
+        {"Host": "shoplocalhost"},
     ],
     ids=lambda header: ": ".join(*header.items()),
 )
@@ -695,6 +716,31 @@ async def test_over_plain_http_the_cookie_is_withheld(
     site.sessions.limited_log.close()
     told = [r for r in caplog.records if r.name == "tornado_sessions"]
     assert "The last of 1 more" in told[1].message
+
+
+async def test_a_host_named_localhost_is_not_enough(site: Site) -> None:
+    """Behaviour 58: the client may be on another machine, and name what it likes."""
+
+    class Handler(Write):
+        async def prepare(self) -> None:
+            self.request.remote_ip = "203.0.113.9"
+            await super().prepare()
+
+    response = await site.fetch(Handler, headers={"Host": "localhost"})
+
+    assert response.code == 200
+    assert cookies(response) == []
+
+
+async def test_without_secure_the_cookie_goes_out_over_plain_http(site: Site) -> None:
+    """Behaviour 58: that is what the warning says to set."""
+    site.sessions.cookie = Cookie("session", {"secure": False})
+    host = {"Host": "shop.example"}
+    token = cookies(await site.fetch(Write, headers=host))
+
+    assert token == [site.token]
+    assert await site.stored() == {"a": 1}
+    assert json.loads((await site.fetch(Read, headers=host)).body) == {"a": 1}
 
 
 async def test_over_https_the_cookie_has_all_it_needs(
@@ -728,6 +774,23 @@ async def test_a_cookie_of_the_other_transport_is_not_read(site: Site) -> None:
 
     assert json.loads(response.body) == {}
     assert site.vault.calls == []
+
+
+async def test_a_request_that_ignores_the_session_keeps_it_alive(site: Site) -> None:
+    """Behaviour 48: the visitor is there, whatever the page is made of."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.write("The same for everybody.")
+
+    await site.begin(a=1)
+    now = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: now
+    response = await site.fetch(Handler)
+
+    assert "Vary" not in response.headers
+    assert site.saves() == 1
+    assert (await site.sessions.load(site.token)).last_seen == pytest.approx(now)
 
 
 async def test_a_persistent_cookie_is_renewed_with_its_record(site: Site) -> None:
@@ -807,6 +870,18 @@ async def test_a_recent_login_lasts_for_a_timedelta(site: Site) -> None:
 
     now += 60
     assert (await site.fetch(Recent)).code == 302
+
+
+async def test_a_head_is_sent_to_the_login_page_as_a_get_is(site: Site) -> None:
+    """As `tornado.web.authenticated` does it."""
+
+    class Head(Recent):
+        head = Recent.get
+
+    response = await site.fetch(Head, method="HEAD")
+
+    assert response.code == 302
+    assert response.headers["Location"].startswith("/login?next=")
 
 
 async def test_a_post_after_too_long_is_refused_with_a_reason(

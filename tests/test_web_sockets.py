@@ -720,6 +720,26 @@ async def test_a_new_socket_does_not_wait_for_the_others() -> None:
     await clients.close()
 
 
+async def test_sockets_that_came_all_at_once_drift_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behaviour 70: each has a moment of its own in the next interval."""
+    monkeypatch.setattr("tornado_sessions.sockets._FIRST_CHECK", 0)
+    clients = Clients(3600)
+    held = [clients.open(str(number)) for number in range(50)]
+    await clients.until(lambda: len(clients.asked) == 50)
+    await asyncio.gather(*clients.tasks)
+    now = asyncio.get_running_loop().time()
+    due = [watched.due - now for watched in clients.sockets._watched.values()]
+
+    assert len(due) == len(held)
+    assert max(due) <= 3600
+    assert min(due) > 2300
+    # Of fifty, all within half of the range: one in 10^13.
+    assert max(due) - min(due) > 600
+    await clients.close()
+
+
 async def test_nothing_is_looked_up_after_the_close() -> None:
     """Also where somebody was being looked up just then."""
     clients = Clients(0.001)
@@ -918,6 +938,29 @@ async def test_a_store_that_is_down_is_told_and_tried_again(
 
     told = [r.getMessage() for r in caplog.records if "kept alive" in r.getMessage()]
     assert told == ["A session could not be kept alive: Cannot load the session."]
+    assert (await site.sessions.load(site.token)).last_seen == pytest.approx(time)
+
+
+async def test_a_store_that_takes_no_writes_is_tried_once_in_a_second(
+    site: Site, caplog: pytest.LogCaptureFixture, late_checks: None
+) -> None:
+    """Behaviours 30, 49: a chat costs no write, and no log line, for each message."""
+    await site.begin(a=1)
+    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: time
+    socket = await site.connect(Chatting)
+    site.vault.failing = {"save"}
+    for _ in range(5):
+        await ask(socket, "hello")
+        await settle(site)
+    assert site.saves() == 1
+    site.vault.failing = set()
+    time += 1
+    await ask(socket, "hello")
+    await settle(site)
+
+    assert site.saves() == 2
+    assert len([r for r in caplog.records if "renewed" in r.getMessage()]) == 1
     assert (await site.sessions.load(site.token)).last_seen == pytest.approx(time)
 
 

@@ -264,6 +264,51 @@ async def test_a_store_that_is_down_gets_one_line_a_request(
     errors.append(line)
 
 
+async def test_an_error_page_is_not_given_the_stores_own_words(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviour 31: it may show the error that it is given."""
+    given: list[object] = []
+
+    class Handler(Write):
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            given.append(kwargs)
+            self.finish("An error.")
+
+        async def post(self) -> None:
+            self.session["a"] = 1
+            await self.session.save()
+
+    await site.begin(a=0)
+    site.vault.failing = {"save"}
+    for method in ("GET", "POST"):
+        response = await site.fetch(Handler, method)
+
+        assert (response.code, response.body) == (503, b"An error.")
+    assert given == [{}, {}]
+    errors += [STORE_FAILED, "503 POST"]
+
+
+async def test_an_error_page_shows_nothing_that_was_not_stored(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 30, 76: a page that greets the user would look like a success."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session.login("ada")
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            self.finish(f"Hello {self.session.user}, {dict(self.session)}")
+
+    await site.begin(a=1)
+    site.vault.failing = {"save"}
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body) == (503, b"Hello None, {'a': 1}")
+    errors.append(STORE_FAILED)
+
+
 async def test_nothing_of_a_handler_runs_where_the_load_failed(
     site: Site, errors: list[str]
 ) -> None:
