@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.web import Application, HTTPError
 
-from tests.sites import UNCAUGHT, Read, Site, cookies, see_it_fail
-from tornado_sessions import SessionMixin
+from tests.sites import STORE_FAILED, UNCAUGHT, Read, Site, cookies, see_it_fail
+from tornado_sessions import SessionError, SessionMixin
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
@@ -144,6 +145,29 @@ async def test_an_error_in_write_error_does_not_keep_the_response(
     assert response.code == 404
     assert await site.stored() == {"a": 1}
     errors.append("Uncaught exception in write_error")
+
+
+async def test_what_the_page_of_a_failed_save_changes_is_not_late(
+    site: Site, errors: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviours 29, 30: it comes after finish(), and is dropped with the rest."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            self.session.flash("Sorry.")
+            self.finish("sorry")
+
+    await site.begin(n=0)
+    site.vault.failing = {"save"}
+    response = await site.fetch(Handler)
+    gc.collect()
+
+    assert (response.code, response.body) == (503, b"sorry")
+    assert "after the response" not in caplog.text
+    errors.append(STORE_FAILED)
 
 
 async def test_an_error_in_on_finish_is_logged(site: Site, errors: list[str]) -> None:
@@ -334,6 +358,109 @@ async def test_a_prepare_without_super_is_told_what_is_missing(
         " 'await super().prepare()'." in caplog.text
     )
     errors.append(UNCAUGHT)
+
+
+async def test_a_session_before_prepare_blames_no_prepare(
+    site: Site, errors: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error names the methods where there is a session."""
+
+    class CartHandler(SessionMixin):
+        def initialize(self) -> None:
+            self.session.get("a")
+
+        def get(self) -> None:
+            self.write("not reached")
+
+    with pytest.raises(HTTPStreamClosedError):
+        await site.client.fetch(site.base_url + site.path(CartHandler))
+    assert (
+        "self.session of CartHandler is not loaded yet: prepare() does that. Use it in"
+        " the methods that follow, such as get(), and not in initialize()."
+        in caplog.text
+    )
+    errors.append(UNCAUGHT)
+
+
+@pytest.mark.parametrize("case", ["xsrf", "method", "body", "prepare"])
+async def test_an_error_before_prepare_can_read_the_session(
+    app: Application, site: Site, case: str
+) -> None:
+    """Behaviour 75: it is empty, whatever the handler overrides."""
+
+    class Handler(SessionMixin):
+        async def prepare(self) -> None:
+            if case == "prepare":
+                raise HTTPError(403)
+            await super().prepare()
+
+        def get_current_user(self) -> object:
+            return self.session.get("row")
+
+        def get_user_locale(self) -> None:
+            self.session.get("locale")
+
+        def post(self) -> None:
+            self.write("not reached")
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            session = self.session
+            self.session |= {}
+            self.finish(
+                f"{status_code} {self.locale.code} {self.current_user} {session!r}"
+                f" {session.flashes()} {session.expires_in} {session.persistent}"
+            )
+
+    app.settings["xsrf_cookies"] = case == "xsrf"
+    headers = {"Content-Type": "multipart/form-data"} if case == "body" else {}
+    await site.begin(a=1)
+    method = "PROPFIND" if case == "method" else "POST"
+    response = await site.fetch(Handler, method, headers=headers, body=b"a")
+
+    code = {"xsrf": 403, "method": 405, "body": 400, "prepare": 403}[case]
+    assert response.code == code
+    page = f"{code} en_US None <Session 0 values, new> [] 0 False"
+    assert response.body.decode() == page
+
+
+async def test_an_application_without_a_backend_has_its_error_page(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviour 75: an empty session needs no settings."""
+
+    class Handler(SessionMixin):
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            self.finish(f"{status_code} {dict(self.session)}")
+
+    del vars(site.app)["_tornado_sessions"]
+    del site.app.settings["session_backend"]
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body) == (500, b"500 {}")
+    errors.append(UNCAUGHT)
+
+
+async def test_a_session_that_was_not_loaded_saves_nothing(site: Site) -> None:
+    """Behaviour 75: save() has nothing to do; the rest raises."""
+    told = []
+
+    class Handler(SessionMixin):
+        async def prepare(self) -> None:
+            self.set_status(403)
+            await self.session.save()
+            for work in (
+                self.session.reload(),
+                self.session.transact(lambda session: session.clear()),
+            ):
+                with pytest.raises(SessionError, match="answered 403 before"):
+                    await work
+            told.append(self.session.modified)
+            self.finish("no")
+
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body, told) == (403, b"no", [False])
+    assert site.vault.calls == []
 
 
 @pytest.mark.parametrize("case", ["xsrf", "method", "body", "prepare"])

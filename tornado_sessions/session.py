@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import difflib
+import logging
 import math
 import secrets
 from collections.abc import (
@@ -32,6 +33,8 @@ from tornado_sessions.codec import (
 from tornado_sessions.errors import SessionDataError, SessionError
 
 T = TypeVar("T")
+
+logger = logging.getLogger("tornado_sessions")
 
 #: How many characters a `Session.label` has at the most.
 LONGEST_LABEL = 200
@@ -99,7 +102,10 @@ class Session(MutableMapping[str, Any]):
     committed. After an uncaught error, or with a status of 500 and above,
     changes and verbs are dropped; only `destroy` holds. Once the headers of
     the response have left, what would need a new cookie raises
-    `.SessionError`: a first write to a new session, `regenerate`, `login`.
+    `.SessionError`: a first write to a new session, `regenerate`, `login`, a change
+    of `persistent`, `set_expiry` of a persistent session, and every change on the
+    cookie backend. A change after the response has to be saved with `save`; one
+    that is lost is logged when the session object goes away.
     """
 
     __slots__ = (
@@ -108,8 +114,10 @@ class Session(MutableMapping[str, Any]):
         "_destroyed",
         "_ended",
         "_era",
+        "_finished_by",
         "_fresh",
         "_keeper",
+        "_late",
         "_lock",
         "_mine",
         "_moved",
@@ -132,6 +140,9 @@ class Session(MutableMapping[str, Any]):
         version: Any = None,  # noqa: ANN401
         renew: bool = False,
     ) -> None:
+        # Changed after the response was finished, and by whose name: see `__del__`.
+        self._late = False
+        self._finished_by = ""
         self._keeper = keeper
         if base is None:
             base = self._blank()
@@ -188,8 +199,8 @@ class Session(MutableMapping[str, Any]):
                 f"The session key {key!r} cannot be stored: keys are strings,"
                 f" and this is of type {type(key).__name__}."
             )
-        if self._sent:
-            self._require_cookie()
+        if self._sent or self._finished_by:
+            self._check_late()
         if type(value) is Raw:
             # It would be taken for one that was loaded, and not be checked.
             raise SessionDataError(
@@ -198,6 +209,7 @@ class Session(MutableMapping[str, Any]):
         self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
+        self._check_late_removal()
         del self._values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -238,6 +250,8 @@ class Session(MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Removes all values, and keeps the session itself; see `destroy`."""
+        if self._values:
+            self._check_late_removal()
         self._values.clear()
 
     def __repr__(self) -> str:
@@ -353,6 +367,9 @@ class Session(MutableMapping[str, Any]):
     def persistent(self, value: bool) -> None:
         if type(value) is not bool:
             raise TypeError(f"persistent is True or False, not {value!r}.")
+        self._check_late()
+        if value != self.persistent:
+            self._require_headers("A change of session.persistent")
         self._field(persistent=value)
 
     @property
@@ -375,8 +392,7 @@ class Session(MutableMapping[str, Any]):
                 f" {len(value)}. Shorten it."
             )
         _check_unicode(value, "label is Unicode text.")
-        if self._sent:
-            self._require_cookie()
+        self._check_late()
         self._field(label=value)
 
     # The verbs.
@@ -399,6 +415,7 @@ class Session(MutableMapping[str, Any]):
         alive end, four at most.
         """
         if self._token is not None:
+            self._check_late()
             self._ended = {**self._ended, self._token: self._base.user}
         self._note_end()
 
@@ -459,6 +476,9 @@ class Session(MutableMapping[str, Any]):
             if value <= 0:
                 self.destroy()
                 return
+            self._check_late()
+            if self.persistent:
+                self._require_headers("set_expiry() of a persistent session")
             self._field(**{name: float(value)})
         self._field(expires=self._keeper._ends(self._mine))
 
@@ -473,8 +493,7 @@ class Session(MutableMapping[str, Any]):
                     f"flash() takes a text and a category, not {type(part).__name__}."
                 )
             encode_value("flash", part)
-        if self._sent:
-            self._require_cookie()
+        self._check_late()
         flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
         self._field(flashes=latest(flashes))
 
@@ -485,6 +504,7 @@ class Session(MutableMapping[str, Any]):
         """
         left = list(self._mine.flashes.values())
         if left:
+            self._check_late_removal()
             self._field(flashes={})
         return left
 
@@ -624,6 +644,45 @@ class Session(MutableMapping[str, Any]):
 
     def _field(self, **fields: Any) -> None:
         self._mine = msgspec.structs.replace(self._mine, **fields)
+
+    def __del__(self) -> None:
+        if self._late and (lost := self._lost()):
+            logger.warning(
+                "The session was changed after the response of %s was finished, and"
+                " that is lost: %s. Change it before finish(), or call 'await"
+                " self.session.save()' after the change.",
+                self._finished_by,
+                lost,
+            )
+
+    def _lost(self) -> str:
+        """Returns what was changed and not saved, as a log may say it."""
+        base, values = self._base, self._values
+        changed = sum(key not in values for key in base.values)
+        for key, value in values.items():
+            try:
+                encoded = value if type(value) is Raw else encode_value(key, value)
+            except SessionDataError:
+                encoded = None
+            changed += encoded is None or base.values.get(key) != encoded
+        lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
+        if self._mine is not base and not same_fields(self._mine, base):
+            lost.append("a message or setting of the session")
+        if self._ended:
+            lost.append("its end")
+        return " and ".join(lost)
+
+    def _check_late(self) -> None:
+        """Raises for a change that comes too late, and notes one that may be lost."""
+        if self._sent:
+            self._require_cookie()
+        if self._finished_by:
+            self._late = True
+
+    def _check_late_removal(self) -> None:
+        # Without a record only a change is taken back that was not stored.
+        if self._token is not None:
+            self._check_late()
 
     def _require_headers(self, what: str) -> None:
         if self._sent:

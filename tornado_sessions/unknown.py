@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
+from tornado_sessions.codec import Envelope
+from tornado_sessions.errors import SessionError
 from tornado_sessions.session import Keeper, Session
 
 
@@ -30,3 +33,70 @@ class AmbiguousSession(Session):
             self._ended = {**self._ended, **self._found}
             self._refusal = None
         super().destroy()
+
+
+class UnloadedSession(Session):
+    """The session of a request that was answered before one was loaded.
+
+    It is empty and can only be read, as on an error page. A change raises
+    `.SessionError` with ``reason``, and so does `destroy`: it is not known which
+    session is to end.
+    """
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_NoStore())
+        self._reason = reason
+        # Every change asks whether it can still be stored.
+        self._sent = True
+
+    def destroy(self) -> None:
+        """Raises `.SessionError`."""
+        self._refuse()
+
+    async def reload(self) -> None:
+        """Raises `.SessionError`."""
+        self._refuse()
+
+    async def transact(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
+        """Raises `.SessionError`, and does not call ``function``."""
+        self._refuse()
+
+    def _require_cookie(self) -> None:
+        self._refuse()
+
+    def _require_headers(self, what: str) -> None:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise SessionError(self._reason)
+
+
+class _NoStore:
+    """Keeps nothing, so that an error page needs neither settings nor a store."""
+
+    revocable = True
+
+    def now(self) -> float:
+        return 0.0
+
+    def _ends(self, envelope: Envelope) -> float:
+        return 0.0
+
+    def _timeout(self, envelope: Envelope) -> float:
+        return 0.0
+
+    def _is_persistent(self, envelope: Envelope) -> bool:
+        return False
+
+    async def commit(self, session: Session) -> None:
+        """Does nothing: nothing can have been changed."""
+
+    async def _reload(self, session: Session) -> None:
+        await session.reload()
+
+    async def _transact(
+        self, session: Session, function: Callable[[Session], Any]
+    ) -> Any:  # noqa: ANN401
+        return await session.transact(function)

@@ -23,6 +23,13 @@ from tornado_sessions.web import SessionMixin, recent_login
 Act = Callable[[SessionMixin], object]
 
 
+#: A page that reads all that there is of a session.
+ERROR_PAGE = """\
+{% for text, category in handler.session.flashes() %}{{ text }} {% end %}\
+Status {{ status }}, user {{ current_user }}, {{ len(handler.session) }} values,\
+ {{ session_url("/next") }}, {{ locale.code }}, {{ bool(handler.xsrf_token) }}"""
+
+
 class ActingHandler(tornado.web.RequestHandler):
     """Does what its visitor sent: functions, named in the header ``Acts``."""
 
@@ -64,6 +71,27 @@ class MemberHandler(ActingSessionHandler):
     get = head = post = tornado.web.authenticated(ActingHandler.get)  # type: ignore[assignment]
 
 
+class HookedHandler(ActingSessionHandler):
+    """Does acts on the page of an error and in `on_finish`, too.
+
+    They are named in the headers ``Error-Acts`` and ``Finish-Acts``.
+    """
+
+    def get_user_locale(self) -> None:
+        self.session.get("locale")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        name = self.request.headers.get("Error-Acts")
+        for act in self.settings["acts"].get(name, ()):
+            act(self)
+        self.render("error.html", status=status_code)
+
+    def on_finish(self) -> None:
+        name = self.request.headers.get("Finish-Acts")
+        for act in self.settings["acts"].get(name, ()):
+            act(self)
+
+
 class RecentHandler(ActingSessionHandler):
     """Does the same for whoever has signed in within the last five minutes."""
 
@@ -95,10 +123,13 @@ def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Appli
             ("/socket", ActingSocketHandler),
             ("/members", MemberHandler),
             ("/recent", RecentHandler),
+            ("/hooks", HookedHandler),
         ],
         acts=acts,
         login_url="/login",
-        template_loader=tornado.template.DictLoader({"page.html": "A page."}),
+        template_loader=tornado.template.DictLoader(
+            {"page.html": "A page.", "error.html": ERROR_PAGE}
+        ),
         **settings,
     )
 

@@ -40,6 +40,7 @@ from tornado_sessions.testing.applications import (
 from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.identity import IdentityContract
+from tornado_sessions.testing.responses import ResponseContract
 from tornado_sessions.testing.saving import SavingContract
 from tornado_sessions.testing.several import SeveralIdsContract
 from tornado_sessions.testing.sockets import SocketContract
@@ -93,6 +94,7 @@ WRITES: tuple[tuple[Act, dict[str, Any]], ...] = (
 class HandlerContract(
     IdentityContract,
     SeveralIdsContract,
+    ResponseContract,
     SavingContract,
     ConcurrencyContract,
     ExpiryContract,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import tornado.web
 
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.sessions.users import own
+from tornado_sessions.unknown import UnloadedSession
 
 
 class SessionHandler(tornado.web.RequestHandler):
@@ -17,6 +21,10 @@ class SessionHandler(tornado.web.RequestHandler):
     _session: Session | None = None
     _session_loaded = False
     _session_used = False
+    # What an error page has that comes before the session is loaded.
+    _unloaded_session: UnloadedSession | None = None
+    # The prepare() that loads the session.
+    _own_prepare: ClassVar[Callable[..., object] | None] = None
     # The id that the client has sent.
     _client_token: str | None = None
     # There are headers to write although there is no session.
@@ -39,17 +47,14 @@ class SessionHandler(tornado.web.RequestHandler):
     def session(self) -> Session:
         """The visitor's session, the same object throughout the request.
 
-        It is loaded in `prepare`. Raises `RuntimeError` before that.
+        It is loaded in `prepare`. Raises `RuntimeError` before that. Where an
+        error is answered without it, as where the load has failed, it is an empty
+        session that can only be read: a change raises `.SessionError`.
         """
         session = self._session
         if session is None:
             if not self._session_loaded:
-                raise RuntimeError(
-                    "self.session is not loaded. If"
-                    f" {type(self).__name__} overrides prepare(), it must call"
-                    " 'await super().prepare()'. Before prepare(), as in"
-                    " initialize(), there is no session yet."
-                )
+                return self._get_unloaded_session()
             session = self._session = Session(self._all_sessions)
             session._sent = self._headers_written
         self._session_used = True
@@ -58,11 +63,36 @@ class SessionHandler(tornado.web.RequestHandler):
     @session.setter
     def session(self, value: Session) -> None:
         # What ``self.session |= {…}`` does last.
-        if value is not self._session:
+        if value is not self._session and value is not self._unloaded_session:
             raise AttributeError(
                 "self.session cannot be replaced. Change its values with update() and"
                 " clear(), or end it with destroy()."
             )
+
+    def _get_unloaded_session(self) -> Session:
+        # Tornado sets the status after set_default_headers() was called.
+        status = getattr(self, "_status_code", 200)
+        if status < 400:
+            name = type(self).__name__
+            if type(self).prepare is type(self)._own_prepare:
+                raise RuntimeError(
+                    f"self.session of {name} is not loaded yet: prepare() does that. Use"
+                    " it in the methods that follow, such as get(), and not in"
+                    " initialize()."
+                )
+            raise RuntimeError(
+                f"self.session is not loaded. If {name} overrides prepare(), it must"
+                " call 'await super().prepare()'. Before prepare(), as in initialize(),"
+                " there is no session yet."
+            )
+        self._session_used = self._speaks = True
+        if self._unloaded_session is None:
+            self._unloaded_session = UnloadedSession(
+                f"The session cannot be changed: the request was answered {status}"
+                " before its session was loaded. On the page of such an error it is"
+                " empty and can only be read."
+            )
+        return self._unloaded_session
 
     def _add_header(self, name: str, value: str) -> None:
         # Without the checks of add_header(), which each request would pay for: the

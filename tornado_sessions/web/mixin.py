@@ -78,13 +78,13 @@ class SessionMixin(SocketHandler):
         if more is not None:
             await more
 
-    def get_current_user(self) -> Any:  # noqa: ANN401
-        """Answers `.Session.user`.
+    _own_prepare = prepare
 
-        None where an error is answered before the session could be loaded.
+    def get_current_user(self) -> Any:  # noqa: ANN401
+        """Returns `.Session.user`.
+
+        Returns None where an error is answered before the session was loaded.
         """
-        if not self._session_loaded and self.get_status() >= 400:
-            return None
         return self.session.user
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
@@ -103,6 +103,9 @@ class SessionMixin(SocketHandler):
         self, chunk: str | bytes | dict[str, Any] | None = None
     ) -> asyncio.Future[None]:
         """Commits the session, then finishes the response."""
+        if self._session is not None and self._status_code != 101:
+            # What is changed from now on is saved by nobody, unless save() is called.
+            self._session._finished_by = type(self).__name__
         if self._session is None or self._finished or not self._must_commit():
             return super().finish(chunk)
         if chunk is not None:
@@ -114,6 +117,9 @@ class SessionMixin(SocketHandler):
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answers a failed store with 503, and says nothing of its reasons."""
         error = kwargs.get("exc_info", (None, None))[1]
+        if self._session is not None:
+            # The response is made anew.
+            self._session._finished_by = ""
         if isinstance(error, BackendError):
             # In debug mode the traceback would carry the store's own text.
             del kwargs["exc_info"]
@@ -325,6 +331,8 @@ class SessionMixin(SocketHandler):
             self.set_header("Cache-Control", "no-store")
         session = self._session
         if session is None:
+            if self._unloaded_session is not None:
+                self._add_vary(getattr(self._transports, "vary", "Cookie"))
             if self._xsrf is not None:
                 self._write_xsrf_cookie()
             return
