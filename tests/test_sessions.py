@@ -19,6 +19,7 @@ from tornado_sessions import (
     Session,
     SessionDataError,
     SessionError,
+    SessionEvent,
     SessionGoneError,
     Sessions,
     Vault,
@@ -104,6 +105,52 @@ class LoadTest(SessionsCase):
 
         assert other["a"] == [1]
         assert await self.values(token) == {"a": [1]}
+
+
+class PingTest(SessionsCase):
+    async def test_a_ping_asks_the_store_and_nothing_else(self) -> None:
+        """Behaviour 90: no record, no event, and no clean-up begins with it."""
+        events: list[SessionEvent] = []
+        sessions = self.make(self.vault, listener=events.append)
+        self.vault.calls.clear()
+
+        await sessions.ping()
+
+        assert self.vault.calls == ["ping"]
+        assert repr(self.backend).startswith("<MemoryBackend 0 of")
+        assert events == []
+        await sessions.close()
+
+    async def test_a_ping_of_a_store_that_fails_raises(self) -> None:
+        """Behaviour 90: and no listener is told, as no request has failed."""
+        events: list[SessionEvent] = []
+        sessions = self.make(self.vault, listener=events.append)
+        self.vault.failing.add("ping")
+
+        with self.assertNoLogs("tornado_sessions"), pytest.raises(BackendError):
+            await sessions.ping()
+
+        self.vault.failing.clear()
+        await sessions.ping()
+        assert events == []
+        await sessions.close()
+
+    async def test_a_ping_loads_a_key_that_nobody_has(self) -> None:
+        """Behaviour 90: another one each time, where the backend has no better way."""
+        keys: list[bytes] = []
+
+        class Watched(MemoryBackend):
+            async def load(self, key: bytes) -> Record | None:
+                keys.append(key)
+                return await super().load(key)
+
+        sessions = self.make(Vault(Watched()))
+        await sessions.ping()
+        await sessions.ping()
+
+        assert [len(key) for key in keys] == [32, 32]
+        assert len(set(keys)) == 2
+        await sessions.close()
 
 
 class CommitTest(SessionsCase):

@@ -32,6 +32,7 @@ A whole backend, good for one process and for reading::
 from __future__ import annotations
 
 import abc
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
@@ -143,6 +144,15 @@ class Backend(abc.ABC):
         what is known, without any I/O.
         """
         return False
+
+    async def ping(self) -> None:
+        """Asks the store whether it is there; raises `.BackendError` if not.
+
+        It stores nothing. By default it loads a key that nobody has, which is right
+        for every store that keeps all keys in one place. Override it where part of
+        the store does not answer for the rest, as in a pool of servers.
+        """
+        await self.load(secrets.token_bytes(32))
 
     async def purge(self, now: float) -> int:
         """Removes one batch of records that expired before ``now``.

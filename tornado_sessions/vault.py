@@ -32,9 +32,9 @@ class Vault:
     sessions.
 
     This is all that `.Sessions` talks to. A store that keeps nothing on the
-    server, such as a sealed cookie, is a subclass that replaces `load`,
-    `save` and `delete`, and is made by ``from_url(url, settings)`` as a
-    `.Backend` is.
+    server, such as a sealed cookie, is a subclass that replaces `load`, `save`,
+    `delete`, `ping`, `purge` and `close`, and is made by
+    ``from_url(url, settings)`` as a `.Backend` is.
     """
 
     #: Whether a deleted session is dead wherever its token has been copied to.
@@ -147,6 +147,13 @@ class Vault:
     def fingerprint_found(self, key: bytes) -> str:
         """Answers the same of a record that `find` answered, by its key."""
         return fingerprint(key)
+
+    async def ping(self) -> None:
+        """Asks the store whether it is there; raises `.BackendError` if not.
+
+        A vault that keeps nothing on the server has nothing to ask.
+        """
+        await self.backend.ping()
 
     async def purge(self, now: float) -> int:
         """Removes one batch of expired records and answers how many went."""

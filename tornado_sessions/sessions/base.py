@@ -90,6 +90,15 @@ class BaseSessions(TellingSessions):
         task.add_done_callback(self._done)
         return task
 
+    async def ping(self) -> None:
+        """Asks every store that a load or a save would ask whether it is there.
+
+        That is for a readiness check. It stores nothing, and no listener is told.
+        Raises `.BackendError` where a store fails or does not answer within its
+        time limit.
+        """
+        await self.vault.ping()
+
     async def purge(self) -> int:
         """Removes what has expired from the store and answers how many went.
 

@@ -590,6 +590,7 @@ class BackendContract(_Case):
         if backend.lists_users:
             self.assertEqual(len(_run(_find(backend, user))), 1)
         _run(backend.delete(key))
+        _run(backend.ping())
         _run(_purge_all(backend))
         _run(backend.close())
 
@@ -641,6 +642,19 @@ class BackendContract(_Case):
 
         self.assertFalse(any(backend.avoids(key) for key in _new_keys(100)))
 
+    async def test_a_ping_stores_nothing_and_changes_nothing(self) -> None:
+        """Behaviour 90: it may be the first operation there is, and comes at any time."""
+        backend, key = self._open(), _new_key()
+        await backend.ping()
+        await backend.save(key, _record(b"one"))
+        version = (await _load(backend, key)).version
+
+        for _ in range(3):
+            await backend.ping()
+
+        await backend.save(key, _record(b"two", version))
+        self.assertEqual((await _load(backend, key)).data, b"two")
+
     # Opening, closing, failing.
 
     async def test_a_backend_is_made_without_a_running_loop(self) -> None:
@@ -668,6 +682,7 @@ class BackendContract(_Case):
         await backend.close()
 
         try:
+            await backend.ping()
             await backend.save(key, _record(b"two"))
         except BackendError:
             return

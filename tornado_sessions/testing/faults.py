@@ -27,8 +27,8 @@ class FaultyVault(Vault):
         self.lists_users = inner.lists_users
         self.ends_users = inner.ends_users
         self._suspends = suspends
-        #: Which of "load", "save", "delete" and "find" fail before they reach the
-        #: store; "replace" is a save to a token that there is.
+        #: Which of "load", "save", "delete", "find" and "ping" fail before they reach
+        #: the store; "replace" is a save to a token that there is.
         self.failing: set[str] = set()
         #: What the store is said to have answered when it failed.
         self.reason = "the disk of the store is on fire"
@@ -73,6 +73,10 @@ class FaultyVault(Vault):
 
     def fingerprint_found(self, key: bytes) -> str:
         return self.inner.fingerprint_found(key)
+
+    async def ping(self) -> None:
+        await self._enter("ping")
+        await self.inner.ping()
 
     async def purge(self, now: float) -> int:
         return await self.inner.purge(now)

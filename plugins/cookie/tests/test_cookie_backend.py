@@ -787,6 +787,19 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
             store = SQLiteBackend(f"{directory}/ends.db")
             self.assertFalse(CookieBackend({0: SECRET}, 0, not_before=store).immediate)
 
+    async def test_a_ping_asks_the_store(self) -> None:
+        """Behaviour 90: it fails as each request of a signed-in user would."""
+        await self.sessions.ping()
+        self.assertEqual(self.store.loads, 1)
+
+        self.store.fails = True
+        with self.assertRaisesRegex(BackendError, "is on fire"):
+            await self.sessions.ping()
+
+    async def test_without_a_store_a_ping_asks_nothing(self) -> None:
+        """Behaviour 90: a cookie alone is always there."""
+        await Sessions(CookieBackend({0: SECRET}, 0)).ping()
+
     async def test_the_store_is_purged_and_closed(self) -> None:
         """Behaviour 65: with the sessions."""
         await self.store.save(b"k" * 32, Record(b"x", expires=1.0))

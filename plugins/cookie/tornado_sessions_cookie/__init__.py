@@ -220,6 +220,11 @@ class CookieBackend(Vault):
             )
         await self._ends.put(user, _End(time, but))
 
+    async def ping(self) -> None:
+        """Asks the backend ``not_before``; without one there is nothing to ask."""
+        if self._ends is not None:
+            await self._ends.backend.ping()
+
     async def purge(self, now: float) -> int:
         """Has the backend ``not_before`` remove a batch of what expired there."""
         return 0 if self._ends is None else await self._ends.backend.purge(now)

@@ -361,11 +361,18 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
             ("save", b"STORED\n"),
             ("delete", b"STORED\r\n"),
             ("delete", b"END\r\n"),
+            ("ping", b"STORED\r\n"),
+            ("ping", b"ERROR\r\n"),
         ):
             with self.subTest(asked=asked, answer=answer):
                 backend = await self._answering(answer)
-                load, save, _, delete = _operations(backend)
-                operation = {"load": load, "save": save, "delete": delete}[asked]
+                load, save, _, delete, ping = _operations(backend)
+                operation = {
+                    "load": load,
+                    "save": save,
+                    "delete": delete,
+                    "ping": ping,
+                }[asked]
                 told = answer.decode().split()[0]
                 for _ in range(2):
                     with self.assertRaisesRegex(BackendError, f"it answered '{told}"):
@@ -433,7 +440,10 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
             with contextlib.suppress(ConnectionError):
                 while line := await reader.readline():
                     # A command; the data of a record are one word.
-                    if len(words := line.split()) > 1:
+                    words = line.split()
+                    if words == [b"version"]:
+                        writer.write(self.answer)
+                    elif len(words) > 1:
                         writer.write(self.answer.replace(b"{key}", words[1]))
             writer.close()
 
@@ -1074,6 +1084,29 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
             for server in servers:
                 server.start()
 
+    async def test_a_ping_fails_where_no_server_answers(self) -> None:
+        """Behaviour 90: while one does, new sessions go there."""
+        backend = self._backend(*self.servers, timeout=60)
+        for server in self.servers:
+            await backend.ping()
+            server.kill()
+
+        with self.assertRaisesRegex(BackendError, "cannot be reached"):
+            await backend.ping()
+
+        self.servers[2].start()
+        await backend.ping()
+
+    async def test_a_ping_finds_out_which_servers_are_down(self) -> None:
+        """Behaviours 66, 90: it asks all of them, and new sessions avoid those."""
+        backend = self._backend(*self.servers, timeout=60)
+        keys = [await self._key_on(server, backend) for server in self.servers]
+        self.servers[1].kill()
+
+        await backend.ping()
+
+        self.assertEqual([backend.avoids(key) for key in keys], [False, True, False])
+
     async def _key_on(self, server: Memcached, backend: MemcachedBackend) -> bytes:
         """Answers a key that is not in use, of those that ``server`` keeps."""
         while True:
@@ -1297,4 +1330,5 @@ def _operations(backend: Backend) -> list[Callable[[], Awaitable[object]]]:
         lambda: backend.save(_new_key(), _record(b"new")),
         lambda: backend.save(_new_key(), _record(b"replaced", 1)),
         lambda: backend.delete(_new_key()),
+        backend.ping,
     ]

@@ -153,6 +153,18 @@ class MemcachedBackend(Backend):
     async def delete(self, key: bytes) -> None:
         await self._server_of(key).run(aiomcache.Client.delete, self._name(key))
 
+    async def ping(self) -> None:
+        """Asks all servers at once; raises `.BackendError` if none answers.
+
+        While one does, its sessions go on and new ones go there.
+        """
+        self._begin()
+        pings = (server.run(aiomcache.Client.version) for server in self._servers)
+        outcomes = await asyncio.gather(*pings, return_exceptions=True)
+        failures = [each for each in outcomes if isinstance(each, BaseException)]
+        if len(failures) == len(outcomes):
+            raise failures[0]
+
     def avoids(self, key: bytes) -> bool:
         """Tells whether the server of ``key`` has just failed, and another has not.
 
@@ -183,6 +195,14 @@ class MemcachedBackend(Backend):
         That is the one with the highest score of this key (rendezvous hashing),
         so that the order of servers does not matter, nor what others there are.
         """
+        self._begin()
+        if len(self._servers) == 1:
+            return self._servers[0]
+        # A key is a digest, so any eight bytes of it do.
+        number = int.from_bytes(key[:8], "big")
+        return max(self._servers, key=lambda server: number * server.factor % _PRIME)
+
+    def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # The first use; or another process, whose connections stay its own.
@@ -191,11 +211,6 @@ class MemcachedBackend(Backend):
             self._servers = [
                 _Server(host, port, deadlines) for host, port in self.servers
             ]
-        if len(self._servers) == 1:
-            return self._servers[0]
-        # A key is a digest, so any eight bytes of it do.
-        number = int.from_bytes(key[:8], "big")
-        return max(self._servers, key=lambda server: number * server.factor % _PRIME)
 
 
 _OPTIONS = {"timeout": float, "prefix": str, "max_bytes": int}
@@ -326,6 +341,8 @@ class _Exchange:
         that to the next command.
         """
         command = self.command
+        if command == b"version\r\n":
+            return answer.startswith((b"VERSION ", b"SERVER_ERROR "))
         if command.startswith(b"gets "):
             return answer == b"END\r\n" or (
                 answer.startswith(b"VALUE %b " % command[5:-2])

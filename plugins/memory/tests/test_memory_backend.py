@@ -483,7 +483,7 @@ class ProcessTest(unittest.IsolatedAsyncioTestCase):
         )
 
         *child, parent = output.splitlines()
-        self.assertEqual(len(child), 5)
+        self.assertEqual(len(child), 6)
         for line in child:
             self.assertRegex(line, r"BackendError: .* process \d+ was forked .*sqlite")
             self.assertIn("session_backend='memory:?any_process=true'", line)
@@ -530,7 +530,7 @@ class ProcessTest(unittest.IsolatedAsyncioTestCase):
             """
         )
 
-        self.assertEqual(output, "worked\n" * 5)
+        self.assertEqual(output, "worked\n" * 6)
 
     async def test_closing_drops_all_sessions(self) -> None:
         """Closed means forgotten; the backend begins anew."""
@@ -660,6 +660,7 @@ def _in_a_process(code: str) -> str:
             yield backend.save(bytes([1] * 32), Record(b"one"))
             yield backend.delete(KEY)
             yield backend.purge(0.0)
+            yield backend.ping()
             yield anext(backend.find("ann"), None)
 
         def outcome(operation):

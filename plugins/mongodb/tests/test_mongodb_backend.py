@@ -683,6 +683,7 @@ class FaultFacts(_Case):
             *operations,
             self.backend.save(secrets.token_bytes(32), Record(b"data")),
             self.backend.delete(secrets.token_bytes(32)),
+            self.backend.ping(),
             anext(self.backend.find("ann"), None),
             return_exceptions=True,
         )

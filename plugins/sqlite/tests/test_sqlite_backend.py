@@ -740,9 +740,10 @@ class FailureTest(_Case):
         self, backend: Backend, told: str, key: bytes | None = None
     ) -> None:
         """Every operation fails, with a message and with the driver's error."""
-        for operation in (backend.load, backend.delete):
+        key = key or _new_key()
+        for operation in (backend.load(key), backend.delete(key), backend.ping()):
             with self.assertRaises(BackendError) as caught:
-                await operation(key or _new_key())
+                await operation
             self.assertIn(
                 f"The session database {str(self.path)!r}", str(caught.exception)
             )
