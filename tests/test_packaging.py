@@ -28,7 +28,16 @@ each_distribution = pytest.mark.parametrize(
 levels = (
     {"errors", "events", "logs"},
     {"backend", "deadlines", "merge", "options"},
-    {"codec", "cookies", "registry", "sockets", "transports", "vault", "xsrf"},
+    {
+        "codec",
+        "cookies",
+        "registry",
+        "sockets",
+        "storage",
+        "transports",
+        "vault",
+        "xsrf",
+    },
     {"session", "settings"},
     {"unknown"},
     {"sessions"},

@@ -1,0 +1,446 @@
+"""Tests of the base class for backends on a client library.
+
+The store is a server on loopback that keeps lines of text, and can be told to
+fail and to hang. Its driver does what a driver does, no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import unittest
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
+
+from tornado_sessions.backend import Record
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionError,
+)
+from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.testing import BackendContract
+
+KEY = b"k" * 32
+
+
+class PigeonError(Exception):
+    """The driver's own error, with a code and a text."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Loft:
+    """The server: its notes, and what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.notes: dict[bytes, tuple[int, bytes, str | None, float]] = {}
+        self.number = 0
+        self.error: PigeonError | None = None
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.connected = self.disconnected = 0
+
+
+class Pigeon:
+    """The driver: a connection to a loft."""
+
+    def __init__(self, loft: Loft) -> None:
+        self.loft = loft
+        self.loop = asyncio.get_running_loop()
+
+    async def fly(self) -> dict[bytes, tuple[int, bytes, str | None, float]]:
+        assert self.loop is asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        await self.loft.answers.wait()
+        if self.loft.error is not None:
+            raise self.loft.error
+        return self.loft.notes
+
+
+class PigeonBackend(DriverBackend[Pigeon]):
+    durable = shared = lists_users = True
+    store = "The loft"
+    errors = (PigeonError,)
+    advice: ClassVar[Mapping[int | str, str]] = {
+        13: "Grant it the roof.",
+        "no seeds": "Feed them.",
+    }
+    options: ClassVar[Mapping[str, type]] = {"colour": str}
+
+    def __init__(self, address: str, loft: Loft, **options: Any) -> None:
+        super().__init__(address, **options)
+        self.loft = loft
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> PigeonBackend:
+        _, _, query = url.partition("?")
+        options = cls.read_options("pigeon", query)
+        options.pop("colour", None)
+        return cls("roof", Loft(), **options)
+
+    async def connect(self) -> Pigeon:
+        pigeon = Pigeon(self.loft)
+        await pigeon.fly()
+        self.loft.connected += 1
+        return pigeon
+
+    async def disconnect(self, connection: Pigeon) -> None:
+        await connection.fly()
+        self.loft.disconnected += 1
+
+    async def load_from(self, connection: Pigeon, key: bytes) -> Record | None:
+        note = (await connection.fly()).get(key)
+        return None if note is None else Record(note[1], note[0])
+
+    async def insert_into(self, connection: Pigeon, key: bytes, record: Record) -> bool:
+        notes = await connection.fly()
+        if key in notes:
+            return False
+        self._put(notes, key, record)
+        return True
+
+    async def replace_in(self, connection: Pigeon, key: bytes, record: Record) -> bool:
+        notes = await connection.fly()
+        if key not in notes or notes[key][0] != record.version:
+            return False
+        self._put(notes, key, record)
+        return True
+
+    def _put(self, notes: dict[bytes, Any], key: bytes, record: Record) -> None:
+        self.loft.number += 1
+        notes[key] = (
+            self.loft.number,
+            bytes(record.data),
+            record.user,
+            record.expires,
+        )
+
+    async def delete_from(self, connection: Pigeon, key: bytes) -> None:
+        (await connection.fly()).pop(key, None)
+
+    async def purge_in(self, connection: Pigeon, now: float) -> int:
+        notes = await connection.fly()
+        expired = [k for k, note in notes.items() if note[3] and note[3] < now][:100]
+        for key in expired:
+            del notes[key]
+        return len(expired)
+
+    async def find_in(
+        self, connection: Pigeon, user: str
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        notes = await connection.fly()
+        found = [(k, Record(n[1], n[0])) for k, n in notes.items() if n[2] == user]
+        for begin in range(0, len(found), 2):
+            await connection.fly()
+            yield found[begin : begin + 2]
+
+    def code_of(self, error: Exception) -> int | None:
+        return error.code if isinstance(error, PigeonError) else None
+
+    def is_broken(self, connection: Pigeon, error: BaseException) -> bool:
+        return isinstance(error, (asyncio.TimeoutError, asyncio.CancelledError))
+
+
+class PigeonContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+    """A backend on the base class passes the contract with what it must define."""
+
+    def setUp(self) -> None:
+        self.loft = Loft()
+
+    def make_backend(self) -> PigeonBackend:
+        return PigeonBackend("roof", self.loft)
+
+
+class DriverBackendTest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        self.loft = Loft()
+        self.backend = PigeonBackend("roof", self.loft, timeout=0.1)
+
+    async def test_it_connects_at_first_use_and_once(self) -> None:
+        """Operations at the same time wait for one connection."""
+        self.assertEqual(self.loft.connected, 0)
+
+        await asyncio.gather(*(self.backend.load(KEY) for _ in range(10)))
+
+        self.assertEqual(self.loft.connected, 1)
+
+    async def test_a_cancelled_operation_does_not_stop_the_connecting(self) -> None:
+        """Behaviour 68: others wait for the same connection."""
+        self.loft.answers.clear()
+        first, second = (asyncio.ensure_future(self.backend.load(KEY)) for _ in "ab")
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        self.loft.answers.set()
+
+        self.assertIsNone(await second)
+        self.assertEqual(self.loft.connected, 1)
+
+    async def test_closing_disconnects_and_the_next_use_connects_again(self) -> None:
+        """A backend that was never used closes as well, and so does a closed one."""
+        await self.backend.close()
+        await self.backend.load(KEY)
+        await self.backend.close()
+        await self.backend.close()
+        self.assertEqual(self.loft.disconnected, 1)
+
+        await self.backend.load(KEY)
+
+        self.assertEqual(self.loft.connected, 2)
+
+    async def test_closing_succeeds_while_the_store_is_down(self) -> None:
+        """There is nothing left to close."""
+        await self.backend.load(KEY)
+        self.loft.error = PigeonError(1, "It is gone.")
+
+        await self.backend.close()
+
+    async def test_an_error_of_the_driver_is_the_cause(self) -> None:
+        """Behaviour 31: the message has the driver's text, for the log."""
+        self.loft.error = PigeonError(1, "it rained")
+
+        with self.assertRaises(BackendError) as raised:
+            await self.backend.load(KEY)
+
+        self.assertIs(raised.exception.__cause__, self.loft.error)
+        self.assertEqual(str(raised.exception), "The loft 'roof' failed: it rained.")
+
+    async def test_an_error_comes_with_advice_by_its_code_or_by_a_word(self) -> None:
+        """A message says what to do."""
+        for error, advice in (
+            (PigeonError(13, "not allowed"), "Grant it the roof."),
+            (PigeonError(1, "there are no seeds left"), "Feed them."),
+        ):
+            self.loft.error = error
+
+            with self.assertRaises(BackendError) as raised:
+                await self.backend.delete(KEY)
+
+            self.assertTrue(str(raised.exception).endswith(advice))
+
+    async def test_each_operation_has_a_timeout(self) -> None:
+        """Behaviour 66: connecting and closing have it, too."""
+        record = Record(b"x", 1)
+        for begin in (
+            lambda: self.backend.load(KEY),
+            lambda: self.backend.save(KEY, record),
+            lambda: self.backend.delete(KEY),
+            lambda: self.backend.purge(0),
+        ):
+            for connected in (False, True):
+                if connected:
+                    self.loft.answers.set()
+                    await self.backend.load(KEY)
+                self.loft.answers.clear()
+
+                with self.assertRaises(BackendError) as raised:
+                    await begin()
+
+                self.assertEqual(
+                    str(raised.exception),
+                    "The loft 'roof' did not answer within 0.1 seconds. Check that it"
+                    " runs and can be reached, or raise the option 'timeout'.",
+                )
+        self.loft.answers.set()
+        await self.backend.load(KEY)
+        self.loft.answers.clear()
+        await self.backend.close()
+
+    async def test_a_broken_connection_is_not_used_again(self) -> None:
+        """Behaviour 68: after a timeout and after a cancellation."""
+        await self.backend.load(KEY)
+        self.loft.answers.clear()
+        with contextlib.suppress(BackendError):
+            await self.backend.load(KEY)
+        self.loft.answers.set()
+        await self.backend.load(KEY)
+        self.assertEqual(self.loft.connected, 2)
+        self.loft.answers.clear()
+        cancelled = asyncio.ensure_future(self.backend.load(KEY))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        self.loft.answers.set()
+
+        await self.backend.load(KEY)
+
+        self.assertEqual(self.loft.connected, 3)
+
+    async def test_a_good_connection_is_used_again_after_an_error(self) -> None:
+        """What the store refuses is not the connection's fault."""
+        await self.backend.load(KEY)
+        self.loft.error = PigeonError(1, "it rained")
+        with contextlib.suppress(BackendError):
+            await self.backend.load(KEY)
+        self.loft.error = None
+
+        await self.backend.load(KEY)
+
+        self.assertEqual(self.loft.connected, 1)
+
+    async def test_a_failed_connecting_is_tried_again(self) -> None:
+        """Behaviour 66: by the next operation, and its error is logged by nobody."""
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(context)
+        )
+        self.loft.error = PigeonError(1, "it rained")
+        with self.assertRaises(BackendError):
+            await self.backend.load(KEY)
+        self.loft.error = None
+
+        self.assertIsNone(await self.backend.load(KEY))
+        gc.collect()
+        self.assertEqual(complaints, [])
+
+    async def test_a_record_over_max_bytes_is_refused_before_it_connects(self) -> None:
+        """Behaviour 63: the network is not touched."""
+        with self.assertRaises(SessionDataError):
+            await self.backend.save(KEY, Record(bytes(65_537)))
+
+        self.assertEqual(self.loft.connected, 0)
+
+    async def test_another_version_is_a_conflict(self) -> None:
+        """Behaviour 6: an existing key is one, too."""
+        await self.backend.save(KEY, Record(b"x"))
+
+        for version in (None, 99):
+            with self.assertRaises(ConflictError):
+                await self.backend.save(KEY, Record(b"y", version))
+
+    async def test_finding_has_a_timeout_for_each_page(self) -> None:
+        """Behaviour 66: a page that does not come is an error."""
+        for number in range(3):
+            await self.backend.save(bytes([number]) * 32, Record(b"x", user="ada"))
+        found = self.backend.find("ada")
+        await anext(found)
+        await anext(found)
+        self.loft.answers.clear()
+
+        with self.assertRaises(BackendError):
+            await anext(found)
+
+    async def test_a_store_that_cannot_find_says_so(self) -> None:
+        """The default raises what the contract wants."""
+
+        class Other(PigeonBackend):
+            find_in = DriverBackend.find_in
+
+        with self.assertRaises(SessionError) as raised:
+            await anext(Other("roof", self.loft).find("ada"))
+
+        self.assertEqual(
+            str(raised.exception), "Other cannot look up the sessions of a user."
+        )
+
+    async def test_a_repr_shows_the_address(self) -> None:
+        """It is what messages show as well."""
+        self.assertEqual(repr(self.backend), "<PigeonBackend 'roof'>")
+
+
+class OptionsTest(unittest.TestCase):
+    def test_the_options_of_a_url_are_read(self) -> None:
+        """The backend's own beside those that every backend has."""
+        backend = PigeonBackend.from_url("pigeon:?timeout=3&max_bytes=9&colour=x", {})
+
+        self.assertEqual((backend.timeout, backend.max_bytes), (3.0, 9))
+
+    def test_an_unknown_option_is_refused(self) -> None:
+        """The message lists the options."""
+        with self.assertRaises(ValueError) as raised:
+            PigeonBackend.from_url("pigeon:?seeds=1", {})
+
+        self.assertIn("'colour', 'timeout', 'max_bytes'", str(raised.exception))
+
+    def test_values_that_are_not_above_zero_are_refused(self) -> None:
+        """The message names the option and the value."""
+        for options, message in (
+            (
+                {"timeout": 0.0},
+                "The option 'timeout' must be a number of seconds above 0, not 0.0.",
+            ),
+            (
+                {"timeout": float("inf")},
+                "The option 'timeout' must be a number of seconds above 0, not inf.",
+            ),
+            (
+                {"max_bytes": 0},
+                "The option 'max_bytes' must be a number above 0, not 0.",
+            ),
+        ):
+            with self.assertRaises(ValueError) as raised:
+                PigeonBackend("roof", Loft(), **options)
+
+            self.assertEqual(str(raised.exception), message)
+
+
+class LoopsTest(unittest.TestCase):
+    def test_each_event_loop_has_its_connection(self) -> None:
+        """A connection of a loop that has gone is not used, and not closed."""
+        loft = asyncio.run(_new_loft())
+        backend = PigeonBackend("roof", loft)
+
+        for _ in range(2):
+            asyncio.run(backend.load(KEY))
+
+        self.assertEqual((loft.connected, loft.disconnected), (2, 0))
+
+    def test_closing_in_another_loop_leaves_the_connection_alone(self) -> None:
+        """It cannot be closed from there."""
+        loft = asyncio.run(_new_loft())
+        backend = PigeonBackend("roof", loft)
+        asyncio.run(backend.load(KEY))
+
+        asyncio.run(backend.close())
+
+        self.assertEqual(loft.disconnected, 0)
+
+
+class ForkTest(unittest.TestCase):
+    def test_a_child_connects_anew(self) -> None:
+        """Behaviour 67: the connection of the parent stays the parent's."""
+        self.assertEqual(_in_child(PigeonBackend), "2 connected")
+
+    def test_a_store_that_cannot_be_shared_by_a_fork_says_so(self) -> None:
+        """Behaviour 67: where two processes would harm each other's connection."""
+
+        class Shy(PigeonBackend):
+            opens_after_fork = False
+
+        self.assertEqual(
+            _in_child(Shy),
+            "The loft 'roof' was in use when the process forked, so it cannot be used"
+            " in the child. Use the sessions after the fork only, or close them before"
+            " it.",
+        )
+
+
+def _in_child(kind: type[PigeonBackend]) -> str:
+    """Returns what a forked child meets whose parent has used the backend."""
+    loft = asyncio.run(_new_loft())
+    backend = kind("roof", loft)
+    asyncio.run(backend.load(KEY))
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+
+    def child() -> None:
+        try:
+            asyncio.run(backend.load(KEY))
+            theirs.send(f"{loft.connected} connected")
+        except BackendError as error:
+            theirs.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    text: str = ours.recv()
+    process.join()
+    return text
+
+
+async def _new_loft() -> Loft:
+    return Loft()

@@ -1,0 +1,233 @@
+"""Tests of the timeouts that backends share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import sys
+import threading
+import unittest
+import weakref
+from collections.abc import Awaitable
+from typing import Any
+
+from tornado_sessions.storage.timeouts import Timeouts
+
+
+class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
+    """Operations are coroutines, tasks, and futures that others set."""
+
+    def setUp(self) -> None:
+        self.timeouts = Timeouts(0.1)
+        self.release = threading.Event()
+        self.addCleanup(self.release.set)
+
+    async def asyncSetUp(self) -> None:
+        self.complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: self.complaints.append(context)
+        )
+
+    def works(self, seconds: float, result: object) -> list[Awaitable[object]]:
+        loop = asyncio.get_running_loop()
+        return [
+            asyncio.sleep(seconds, result),
+            asyncio.ensure_future(asyncio.sleep(seconds, result)),
+            loop.run_in_executor(None, self.block, seconds, result),
+        ]
+
+    def block(self, seconds: float, result: object) -> object:
+        self.release.wait(seconds)
+        return result
+
+    async def test_a_result_in_time_is_returned(self) -> None:
+        """It is returned for each kind of operation."""
+        for work in self.works(0.001, 7):
+            self.assertEqual(await self.timeouts.run(work), 7)
+
+    async def test_an_error_in_time_is_raised(self) -> None:
+        """It is the operation's own."""
+        error = OSError("It broke.")
+
+        with self.assertRaises(OSError) as raised:
+            await self.timeouts.run(_fail(error))
+
+        self.assertIs(raised.exception, error)
+
+    async def test_an_operation_that_takes_too_long_is_cancelled(self) -> None:
+        """Behaviour 66: a thread goes on, and its end disturbs nobody."""
+        for work in self.works(30, 7):
+            with self.assertRaises(asyncio.TimeoutError):
+                await self.timeouts.run(work)
+            if isinstance(work, asyncio.Future):
+                await asyncio.wait([work])
+                self.assertTrue(work.cancelled())
+        self.release.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)
+
+        self.assertEqual(self.complaints, [])
+
+    async def test_each_of_many_operations_is_cancelled(self) -> None:
+        """Behaviour 66: one timer serves all of them."""
+        waiting = (self.timeouts.run(_new_future()) for _ in range(10))
+
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            self.assertIsInstance(error, asyncio.TimeoutError)
+
+    async def test_the_caller_can_go_on_after_a_timeout(self) -> None:
+        """The cancellation is spent: it does not reach what comes next."""
+        for _ in range(2):
+            with self.assertRaises(asyncio.TimeoutError):
+                await self.timeouts.run(_new_future())
+
+            await asyncio.sleep(0)
+
+        if sys.version_info >= (3, 11):
+            task = asyncio.current_task()
+            assert task is not None
+            self.assertEqual(task.cancelling(), 0)
+
+    async def test_a_shielded_operation_goes_on(self) -> None:
+        """Behaviour 66: its caller is told of the timeout, and it ends later."""
+        work = asyncio.ensure_future(asyncio.sleep(0.3, 7))
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.timeouts.run(asyncio.shield(work))
+
+        self.assertEqual(await work, 7)
+
+    async def test_a_cancellation_cancels_the_operation(self) -> None:
+        """Behaviour 68: nobody needs its result any more."""
+        for work in (asyncio.ensure_future(asyncio.sleep(30)), _new_future()):
+            waiting = asyncio.ensure_future(self.timeouts.run(work))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
+
+            with self.assertRaises(asyncio.CancelledError):
+                await work
+
+    async def test_an_operation_that_others_cancel_is_no_timeout(self) -> None:
+        """Such as one in an executor that is shut down."""
+        work = _new_future()
+        waiting = asyncio.ensure_future(self.timeouts.run(work))
+        await asyncio.sleep(0)
+        work.cancel()
+
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+
+    @unittest.skipIf(sys.version_info < (3, 11), "Python 3.10 counts no cancellations.")
+    async def test_a_cancellation_beside_a_timeout_is_no_timeout(self) -> None:
+        """Behaviour 68: a task that was cancelled learns of it, however late."""
+        work = _new_future()
+        work.add_done_callback(lambda _: waiting.cancel())
+        waiting = asyncio.ensure_future(self.timeouts.run(work))
+
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+
+    async def test_an_operation_that_ignores_its_cancellation_is_returned(self) -> None:
+        """It came after all, and its caller is not cancelled later."""
+        self.assertEqual(await self.timeouts.run(_stay()), 7)
+        await asyncio.sleep(0)
+
+    async def test_a_deadline_replaces_the_limit(self) -> None:
+        """Behaviour 66: the time that was spent before counts."""
+        late = asyncio.ensure_future(
+            self.timeouts.run(_new_future(), asyncio.get_running_loop().time() + 3600)
+        )
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.timeouts.run(_new_future(), 1e-9)
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.timeouts.run(_new_future())
+
+        self.assertFalse(late.done())
+        late.cancel()
+        await asyncio.wait([late])
+
+    async def test_a_timeout_holds_after_a_rest(self) -> None:
+        """Behaviour 66: the timer stops while nothing is pending, and starts again."""
+        await self.timeouts.run(asyncio.sleep(0))
+        await asyncio.sleep(0.03)
+
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.timeouts.run(_new_future())
+
+    async def test_the_context_of_the_first_caller_is_not_kept(self) -> None:
+        """Behaviour 41: a request may have put anything in its context."""
+        request = contextvars.ContextVar[object]("request")
+        kept = Timeouts(60)
+
+        async def first(value: object) -> None:
+            request.set(value)
+            await self.timeouts.run(asyncio.sleep(0))
+
+        await asyncio.get_running_loop().create_task(first(kept))
+        await asyncio.sleep(0)
+        gone = weakref.ref(kept)
+        del kept
+        gc.collect()
+
+        self.assertIsNone(gone())
+
+    async def test_an_operation_that_ended_is_not_kept(self) -> None:
+        """It makes no difference how it ended."""
+        for result in (9, None):
+            future = _new_future()
+            if result is not None:
+                future.set_result(result)
+            await asyncio.gather(self.timeouts.run(future), return_exceptions=True)
+            gone = weakref.ref(future)
+            # The loop holds it until its next iteration.
+            await asyncio.sleep(0)
+
+            del future
+            gc.collect()
+
+            self.assertIsNone(gone())
+
+
+class LoopsTest(unittest.TestCase):
+    """One instance serves several event loops, in any order."""
+
+    def setUp(self) -> None:
+        self.timeouts = Timeouts(0.1)
+        self.first, self.second = asyncio.new_event_loop(), asyncio.new_event_loop()
+        self.addCleanup(self.first.close)
+        self.addCleanup(self.second.close)
+
+    def test_a_timeout_holds_in_each_loop(self) -> None:
+        """Behaviour 66: an operation of a stopped loop is left alone."""
+        abandoned = self.first.create_task(
+            self.timeouts.run(self.first.create_future())
+        )
+        self.first.run_until_complete(asyncio.sleep(0))
+
+        for loop in (self.second, self.first):
+            with self.assertRaises(asyncio.TimeoutError):
+                loop.run_until_complete(self.timeouts.run(loop.create_future()))
+
+        self.assertFalse(abandoned.done())
+        abandoned.cancel()
+        self.first.run_until_complete(asyncio.wait([abandoned]))
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+async def _stay() -> int:
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        return 7
+    return 0
+
+
+def _new_future() -> asyncio.Future[int]:
+    return asyncio.get_running_loop().create_future()

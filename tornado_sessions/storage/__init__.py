@@ -1,0 +1,1 @@
+"""Keeps records: what a backend is, and what backends share."""

@@ -1,0 +1,384 @@
+"""The base class for a backend whose store has a client library.
+
+A whole backend on it, for a driver that is called ``pigeon``::
+
+    class PigeonBackend(DriverBackend[pigeon.Loft]):
+        store = "The loft"
+        errors = (pigeon.Error,)
+        advice = {"no seeds": "Feed them."}
+
+        @classmethod
+        def from_url(cls, url, settings):
+            address, _, query = url.partition("?")
+            return cls(address, **cls.read_options("pigeon", query))
+
+        def __init__(self, address, **options):
+            super().__init__(address, **options)
+
+        async def connect(self):
+            return await pigeon.connect(self.address)
+
+        async def disconnect(self, loft):
+            await loft.close()
+
+        async def load_from(self, loft, key):
+            note = await loft.fetch(key)
+            return None if note is None else Record(note.text, note.number)
+
+        async def insert_into(self, loft, key, record):
+            return await loft.put_new(key, record.data)
+
+        async def replace_in(self, loft, key, record):
+            return await loft.put_over(key, record.data, record.version)
+
+        async def delete_from(self, loft, key):
+            await loft.remove(key)
+
+The rest comes with it: connecting at first use, once in each event loop and
+process; a timeout for each operation; the driver's errors as `.BackendError`.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
+
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import BackendError, ConflictError, SessionError
+from tornado_sessions.options import read_options
+from tornado_sessions.storage.timeouts import Timeouts
+
+C = TypeVar("C")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: What `DriverBackend` reads from a URL for every backend.
+_COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
+
+# How often this process is a fork of the one that imported this module. Reading
+# it is cheaper than asking for the process id with each operation.
+_forks = 0
+
+
+def _note_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+class _Opened(Generic[C]):
+    """What is open in one event loop of one process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.forks = _forks
+        self.connection: C | None = None
+        #: The task that connects.
+        self.opening: asyncio.Task[C] | None = None
+
+    def is_usable_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self.loop is loop and self.forks == _forks
+
+
+class DriverBackend(Backend, Generic[C]):
+    """A backend on a client library; ``C`` is the type of its connection.
+
+    A connection may be a pool or a client that holds several. `address` names
+    the store in messages, so it must hold no password. Each operation ends
+    within ``timeout`` seconds. Raises `ValueError` for a ``timeout`` or
+    ``max_bytes`` that is not above zero.
+    """
+
+    #: What the store is called at the beginning of a message.
+    store: ClassVar[str]
+    #: The errors that the driver raises when the store fails. `OSError` and
+    #: `asyncio.TimeoutError` count as well.
+    errors: ClassVar[tuple[type[Exception], ...]] = ()
+    #: What to do about an error, by its code (see `code_of`) or by a word of its
+    #: text.
+    advice: ClassVar[Mapping[int | str, str]] = {}
+    #: The URL options of this backend besides ``timeout`` and ``max_bytes``.
+    options: ClassVar[Mapping[str, type]] = {}
+    #: Whether a child process can connect while the parent is connected.
+    opens_after_fork: ClassVar[bool] = True
+
+    def __init__(
+        self, address: str, *, timeout: float = 2.0, max_bytes: int = 65_536
+    ) -> None:
+        if not 0 < timeout < float("inf"):
+            raise ValueError(
+                "The option 'timeout' must be a number of seconds above 0, not"
+                f" {timeout!r}."
+            )
+        if max_bytes < 1:
+            raise ValueError(
+                f"The option 'max_bytes' must be a number above 0, not {max_bytes!r}."
+            )
+        self.address = address
+        self.timeout = timeout
+        self.max_bytes: int = max_bytes
+        self._timeouts = Timeouts(timeout)
+        self._failures: tuple[type[Exception], ...] = (
+            *self.errors,
+            OSError,
+            asyncio.TimeoutError,
+        )
+        self._opened: _Opened[C] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address!r}>"
+
+    @classmethod
+    def read_options(cls, name: str, query: str) -> dict[str, Any]:
+        """Returns the options in ``query``, which follows the question mark of a URL.
+
+        ``name`` is that of the backend. Raises `ValueError` as `.read_options`.
+        """
+        return read_options(name, query, {**cls.options, **_COMMON_OPTIONS})
+
+    # What a backend implements.
+
+    @abc.abstractmethod
+    async def connect(self) -> C:
+        """Connects to the store and returns the connection.
+
+        It has ``timeout`` seconds. Concurrent operations wait for one call.
+        """
+
+    @abc.abstractmethod
+    async def disconnect(self, connection: C) -> None:
+        """Closes what `connect` returned; it has ``timeout`` seconds."""
+
+    @abc.abstractmethod
+    async def load_from(self, connection: C, key: bytes) -> Record | None:
+        """See `.Backend.load`."""
+
+    @abc.abstractmethod
+    async def insert_into(self, connection: C, key: bytes, record: Record) -> bool:
+        """Stores a new record. Returns False if the key exists."""
+
+    @abc.abstractmethod
+    async def replace_in(self, connection: C, key: bytes, record: Record) -> bool:
+        """Replaces the version ``record.version``. Returns False if it is not stored."""
+
+    @abc.abstractmethod
+    async def delete_from(self, connection: C, key: bytes) -> None:
+        """See `.Backend.delete`."""
+
+    async def purge_in(self, connection: C, now: float) -> int:
+        """See `.Backend.purge`. A store that expires records has nothing to do."""
+        return 0
+
+    def find_in(
+        self, connection: C, user: str
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        """Yields the records of ``user``, one page at a time. See `.Backend.find`.
+
+        Each page has ``timeout`` seconds.
+        """
+        raise SessionError(
+            f"{type(self).__name__} cannot look up the sessions of a user."
+        )
+
+    def is_broken(self, connection: C, error: BaseException) -> bool:
+        """Whether the connection must not be used after ``error``.
+
+        The error is one of the driver, a timeout or a cancellation. A pool that
+        replaces its broken connections by itself is never broken.
+        """
+        return False
+
+    def code_of(self, error: Exception) -> int | str | None:
+        """Returns the driver's code for ``error``, to look up in `advice`."""
+        return None
+
+    def describe(self, error: Exception) -> str:
+        """Returns what a message may say of ``error``.
+
+        Override it where the text of an error can hold a key, data or a password.
+        """
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        return str(error) or type(error).__name__
+
+    def cause_of(self, error: Exception) -> Exception:
+        """Returns the cause of the `.BackendError`: ``error``, or one without secrets."""
+        return error
+
+    # What it makes of that.
+
+    async def load(self, key: bytes) -> Record | None:
+        return await self.run(self.load_from, key)
+
+    async def save(self, key: bytes, record: Record) -> None:
+        self.check_size(record)
+        write = self.insert_into if record.version is None else self.replace_in
+        if not await self.run(write, key, record):
+            raise ConflictError("Another version of the record is stored, or none.")
+
+    async def delete(self, key: bytes) -> None:
+        await self.run(self.delete_from, key)
+
+    async def purge(self, now: float) -> int:
+        return await self.run(self.purge_in, now)
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        pages = self.find_in(await self.run(self._connection_itself), user)
+        while True:
+            page = await self.run(self._next_page, pages)
+            if page is None:
+                return
+            for found in page:
+                yield found
+
+    async def close(self) -> None:
+        """Closes the connection. It opens again at the next use."""
+        opened, self._opened = self._opened, None
+        if opened is None or not opened.is_usable_in(asyncio.get_running_loop()):
+            return
+        try:
+            if opened.opening is not None:
+                await self._timeouts.run(asyncio.shield(opened.opening))
+            if opened.connection is not None:
+                await self._timeouts.run(self.disconnect(opened.connection))
+        except self._failures:
+            # The store is down, and the connection with it.
+            return
+
+    async def run(
+        self,
+        operation: Callable[Concatenate[C, P], Awaitable[T]],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        """Calls ``operation`` with the connection and returns its result.
+
+        Raises `.BackendError` where the driver fails, or does not answer within
+        ``timeout`` seconds, the time to connect included.
+        """
+        opened = self._opened
+        connection = None
+        try:
+            if (
+                opened is not None
+                and opened.loop is asyncio.get_running_loop()
+                and opened.forks == _forks
+                and opened.connection is not None
+            ):
+                connection = opened.connection
+                return await self._timeouts.run(
+                    operation(connection, *arguments, **keywords)
+                )
+            deadline = asyncio.get_running_loop().time() + self.timeout
+            opened = self._open()
+            connection = await self._timeouts.run(self._connected(opened), deadline)
+            return await self._timeouts.run(
+                operation(connection, *arguments, **keywords), deadline
+            )
+        except self._failures as error:
+            failure: Exception = error
+        except asyncio.CancelledError as error:
+            self._drop_if_broken(opened, connection, error)
+            raise
+        self._drop_if_broken(opened, connection, failure)
+        # Out here, so that the driver's error is the cause and not the context:
+        # `cause_of` may return another one.
+        raise BackendError(self.explain(failure)) from self.cause_of(failure)
+
+    def explain(self, error: Exception) -> str:
+        """Returns the message of the `.BackendError` for ``error``."""
+        if isinstance(error, asyncio.TimeoutError):
+            return (
+                f"{self.store} {self.address!r} did not answer within"
+                f" {self.timeout:g} seconds. Check that it runs and can be reached, or"
+                " raise the option 'timeout'."
+            )
+        text = self.describe(error)
+        advice = self.advice.get(self.code_of(error) or "") or next(
+            (
+                advice
+                for word, advice in self.advice.items()
+                if isinstance(word, str) and word in text
+            ),
+            "",
+        )
+        return f"{self.store} {self.address!r} failed: {text.rstrip('.')}. {advice}".rstrip()
+
+    # Connecting.
+
+    @staticmethod
+    async def _connection_itself(connection: C) -> C:
+        return connection
+
+    @staticmethod
+    async def _next_page(
+        connection: C, pages: AsyncIterator[list[tuple[bytes, Record]]]
+    ) -> list[tuple[bytes, Record]] | None:
+        return await anext(pages, None)
+
+    def _open(self) -> _Opened[C]:
+        """Returns what is open in this event loop and process, or about to be."""
+        loop = asyncio.get_running_loop()
+        opened = self._opened
+        if opened is None or not opened.is_usable_in(loop):
+            if (
+                opened is not None
+                and opened.forks != _forks
+                and not self.opens_after_fork
+            ):
+                raise BackendError(
+                    f"{self.store} {self.address!r} was in use when the process forked,"
+                    " so it cannot be used in the child. Use the sessions after the"
+                    " fork only, or close them before it."
+                )
+            # A connection of another event loop or process is left to those who
+            # opened it.
+            opened = self._opened = _Opened(loop)
+        return opened
+
+    async def _connected(self, opened: _Opened[C]) -> C:
+        while opened.connection is None:
+            opening = opened.opening
+            if is_ours := opening is None:
+                opening = opened.loop.create_task(self._connect(opened))
+                opening.add_done_callback(_forget_error)
+                opened.opening = opening
+            try:
+                # A cancellation does not stop it: other operations wait for it.
+                return await asyncio.shield(opening)
+            except asyncio.TimeoutError:
+                # An attempt that began earlier has less time left than this operation.
+                if is_ours:
+                    raise
+        return opened.connection
+
+    async def _connect(self, opened: _Opened[C]) -> C:
+        try:
+            opened.connection = await self._timeouts.run(self.connect())
+            return opened.connection
+        finally:
+            opened.opening = None
+
+    def _drop_if_broken(
+        self, opened: _Opened[C] | None, connection: C | None, error: BaseException
+    ) -> None:
+        """Has the next operation connect anew if this connection is broken."""
+        if connection is None or opened is None or opened.connection is not connection:
+            return
+        if self.is_broken(connection, error):
+            opened.connection = None
+            self.dropped(connection, error)
+
+    def dropped(self, connection: C, error: BaseException) -> None:
+        """Called when a broken connection is no longer used. It must not block."""
+
+
+def _forget_error(task: asyncio.Task[Any]) -> None:
+    """Keeps asyncio from logging an error that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
