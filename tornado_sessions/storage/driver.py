@@ -193,6 +193,21 @@ class DriverBackend(Backend, Generic[C]):
         """
         return False
 
+    def is_closed(self, connection: C) -> bool:
+        """Whether the store has closed the connection, as far as the driver knows.
+
+        It is asked before each operation, and does no I/O. A pool that replaces its
+        closed connections by itself is never closed.
+        """
+        return False
+
+    def dropped(self, connection: C) -> None:
+        """Called when a broken or closed connection is no longer used.
+
+        It must not block. By default nothing is done.
+        """
+        return
+
     def code_of(self, error: Exception) -> int | str | None:
         """Returns the driver's code for ``error``, to look up in `advice`."""
         return None
@@ -269,6 +284,7 @@ class DriverBackend(Backend, Generic[C]):
                 and opened.loop is asyncio.get_running_loop()
                 and opened.forks == _forks
                 and opened.connection is not None
+                and not self.is_closed(opened.connection)
             ):
                 connection = opened.connection
                 return await self._timeouts.run(
@@ -342,6 +358,9 @@ class DriverBackend(Backend, Generic[C]):
         return opened
 
     async def _connected(self, opened: _Opened[C]) -> C:
+        if opened.connection is not None and self.is_closed(opened.connection):
+            self.dropped(opened.connection)
+            opened.connection = None
         while opened.connection is None:
             opening = opened.opening
             if is_ours := opening is None:
@@ -372,10 +391,7 @@ class DriverBackend(Backend, Generic[C]):
             return
         if self.is_broken(connection, error):
             opened.connection = None
-            self.dropped(connection, error)
-
-    def dropped(self, connection: C, error: BaseException) -> None:
-        """Called when a broken connection is no longer used. It must not block."""
+            self.dropped(connection)
 
 
 def _forget_error(task: asyncio.Task[Any]) -> None:

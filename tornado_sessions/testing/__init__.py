@@ -5,5 +5,12 @@ from __future__ import annotations
 from tornado_sessions.testing.backends import BackendContract
 from tornado_sessions.testing.faults import FaultyVault
 from tornado_sessions.testing.handlers import HandlerContract
+from tornado_sessions.testing.outages import OutageContract, StoreServer
 
-__all__ = ["BackendContract", "FaultyVault", "HandlerContract"]
+__all__ = [
+    "BackendContract",
+    "FaultyVault",
+    "HandlerContract",
+    "OutageContract",
+    "StoreServer",
+]

@@ -1,0 +1,221 @@
+"""A store of its own for the tests of the contracts: server, driver, backend.
+
+The server runs as ``python -m tests.shelf PORT FILE`` and answers each line of
+JSON with one. What it has acknowledged is in the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from servers.processes import Server
+from tornado_sessions.backend import Record
+from tornado_sessions.storage.driver import DriverBackend
+
+# How many records `find` sends at a time, and `purge` removes.
+_PAGE = 100
+
+
+class ShelfServer(Server):
+    """The server program."""
+
+    scheme = "shelf"
+
+    def _program(self) -> str:
+        return sys.executable
+
+    def _arguments(self, folder: Path) -> list[str]:
+        return ["-m", "tests.shelf", str(self.port), str(folder / "records")]
+
+
+class ShelfError(Exception):
+    """What the driver raises."""
+
+
+class Client:
+    """The driver: a pool of connections, each with one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        reader, writer = await self._acquire()
+        try:
+            writer.write(json.dumps([name, arguments]).encode() + b"\n")
+            answer = json.loads(await reader.readline())
+        except BaseException as error:
+            # An answer that is still to come must not meet the next request.
+            writer.transport.abort()
+            if isinstance(error, ValueError):
+                raise ShelfError("The server answered no JSON.") from None
+            raise
+        self._idle.append((reader, writer))
+        return answer
+
+    async def _acquire(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not (reader.at_eof() or writer.is_closing()):
+                return reader, writer
+            writer.transport.abort()
+        return await asyncio.open_connection("127.0.0.1", self.port, limit=2**25)
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.transport.abort()
+
+
+class ShelfBackend(DriverBackend[Client]):
+    """A good backend: it passes both contracts."""
+
+    durable = shared = lists_users = True
+    store = "The shelf"
+    errors = (ShelfError,)
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(f"127.0.0.1:{port}", **options)
+        self.port = port
+
+    @classmethod
+    def from_url(cls, url: str, settings: Mapping[str, Any]) -> ShelfBackend:
+        port, _, query = url.rpartition(":")[2].partition("?")
+        if not port.isdigit():
+            raise ValueError("The URL of a shelf ends with the port.")
+        return cls(int(port), **cls.read_options("shelf", query))
+
+    async def connect(self) -> Client:
+        return Client(self.port)
+
+    async def disconnect(self, client: Client) -> None:
+        client.close()
+
+    async def load_from(self, client: Client, key: bytes) -> Record | None:
+        found = await client.ask("load", key=key.hex())
+        return None if found is None else _record(found)
+
+    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+        return bool(await client.ask("insert", key=key.hex(), **_fields(record)))
+
+    async def replace_in(self, client: Client, key: bytes, record: Record) -> bool:
+        return bool(
+            await client.ask(
+                "replace", key=key.hex(), version=record.version, **_fields(record)
+            )
+        )
+
+    async def delete_from(self, client: Client, key: bytes) -> None:
+        await client.ask("delete", key=key.hex())
+
+    async def purge_in(self, client: Client, now: float) -> int:
+        return int(await client.ask("purge", now=now))
+
+    async def find_in(
+        self, client: Client, user: str
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        last = ""
+        while page := await client.ask("find", user=user, last=last):
+            yield [(bytes.fromhex(key), _record(found)) for key, found in page]
+            last = page[-1][0]
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {
+        "data": base64.b64encode(record.data).decode(),
+        "expires": record.expires,
+        "user": record.user,
+    }
+
+
+def _record(found: Mapping[str, Any]) -> Record:
+    return Record(base64.b64decode(found["data"]), found["version"])
+
+
+class _Shelf:
+    """The records of the server, and what it answers."""
+
+    def __init__(self, path: Path) -> None:
+        self._records: dict[str, dict[str, Any]] = {}
+        # Never one that was there before, whatever a restart has forgotten.
+        self._versions = itertools.count(int.from_bytes(os.urandom(6), "big"))
+        if path.exists():
+            for line in path.read_text().splitlines():
+                key, record = json.loads(line)
+                self._put_back(key, record)
+        self._file = path.open("a")
+
+    def answer(self, name: str, arguments: dict[str, Any]) -> object:
+        method: Callable[..., object] = getattr(self, name)
+        return method(**arguments)
+
+    def load(self, key: str) -> dict[str, Any] | None:
+        return self._records.get(key)
+
+    def insert(self, key: str, **record: Any) -> bool:
+        return key not in self._records and self._put(key, record)
+
+    def replace(self, key: str, version: int, **record: Any) -> bool:
+        stored = self._records.get(key)
+        is_that = stored is not None and stored["version"] == version
+        return is_that and self._put(key, record)
+
+    def delete(self, key: str) -> None:
+        self._note(key, None)
+
+    def purge(self, now: float) -> int:
+        expired = [
+            key
+            for key, record in self._records.items()
+            if record["expires"] and record["expires"] < now
+        ][:_PAGE]
+        for key in expired:
+            self._note(key, None)
+        return len(expired)
+
+    def find(self, user: str, last: str) -> list[Any]:
+        found = sorted(
+            (key, record)
+            for key, record in self._records.items()
+            if record["user"] == user and key > last
+        )
+        return found[:_PAGE]
+
+    def _put(self, key: str, record: dict[str, Any]) -> bool:
+        self._note(key, {**record, "version": next(self._versions)})
+        return True
+
+    def _note(self, key: str, record: dict[str, Any] | None) -> None:
+        self._put_back(key, record)
+        self._file.write(json.dumps([key, record]) + "\n")
+        self._file.flush()
+
+    def _put_back(self, key: str, record: dict[str, Any] | None) -> None:
+        if record is None:
+            self._records.pop(key, None)
+        else:
+            self._records[key] = record
+
+
+async def _serve(port: int, path: Path) -> None:
+    shelf = _Shelf(path)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            answer = shelf.answer(*json.loads(line))
+            writer.write(json.dumps(answer).encode() + b"\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", port, limit=2**25)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), Path(sys.argv[2])))
