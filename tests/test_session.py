@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import json
 import math
+import pickle
 import re
 import types
 from collections.abc import Callable, MutableMapping
@@ -73,7 +76,71 @@ def values_after(session: Session) -> dict[str, Any]:
 
 
 class MappingTest:
-    """A session is a dict, as far as a handler can tell."""
+    """A session is a mapping with all that a dict can do."""
+
+    def test_it_has_every_method_of_a_dict(self, new: Session) -> None:
+        """All but ``fromkeys``, which makes another one."""
+        missing = {name for name in dir(dict) if not hasattr(new, name)}
+
+        assert missing <= {"fromkeys", "__class_getitem__"}
+
+    def test_a_union_is_a_plain_dict(self, loaded: Loaded) -> None:
+        """The right one counts, and the session stays as it was."""
+        session = loaded({"a": 1, "b": [2]})
+
+        for union, expected in (
+            (session | {"a": 3}, {"a": 3, "b": [2]}),
+            ({"a": 3, "c": 4} | session, {"a": 1, "c": 4, "b": [2]}),
+            (session | loaded({"c": 5}), {"a": 1, "b": [2], "c": 5}),
+        ):
+            assert type(union) is dict
+            assert union == expected
+        assert not session.modified
+
+    def test_a_union_is_with_a_mapping_only(self, loaded: Loaded) -> None:
+        """As with a dict, on either side."""
+        session: Any = loaded({"a": 1})
+
+        for other in ([("b", 2)], None, 1):
+            with pytest.raises(TypeError, match="unsupported operand"):
+                session | other
+            with pytest.raises(TypeError, match="unsupported operand"):
+                other | session
+
+    def test_a_copy_is_a_plain_dict(self, loaded: Loaded) -> None:
+        """It has the decoded values, and to set one there changes nothing here."""
+        session = loaded({"a": 1, "b": [2]})
+        copied = session.copy()
+        copied["a"] = 3
+
+        assert type(copied) is dict
+        assert copied == {"a": 3, "b": [2]}
+        assert session["a"] == 1
+        assert not session.modified
+        assert json.loads(json.dumps(session.copy())) == {"a": 1, "b": [2]}
+
+    def test_it_equals_the_dict_of_its_values(
+        self, new: Session, loaded: Loaded
+    ) -> None:
+        """On either side, and an empty one equals an empty dict."""
+        session = loaded({"a": 1, "b": [2]})
+
+        assert session == {"a": 1, "b": [2]} == session
+        assert session != {"a": 1}
+        assert new == {} == new
+        assert session != [("a", 1)]
+
+    def test_it_is_neither_pickled_nor_copied_whole(self, loaded: Loaded) -> None:
+        """The message says what to write instead, and shows no value."""
+        session = loaded({"a": "hunter2"})
+
+        for work in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError) as refused:
+                work(session)
+            assert str(refused.value) == (
+                "A session cannot be pickled, nor copied by the module copy. Use"
+                " dict(session), or copy.deepcopy(dict(session))."
+            )
 
     def test_it_is_a_mutable_mapping(self, new: Session) -> None:
         """Whatever takes one takes a session."""
@@ -960,7 +1027,7 @@ class AttributeTest:
             *{"id", "user", "is_new", "modified", "persistent", "label"},
             *times,
             *verbs,
-            *{"flash", "flashes", "save", "reload", "transact"},
+            *{"flash", "flashes", "copy", "save", "reload", "transact"},
         }
 
     def test_a_value_is_not_set_as_an_attribute(self, loaded: Loaded) -> None:

@@ -86,7 +86,10 @@ class UserSession:
 
 
 class Session(MutableMapping[str, Any]):
-    """One visitor's values: a dict that outlives the request.
+    """One visitor's values: a mapping that outlives the request.
+
+    It has the methods of a dict and is none. What takes nothing else, such as
+    ``json.dumps`` and `.RequestHandler.write`, takes ``dict(session)``.
 
     Keys are strings and values are JSON values. Nothing has to be marked as
     changed: what was looked at or set is compared with what was loaded when
@@ -227,6 +230,23 @@ class Session(MutableMapping[str, Any]):
     def __ior__(self, other: Mapping[str, Any]) -> Session:
         self.update(other)
         return self
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**other, **self}
+
+    def copy(self) -> dict[str, Any]:
+        """Returns the values as a plain dict.
+
+        A list or dict in it is the session's own: what is changed there is saved.
+        """
+        return dict(self)
 
     # These two are spelled out as an error of a value would else be told as one
     # that came up while a KeyError was handled.
@@ -547,7 +567,10 @@ class Session(MutableMapping[str, Any]):
         return await self._keeper._transact(self, function)
 
     def __reduce__(self) -> Any:  # noqa: ANN401
-        raise TypeError("A session cannot be copied or pickled; take dict(session).")
+        raise TypeError(
+            "A session cannot be pickled, nor copied by the module copy. Use"
+            " dict(session), or copy.deepcopy(dict(session))."
+        )
 
     # For the core.
 

@@ -613,6 +613,23 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
             )
 
 
+class OlderTest(unittest.IsolatedAsyncioTestCase):
+    async def test_an_older_cookie_is_the_session_as_it_was(self) -> None:
+        """README, "What must not be kept in it": a balance could be put back."""
+        sessions = Sessions(CookieBackend({0: SECRET}, 0))
+        session = await sessions.load(None)
+        session["credits"] = 10
+        await session.save()
+        older = session._token
+
+        spent = await sessions.load(older)
+        spent["credits"] = 0
+        await spent.save()
+
+        self.assertEqual(dict(await sessions.load(older)), {"credits": 10})
+        await sessions.close()
+
+
 class WatchedBackend(MemoryBackend):
     """Counts what it is asked, and fails and is overtaken when it is told to."""
 
