@@ -555,8 +555,10 @@ class Session(MutableMapping[str, Any]):
         Where another request got there first, it is run again on what that one
         saved, so a count or a list comes out right however many requests there
         are at once. ``function`` may be a coroutine function. It may run
-        several times, so it should change nothing but the session, and call
-        neither `save` nor `transact`. Answers what ``function`` answered in
+        several times, so it should change nothing but the session. It cannot
+        call `save` or `transact`, and it cannot answer the request: these raise
+        `.SessionError`. An error that it raises, `~tornado.web.Finish` included,
+        is passed on, and nothing is stored. Answers what ``function`` answered in
         the run that was saved.
 
         Values that were taken out of the session beforehand are no longer part

@@ -523,8 +523,12 @@ class Sessions(UsersSessions):
             raise
         return answer
 
+    def is_inside_transact(self, session: Session) -> bool:
+        """Whether the function given to `.Session.transact` is what calls this."""
+        return session._transacting and _inside.get() is session
+
     def _refuse_inside_transact(self, session: Session) -> None:
-        if session._transacting and _inside.get() is session:
+        if self.is_inside_transact(session):
             raise SessionError(
                 "The function given to transact() called save(), reload() or"
                 " transact() on the same session. It is to change values only:"

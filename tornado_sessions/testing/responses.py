@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tornado.httpclient import HTTPResponse
-from tornado.web import RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler
 
 from tornado_sessions.errors import SessionError
+from tornado_sessions.session import Session
 from tornado_sessions.testing.applications import (
     Act,
     Site,
@@ -34,6 +35,12 @@ CHANGES: tuple[Act, ...] = (
     lambda handler: setattr(handler.session, "label", "A label"),
     lambda handler: setattr(handler.session, "persistent", True),
     lambda handler: handler.session.set_expiry(idle=60),
+)
+
+ANSWERED = (
+    "The function given to transact() answered the request, with finish(), flush() or"
+    " what calls these: redirect(), render(), send_error(). It may run more than once."
+    " Answer after 'await self.session.transact(…)', by what the function returns."
 )
 
 
@@ -248,3 +255,83 @@ class ResponseContract(VisitorTests):
             self.assertIn("headers of the response are", message)
         self.assertEqual(ada.sees(), {"a": 1})
         self.assertTrue(ada.asks(lambda handler: handler.session.persistent))
+
+    # Answering in a transaction.
+
+    def test_a_transaction_cannot_answer_the_request(self) -> None:
+        """Behaviour 81: at the first run, and nothing of it is stored or sent."""
+        answers: tuple[Act, ...] = (
+            lambda handler: handler.finish("early"),
+            lambda handler: handler.flush(),
+            lambda handler: handler.redirect("/early"),
+            lambda handler: handler.render("page.html"),
+            lambda handler: handler.send_error(404),
+        )
+        for begun in (True, False):
+            for answer in answers:
+                ada = self.visitor()
+                if begun:
+                    ada.does(put(a=1))
+                told: list[str] = []
+
+                async def act(
+                    handler: SessionMixin,
+                    answer: Act = answer,
+                    told: list[str] = told,
+                ) -> None:
+                    def change(session: Session) -> None:
+                        session["a"] = 2
+                        answer(handler)
+
+                    try:
+                        await handler.session.transact(change)
+                    except SessionError as error:
+                        told.append(str(error))
+                    handler.write("late")
+
+                response = ada.does(act)
+                self.assertEqual((response.code, response.body), (200, b"late"))
+                self.assertNotIn("Location", response.headers)
+                self.assertEqual(told, [ANSWERED])
+                self.assertEqual(ada.sees(), {"a": 1} if begun else {})
+
+                async def fail(handler: SessionMixin, answer: Act = answer) -> None:
+                    await handler.session.transact(lambda session: answer(handler))
+
+                self.assertEqual(ada.does(fail).code, 500)
+
+    def test_an_error_out_of_a_transaction_stores_nothing(self) -> None:
+        """Behaviour 81: it is passed on, whatever Tornado makes of it."""
+
+        def raising(error: Exception) -> Act:
+            def change(session: Session) -> None:
+                session["a"] = 2
+                raise error
+
+            return lambda handler: handler.session.transact(change)
+
+        for error, code in ((Finish("done"), 200), (HTTPError(418), 418)):
+            for begun in (True, False):
+                ada = self.visitor()
+                if begun:
+                    ada.does(put(a=1))
+                self.assertEqual(ada.does(raising(error)).code, code)
+                self.assertEqual(ada.sees(), {"a": 1} if begun else {})
+                self.assertEqual(ada.does(put(b=3), raising(error)).code, code)
+                values = {"a": 1, "b": 3} if begun else {"b": 3}
+                self.assertEqual(ada.sees(), values)
+
+    def test_a_request_is_answered_after_its_transaction(self) -> None:
+        """Behaviour 81: also where another task of the handler does it."""
+
+        def count(session: Session) -> int:
+            session["a"] = session["a"] + 1
+            return int(session["a"])
+
+        async def act(handler: SessionMixin) -> None:
+            handler.redirect(f"/{await handler.session.transact(count)}")
+
+        ada = self.visitor()
+        ada.does(put(a=1))
+        response = ada.does(act)
+        self.assertEqual((response.code, response.headers["Location"]), (302, "/2"))

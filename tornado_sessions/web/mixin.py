@@ -89,6 +89,7 @@ class SessionMixin(SocketHandler):
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         """Commits the session before the headers leave, then flushes."""
+        self._refuse_inside_transact()
         if not self._headers_written:
             # With the footers it comes from finish(), and everything is committed.
             if not include_footers and self._must_commit():
@@ -103,6 +104,7 @@ class SessionMixin(SocketHandler):
         self, chunk: str | bytes | dict[str, Any] | None = None
     ) -> asyncio.Future[None]:
         """Commits the session, then finishes the response."""
+        self._refuse_inside_transact()
         if self._session is not None and self._status_code != 101:
             # What is changed from now on is saved by nobody, unless save() is called.
             self._session._finished_by = type(self).__name__
@@ -114,8 +116,17 @@ class SessionMixin(SocketHandler):
         self._finished = True
         return self._commit_then(super().finish)
 
+    def redirect(
+        self, url: str, permanent: bool = False, status: int | None = None
+    ) -> None:
+        """Redirects as Tornado does."""
+        # Before it sets the status.
+        self._refuse_inside_transact()
+        super().redirect(url, permanent, status)
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answers a failed store with 503, and says nothing of its reasons."""
+        self._refuse_inside_transact()
         error = kwargs.get("exc_info", (None, None))[1]
         if self._session is not None:
             # The response is made anew.
@@ -193,6 +204,20 @@ class SessionMixin(SocketHandler):
             self.log_exception(*sys.exc_info())
         except Exception:  # noqa: BLE001 - as Tornado does
             logger.exception("%s.log_exception() failed.", type(self).__name__)
+
+    def _refuse_inside_transact(self) -> None:
+        session = self._session
+        if (
+            session is not None
+            and session._transacting
+            and self._all_sessions.is_inside_transact(session)
+        ):
+            raise SessionError(
+                "The function given to transact() answered the request, with finish(),"
+                " flush() or what calls these: redirect(), render(), send_error(). It"
+                " may run more than once. Answer after 'await self.session.transact(…)',"
+                " by what the function returns."
+            )
 
     # Committing.
 
