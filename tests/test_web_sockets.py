@@ -167,6 +167,76 @@ async def test_a_save_before_the_handshake_sends_the_cookie(site: Site) -> None:
     assert await site.stored() == {"before": 1}
 
 
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("verb", ["login", "regenerate"])
+async def test_another_id_that_is_not_saved_before_the_handshake_is_refused(
+    site: Site,
+    errors: list[str],
+    caplog: pytest.LogCaptureFixture,
+    verb: str,
+    begun: bool,
+) -> None:
+    """Behaviours 72, 76: the session stays as it was, under its own id."""
+
+    class Handler(Socket):
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            if verb == "login":
+                self.session.login("ada")
+            else:
+                self.session.regenerate()
+            await super().get(*args, **kwargs)
+
+    token = await site.begin(a=1) if begun else None
+    if verb == "regenerate" and not begun:
+        # There is no id yet, so none to be replaced.
+        await site.connect(Handler)
+        return
+    with pytest.raises(HTTPClientError) as caught:
+        await site.connect(Handler)
+
+    assert caught.value.code == 500
+    assert caught.value.response is not None
+    assert "Set-Cookie" not in caught.value.response.headers
+    if begun:
+        stored = await site.sessions.load(token)
+        assert (dict(stored), stored.user) == ({"a": 1}, None)
+    assert "save" not in site.vault.calls
+    assert (
+        "login() and regenerate() give the session another id, and it was not saved"
+        " before the WebSocket handshake: no cookie can be sent after that. The"
+        " handshake is refused, and the session stays as it was. Call 'await"
+        " self.session.save()' before 'await super().get()'." in caplog.text
+    )
+    errors.append("Uncaught exception")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_login_that_is_saved_before_the_handshake_holds(
+    site: Site, begun: bool
+) -> None:
+    """Behaviour 72: its cookie leaves with the 101, and the socket has the session."""
+
+    class Handler(SessionMixin, WebSocketHandler):
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            self.session.login("ada")
+            await self.session.save()
+            await super().get(*args, **kwargs)
+
+        async def on_message(self, message: str | bytes) -> None:
+            self.session["b"] = 2
+            await self.session.save()
+            await self.write_message(json.dumps(self.session.user))
+
+    token = await site.begin(a=1) if begun else None
+    socket = await site.connect(Handler)
+
+    assert await ask(socket) == "ada"
+    assert socket.headers is not None
+    site.token = socket.headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+    assert await site.stored() == ({"a": 1, "b": 2} if begun else {"b": 2})
+    assert token is None or await site.stored(token) is None
+
+
 @pytest.mark.parametrize("when", ["prepare", "open", "on_message"])
 async def test_a_session_that_begins_on_a_socket_is_refused(
     site: Site, when: str, caplog: pytest.LogCaptureFixture
@@ -938,6 +1008,33 @@ async def test_a_store_that_is_down_is_told_and_tried_again(
 
     told = [r.getMessage() for r in caplog.records if "kept alive" in r.getMessage()]
     assert told == ["A session could not be kept alive: Cannot load the session."]
+    assert (await site.sessions.load(site.token)).last_seen == pytest.approx(time)
+
+
+async def test_an_unexpected_error_does_not_end_the_keep_alive(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviours 72, 85: it is logged once, with its traceback, and tried again."""
+
+    async def fail(token: str) -> None:
+        raise ArithmeticError("unexpected")
+
+    await site.begin(a=1)
+    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: time
+    socket = await site.connect(Chatting)
+    with monkeypatch.context() as patched:
+        patched.setattr(site.vault, "load", fail)
+        for _ in range(3):
+            await ask(socket, "hello")
+            await settle(site)
+            time += 2
+    await ask(socket, "hello")
+    await settle(site)
+
+    (told,) = [r for r in caplog.records if "kept alive" in r.getMessage()]
+    assert told.getMessage() == "A session could not be kept alive: unexpected"
+    assert told.exc_info is not None
     assert (await site.sessions.load(site.token)).last_seen == pytest.approx(time)
 
 

@@ -25,9 +25,12 @@ class LimitedLog:
         self._waiting: dict[str, _Repeated] = {}
         self._closed = False
 
-    def log(self, level: int, message: str, *args: object) -> None:
+    def log(
+        self, level: int, message: str, *args: object, exc_info: bool = False
+    ) -> None:
         """Logs ``message``, unless it was logged in this interval.
 
+        With ``exc_info`` the first line has the traceback of the error at hand.
         It is not limited outside of an event loop and after `close`.
         """
         repeated = self._waiting.get(message)
@@ -35,7 +38,7 @@ class LimitedLog:
             repeated.count += 1
             repeated.args = args
             return
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, exc_info=exc_info)
         if self._closed:
             return
         try:

@@ -49,8 +49,16 @@ class ActingSessionHandler(SessionMixin, ActingHandler):
 class ActingSocketHandler(SessionMixin, tornado.websocket.WebSocketHandler):
     """Does what each message names, and sends what the last of it answered.
 
-    An error of the session is sent by its name.
+    An error of the session is sent by its name. Before the handshake it does what
+    its visitor sent, as an `ActingHandler` does.
     """
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        for act in self.settings["acts"].get(self.request.headers.get("Acts"), ()):
+            done = act(self)
+            if inspect.isawaitable(done):
+                await done
+        await super().get(*args, **kwargs)
 
     async def on_message(self, message: str | bytes) -> None:
         answer: object = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Coroutine
 from typing import Any
 
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tornado_sessions.session import Session
@@ -43,11 +43,14 @@ class SocketContract(VisitorTests):
             self.complete(self.reads(socket))
         super().tearDown()
 
-    def opens(self, visitor: Visitor) -> WebSocketClientConnection:
-        """Opens a socket with the cookie that ``visitor`` has now."""
+    def opens(self, visitor: Visitor, *acts: Act) -> WebSocketClientConnection:
+        """Opens a socket with the cookie that ``visitor`` has now.
+
+        ``acts`` are done before the handshake.
+        """
         request = HTTPRequest(
             visitor.site.url.replace("http", "ws") + "/socket",
-            headers=visitor.headers(),
+            headers=visitor.headers(*acts),
             request_timeout=30,
         )
 
@@ -116,6 +119,31 @@ class SocketContract(VisitorTests):
         """Behaviour 72: no cookie can be sent any more."""
         socket = self.opens(self.visitor())
         self.assertEqual(self.says(socket, put(a=1), save), "SessionError")
+
+    def test_a_handshake_refuses_another_id_that_was_not_saved(self) -> None:
+        """Behaviours 72, 76: the session stays as it was, under its own id."""
+        for act in (login("ada"), regenerate):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            with self.assertRaises(HTTPClientError) as caught:
+                self.opens(ada, put(b=2), act)
+            self.assertEqual(caught.exception.code, 500)
+            self.assertEqual(ada.sees(), {"a": 1})
+            self.assertIsNone(ada.asks(lambda handler: handler.session.user))
+        with self.assertRaises(HTTPClientError) as caught:
+            self.opens(self.visitor(), login("ada"))
+        self.assertEqual(caught.exception.code, 500)
+
+    def test_a_handshake_sends_the_cookie_of_what_was_saved(self) -> None:
+        """Behaviour 72: and the socket has that session."""
+        begun = self.visitor()
+        begun.does(put(a=1))
+        for ada, a in ((begun, 1), (self.visitor(), None)):
+            socket = self.opens(ada, login("ada"), save)
+            assert socket.headers is not None
+            ada.cookie = socket.headers["Set-Cookie"].partition(";")[0]
+            self.assertEqual(ada.asks(lambda handler: handler.session.user), "ada")
+            self.assertEqual(self.says(socket, values).get("a"), a)
 
     def test_a_socket_without_a_session_stays_open(self) -> None:
         """Behaviour 72: whoever else leaves."""

@@ -105,9 +105,13 @@ class SessionMixin(SocketHandler):
     ) -> asyncio.Future[None]:
         """Commits the session, then finishes the response."""
         self._refuse_inside_transact()
-        if self._session is not None and self._status_code != 101:
-            # What is changed from now on is saved by nobody, unless save() is called.
-            self._session._finished_by = type(self).__name__
+        session = self._session
+        if session is not None:
+            if self._status_code == 101:
+                self._refuse_unsaved_id(session)
+            else:
+                # What is changed from now on has to be saved with save().
+                session._finished_by = type(self).__name__
         if self._session is None or self._finished or not self._must_commit():
             return super().finish(chunk)
         if chunk is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import tornado.websocket
 
-from tornado_sessions.errors import BackendError
+from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import logger
 from tornado_sessions.web.xsrf import XSRFHandler
@@ -57,13 +57,24 @@ class SocketHandler(XSRFHandler):
             self.__dict__.pop("on_message", None)
         super().on_connection_close()
 
+    def _refuse_unsaved_id(self, session: Session) -> None:
+        """Raises `.SessionError` for what needs an id that a handshake cannot send."""
+        if session._fresh or (session._token is None and session.user is not None):
+            raise SessionError(
+                "login() and regenerate() give the session another id, and it was not"
+                " saved before the WebSocket handshake: no cookie can be sent after"
+                " that. The handshake is refused, and the session stays as it was. Call"
+                " 'await self.session.save()' before 'await super().get()'."
+            )
+
     def _open_socket(self, session: Session) -> None:
         if session._token is None:
             if session.modified:
                 logger.warning(
-                    "A change to a new session cannot be kept: a WebSocket handshake"
-                    " gives no cookie to a visitor without one. Write to the session"
-                    " in an ordinary request first."
+                    "A change to a new session cannot be kept: it was not saved before"
+                    " the WebSocket handshake, and no cookie can be sent after that."
+                    " Call 'await self.session.save()' before 'await super().get()', or"
+                    " write to the session in an ordinary request first."
                 )
             return
         if not isinstance(self, tornado.websocket.WebSocketHandler):
@@ -96,9 +107,14 @@ class SocketHandler(XSRFHandler):
         assert self._socket_token is not None
         try:
             self._touch_due = await self._all_sessions._touch(self._socket_token)
-        except BackendError as error:
-            logger.warning("A session could not be kept alive: %s", error)
+        except Exception as error:  # noqa: BLE001 - the next message tries again
             self._touch_due = self._all_sessions.now() + _RETRY_AFTER
+            self._all_sessions.limited_log.log(
+                logging.WARNING,
+                "A session could not be kept alive: %s",
+                error,
+                exc_info=not isinstance(error, BackendError),
+            )
 
 
 def _ignore(message: str | bytes) -> None:
