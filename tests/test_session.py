@@ -655,6 +655,14 @@ class LoginTest:
         assert session.flashes() == []
         assert session.id != "handle"
 
+    def test_as_another_user_it_ends_as_the_settings_say(self, loaded: Loaded) -> None:
+        """Behaviours 50, 79: what was set for the one is not for the other."""
+        session = loaded({"a": 1}, user="ada")
+        session.set_expiry(idle=60, lifetime=90)
+        session.login("grace")
+
+        assert session.expires_in == IDLE
+
     def test_as_the_same_user_it_keeps_everything(self, loaded: Loaded) -> None:
         """Whoever gives their password once more loses nothing."""
         session = loaded({"a": 1}, user="ada", flashes={"1": ("Hello.", "info")})

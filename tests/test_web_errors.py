@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tornado.simple_httpclient import HTTPStreamClosedError
-from tornado.web import Application, HTTPError
+from tornado.web import Application, HTTPError, authenticated
 
 from tests.sites import STORE_FAILED, UNCAUGHT, Read, Site, cookies, see_it_fail
 from tornado_sessions import SessionError, SessionMixin
@@ -357,6 +357,26 @@ async def test_a_prepare_without_super_is_told_what_is_missing(
         "self.session is not loaded. If CartHandler overrides prepare(), it must call"
         " 'await super().prepare()'." in caplog.text
     )
+    errors.append(UNCAUGHT)
+
+
+async def test_without_a_prepare_nobody_is_taken_for_a_stranger(
+    site: Site, errors: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has signed in would be sent to the login page, again and again."""
+
+    class CartHandler(SessionMixin):
+        async def prepare(self) -> None:
+            pass
+
+        @authenticated
+        def get(self) -> None:
+            raise AssertionError
+
+    await site.begin(a=1)
+
+    assert (await site.fetch(CartHandler)).code == 500
+    assert "self.session is not loaded." in caplog.text
     errors.append(UNCAUGHT)
 
 

@@ -325,6 +325,56 @@ async def test_the_cookie_of_whoever_is_signed_in_outlives_the_browser(
     }
 
 
+@pytest.mark.gen_test
+async def test_the_cookie_of_an_anonymous_visitor_ends_with_the_browser(
+    site: Site,
+) -> None:
+    """As Tornado's own does, also where the visitor has a session."""
+
+    class Begin(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.write(self.xsrf_form_html())
+
+    response = await site.fetch(Begin)
+
+    lines = response.headers.get_list("Set-Cookie")
+    assert sorted(line.partition("=")[0] for line in lines) == ["form", "session"]
+    assert "Max-Age" not in "".join(lines)
+
+
+@pytest.mark.gen_test
+async def test_a_token_is_bound_to_the_id_of_the_same_response(site: Site) -> None:
+    """And another one is drawn where it ends the session."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            self.write(self.xsrf_form_html())
+
+        def post(self) -> None:
+            self.session.destroy()
+
+    page = await site.fetch(Handler)
+    token = re.findall('value="(.*?)"', page.body.decode())[0]
+    body = f"_xsrf={token}"
+    answers = []
+    sent = _pairs(page)
+    for _ in range(2):
+        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in sent.items() if v)}
+        response = await site.fetch(Handler, method="POST", headers=headers, body=body)
+        answers.append(response.code)
+        sent |= _pairs(response)
+
+    assert answers == [200, 403]
+
+
+def _pairs(response: HTTPResponse) -> dict[str, str]:
+    """Returns the cookies that a response sets."""
+    lines = response.headers.get_list("Set-Cookie")
+    return dict(line.partition(";")[0].split("=", 1) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [

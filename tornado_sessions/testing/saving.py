@@ -164,6 +164,20 @@ class SavingContract(VisitorTests):
             )
         self.assertEqual(ada.sees(), {"a": 1})
 
+    def test_a_nested_change_that_needs_a_cookie_is_told(self) -> None:
+        """Behaviours 21, 28: where each save does, and the headers are out."""
+        if self.sessions.revocable:
+            self.skipTest("a save needs no new cookie")
+        ada = self.visitor()
+        ada.does(put(cart={}))
+        response = ada.does(
+            _stream, lambda handler: handler.session["cart"].update(apple=1)
+        )
+        self.assertEqual(response.body, b"One part, another.")
+        self.assertEqual(ada.sees(), {"cart": {}})
+        message = "SessionError: This backend keeps the session in the cookie"
+        self.assertEqual(len(self.log.find(message)), 1)
+
     def test_destroying_after_the_first_flush_ends_the_record(self) -> None:
         """Behaviour 28: though its cookie cannot be expired any more."""
         self.require_revocable()

@@ -115,6 +115,15 @@ class SocketContract(VisitorTests):
         self.assertEqual(answer, 6)
         self.assertEqual(ada.sees(), {"a": 1, "b": 2, "n": 6})
 
+    def test_a_save_without_a_change_is_no_error(self) -> None:
+        """Behaviours 30, 72: also where it would renew, and cannot send the cookie."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.time += self.sessions.idle_timeout / 2
+        socket = self.opens(ada)
+        self.assertIsNone(self.says(socket, values, save))
+        self.assertEqual(self.says(socket, values), {"a": 1})
+
     def test_a_socket_cannot_begin_a_session(self) -> None:
         """Behaviour 72: no cookie can be sent any more."""
         socket = self.opens(self.visitor())
