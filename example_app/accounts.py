@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
-
-from tornado.ioloop import IOLoop
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS accounts (
@@ -21,50 +23,86 @@ CREATE TABLE IF NOT EXISTS accounts (
 """
 
 
+#: How many passwords are hashed at once, and how many more wait. A hash takes
+#: some 16 MiB and a tenth of a second.
+AT_ONCE = 2
+WAITING = 16
+
+T = TypeVar("T")
+
+
+class BusyError(Exception):
+    """Raised when too many passwords wait to be hashed."""
+
+
 class Accounts:
     """The accounts in the SQLite file ``path``, which is made if there is none.
 
     A good password hash is slow on purpose, so it is computed in a thread, and
-    so is the file read and written there: on the event loop either would keep
-    every other visitor waiting. A real application also slows down whoever
-    guesses.
+    the file is read and written there: on the event loop either would keep every
+    other visitor waiting. The queue for these threads is bounded. Beyond that,
+    `create` and `check` raise `BusyError` at once: whoever sends passwords faster
+    than they can be hashed fills neither the memory nor the queue of the others.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._threads = ThreadPoolExecutor(AT_ONCE)
+        self._places = threading.Semaphore(AT_ONCE + WAITING)
         # Nobody else on this machine is to see the hashes.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with self._open() as database:
             database.execute(_TABLE)
 
     async def create(self, name: str, password: str) -> bool:
-        """Makes an account; answers False if there is one of that name."""
-        return await IOLoop.current().run_in_executor(
-            None, self._create, name, password
-        )
+        """Makes an account. Returns whether ``password`` is that of ``name``.
+
+        It is not where somebody else has the name. Whoever has an account, and
+        signs up once more, has the right password.
+        """
+        return await self.run(self._create, name, password)
 
     async def check(self, name: str, password: str) -> bool:
         """Whether ``password`` is that of the account ``name``."""
-        return await IOLoop.current().run_in_executor(None, self._check, name, password)
+        return await self.run(self._check, name, password)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs a function in one of the threads; raises `BusyError` if it can't."""
+        if not self._places.acquire(blocking=False):
+            raise BusyError
+        future = self._threads.submit(function, *args)
+        future.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(future)
 
     def _create(self, name: str, password: str) -> bool:
-        salt = secrets.token_bytes(16)
-        row = (name, salt, _hash(password, salt))
+        # One hash in each case, so that the time tells nothing either.
+        row = self._find(name)
+        salt, stored = row or (secrets.token_bytes(16), b"")
+        computed = _hash(password, salt)
+        if row is not None:
+            return hmac.compare_digest(computed, stored)
         try:
             with self._open() as database:
-                database.execute("INSERT INTO accounts VALUES (?, ?, ?)", row)
+                database.execute(
+                    "INSERT INTO accounts VALUES (?, ?, ?)", (name, salt, computed)
+                )
         except sqlite3.IntegrityError:
-            return False
+            # Somebody has taken the name meanwhile: most likely a double click.
+            return self._check(name, password)
         return True
 
     def _check(self, name: str, password: str) -> bool:
+        # An unknown name takes as long as a known one, and so gives nothing away.
+        salt, stored = self._find(name) or (secrets.token_bytes(16), b"")
+        return hmac.compare_digest(_hash(password, salt), stored)
+
+    def _find(self, name: str) -> tuple[bytes, bytes] | None:
+        """Returns the salt and the hash of an account, or None."""
         with self._open() as database:
-            row = database.execute(
+            row: tuple[bytes, bytes] | None = database.execute(
                 "SELECT salt, hash FROM accounts WHERE name = ?", [name]
             ).fetchone()
-        # An unknown name takes as long as a known one, and so gives nothing away.
-        salt, stored = row or (secrets.token_bytes(16), b"")
-        return hmac.compare_digest(_hash(password, salt), stored)
+        return row
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

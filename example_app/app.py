@@ -9,6 +9,7 @@ from tornado.web import Application
 
 from example_app import base, curious, devices, live, shop, signing_in
 from example_app.accounts import Accounts
+from example_app.guesses import Guesses
 from example_app.under_way import UnderWay
 from tornado_sessions import Sessions
 
@@ -26,6 +27,7 @@ def make_app(
     settings: dict[str, Any] = {
         "template_path": os.path.join(here, "templates"),
         "static_path": os.path.join(here, "static"),
+        "static_handler_class": base.FileHandler,
         "cookie_secret": cookie_secret,
         "session_backend": session_backend,
         "under_way": UnderWay(),
@@ -55,6 +57,7 @@ def make_app(
         ],
         views=views,
         accounts=accounts,
+        guesses=Guesses(),
         tabs=tabs,
         login_url="/login",
         xsrf_cookies=True,

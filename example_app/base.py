@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from http.client import responses
 from typing import Any
 
-from tornado.web import HTTPError
+from tornado.web import HTTPError, StaticFileHandler
 
 from example_app.cart import Cart
 from example_app.catalogue import money
@@ -19,6 +19,17 @@ _POLICY = (
     "default-src 'none'; connect-src 'self'; form-action 'self'; img-src 'self';"
     " script-src 'self'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+#: For how many seconds after a sign-in orders are taken, and devices shown.
+#: Somebody else may have come to a browser that is remembered for a month.
+RECENT = 3600
+
+
+class FileHandler(StaticFileHandler):
+    """Serves the shop's own files, as what they are named and nothing else."""
+
+    def set_default_headers(self) -> None:
+        self.set_header("X-Content-Type-Options", "nosniff")
 
 
 class BaseHandler(SessionMixin):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tornado.web import HTTPError, authenticated
+from tornado.web import HTTPError
 
-from example_app.base import BaseHandler
-from tornado_sessions import UserSession
+from example_app.base import RECENT, BaseHandler
+from tornado_sessions import UserSession, recent_login
 
 # What browsers and systems call themselves. Most claim to be others, too, so
 # those that others claim to be come last.
@@ -28,9 +28,13 @@ _SYSTEMS = [
 
 
 class DevicesHandler(BaseHandler):
-    """Shows where the visitor's account is signed in, and ends what it should not."""
+    """Shows where the visitor's account is signed in, and ends what it should not.
 
-    @authenticated
+    Whoever has found an open browser is to learn nothing of it, and to put
+    nobody else out.
+    """
+
+    @recent_login(max_age=RECENT)
     async def get(self) -> None:
         self.render(
             "devices.html",
@@ -39,7 +43,7 @@ class DevicesHandler(BaseHandler):
             now=self.sessions.now(),
         )
 
-    @authenticated
+    @recent_login(max_age=RECENT)
     async def post(self) -> None:
         vault, handle = self.sessions.vault, self.get_body_argument("id", "")
         if not (vault.lists_users if handle else vault.ends_users):

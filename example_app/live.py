@@ -76,6 +76,10 @@ class TabHandler(SessionMixin, WebSocketHandler):
 
     session_id: str | None = None
 
+    def set_default_headers(self) -> None:
+        # For whoever asks without the handshake of a WebSocket.
+        self.set_header("X-Content-Type-Options", "nosniff")
+
     async def open(self) -> None:
         if self.session.is_new:
             self.close(NO_SESSION)

@@ -7,14 +7,10 @@ import secrets
 
 from tornado.web import HTTPError, authenticated
 
-from example_app.base import BaseHandler
+from example_app.base import RECENT, BaseHandler
 from example_app.cart import MOST, Cart
 from example_app.catalogue import PRODUCTS, Product
 from tornado_sessions import Session, recent_login
-
-#: For how many seconds after a sign-in orders are taken. Somebody else may have
-#: come to a browser that is remembered for a month.
-RECENT = 3600
 
 
 class CatalogueHandler(BaseHandler):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Awaitable, Callable
 
+from example_app.accounts import BusyError
 from example_app.base import BaseHandler
 from example_app.devices import describe
+from example_app.times import duration
 
 # A path on this site. Browsers read "//host" and "/\host" as another site,
 # and leave out tabs and line ends before they look.
@@ -17,6 +20,9 @@ _name = re.compile(r"[a-z][a-z0-9._-]{1,29}").fullmatch
 #: How many characters a new password has at the least.
 LEAST = 8
 
+#: After how many seconds it is worth to try again while many sign in.
+BUSY = 2
+
 #: How long "remember me" holds without a visit.
 REMEMBERED = datetime.timedelta(days=30)
 
@@ -25,6 +31,8 @@ class FormHandler(BaseHandler):
     """A form with a name and a password, from which one goes on."""
 
     template: str
+    #: What is said of a wrong password: nothing of which names there are.
+    wrong: str
 
     def get(self) -> None:
         # Who is signed in already is to say once more that it is them.
@@ -47,6 +55,35 @@ class FormHandler(BaseHandler):
         path = self.get_argument("next", "/")
         return path if _local_path(path) else "/"
 
+    async def try_password(
+        self, check: Callable[[str, str], Awaitable[bool]], name: str, password: str
+    ) -> None:
+        """Signs in whoever has the right password, unless there were many tries."""
+        guesses, address = self.settings["guesses"], self.request.remote_ip
+        if wait := guesses.take(name, address):
+            # The right password is not looked at either.
+            self.set_header("Retry-After", wait)
+            self.refuse(
+                429, name, f"Too many tries. You can try again in {duration(wait)}."
+            )
+            return
+        try:
+            right = await check(name, password)
+        except BusyError:
+            guesses.give_back(name, address)
+            self.set_header("Retry-After", BUSY)
+            self.refuse(
+                503,
+                name,
+                "Many people are signing in just now. Please try again in a moment.",
+            )
+            return
+        if right:
+            guesses.succeed(name, address)
+            self.sign_in(name)
+        else:
+            self.refuse(403, name, self.wrong)
+
     def sign_in(self, name: str) -> None:
         # The cart stays. The id of the session does not, so that one which
         # somebody else has planted or seen is worth nothing from here on.
@@ -63,19 +100,27 @@ class LoginHandler(FormHandler):
     """Lets a visitor sign in, and go on where they were."""
 
     template = "login.html"
+    wrong = "That name and password do not go together."
 
     async def post(self) -> None:
         name, password = self.get_form()
-        if await self.settings["accounts"].check(name, password):
-            self.sign_in(name)
+        if _name(name):
+            await self.try_password(self.settings["accounts"].check, name, password)
         else:
-            self.refuse(403, name, "That name and password do not go together.")
+            # Nobody has such a name. It is not kept either: it may be long.
+            self.refuse(403, name, self.wrong)
 
 
 class SignupHandler(FormHandler):
-    """Makes an account, and signs its owner in."""
+    """Makes an account, and signs its owner in.
+
+    Without e-mail a form cannot hide for good which names are taken: with another
+    one it makes an account. So a try counts here as it does at the sign-in, and
+    nobody learns more than that a name and a password don't go together.
+    """
 
     template = "signup.html"
+    wrong = "That name and password do not go together, or the name is taken."
 
     async def post(self) -> None:
         name, password = self.get_form()
@@ -85,10 +130,8 @@ class SignupHandler(FormHandler):
             )
         elif len(password) < LEAST:
             self.refuse(400, name, f"A password has {LEAST} characters or more.")
-        elif await self.settings["accounts"].create(name, password):
-            self.sign_in(name)
         else:
-            self.refuse(409, name, f"There is somebody called {name} already.")
+            await self.try_password(self.settings["accounts"].create, name, password)
 
 
 class LogoutHandler(BaseHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import html
 import json
 import os
@@ -14,10 +15,12 @@ import socket
 import sqlite3
 import stat
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -34,13 +37,21 @@ from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from example_app.__main__ import read_secret
-from example_app.accounts import Accounts
+from example_app.accounts import AT_ONCE, WAITING, Accounts
 from example_app.app import get_sessions, make_app
+from example_app.base import RECENT
 from example_app.cart import MOST
 from example_app.catalogue import PRODUCTS, money
 from example_app.devices import describe
+from example_app.guesses import MOST as MOST_COUNTED
+from example_app.guesses import (
+    TRIES,
+    TRIES_OF_ADDRESS,
+    TRIES_OF_NAME,
+    WINDOW,
+    Guesses,
+)
 from example_app.live import NO_SESSION, Tabs
-from example_app.shop import RECENT
 from example_app.times import duration
 from tornado_sessions import Sessions
 
@@ -508,9 +519,288 @@ async def test_a_name_belongs_to_one_account(visitor: Visitor) -> None:
     other = Visitor(visitor.client, visitor.base_url)
     page = await other.post("/signup", name="Ada", password="another one")
 
-    assert page.code == 409
-    assert "There is somebody called ada already." in page.text
+    assert page.code == 403
+    assert (
+        "That name and password do not go together, or the name is taken." in page.text
+    )
     assert "Sign out" not in (await other.get("/")).text
+
+
+@one_backend
+async def test_signing_up_again_with_the_password_signs_in(visitor: Visitor) -> None:
+    """Who has forgotten that they have an account is let in, and told nothing else."""
+    first = await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url)
+    again = await other.sign_up()
+
+    assert "Welcome, ada." in first.text
+    assert again.text == first.text
+
+
+@one_backend
+async def test_a_name_that_is_taken_costs_as_much_as_one_that_is_free(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sign-up and each sign-in computes one hash, whoever has an account."""
+    hashes = 0
+
+    def count(*args: Any, **kwargs: Any) -> bytes:
+        nonlocal hashes
+        hashes += 1
+        return scrypt(*args, **kwargs)
+
+    scrypt = hashlib.scrypt
+    monkeypatch.setattr(hashlib, "scrypt", count)
+    counts = []
+    for path, name, password in [
+        ("/signup", "ada", "lovelace"),
+        ("/signup", "ada", "another one"),
+        ("/signup", "ada", "lovelace"),
+        ("/login", "ada", "another one"),
+        ("/login", "byron", "another one"),
+    ]:
+        before = hashes
+        await visitor.submit(path, name=name, password=password)
+        counts.append(hashes - before)
+
+    assert counts == [1] * 5
+
+
+async def test_of_two_accounts_of_one_name_at_once_one_is_made(tmp_path: Path) -> None:
+    """The second of two clicks signs in, and somebody else does not."""
+    accounts = Accounts(str(tmp_path / "accounts.db"))
+    right = await asyncio.gather(*(accounts.create("ada", "lovelace") for _ in "12"))
+    two = [accounts.create("byron", password) for password in ("childe", "harold")]
+
+    assert right == [True, True]
+    assert sorted(await asyncio.gather(*two)) == [False, True]
+
+
+@dataclass
+class Clock:
+    time: float = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock(app: Application) -> Clock:
+    """Answers the clock by which the tries of passwords are counted."""
+    clock = app.settings["guesses"].seconds = Clock()
+    return clock
+
+
+WRONG = {"name": "ada", "password": "wrong"}
+
+
+@one_backend
+@pytest.mark.parametrize("path", ["/login", "/signup"])
+async def test_guessing_a_password_is_slowed_down(
+    visitor: Visitor, clock: Clock, path: str
+) -> None:
+    """After five tries even the right one waits, and the page says how long."""
+    other = Visitor(visitor.client, visitor.base_url)
+    await visitor.sign_up()
+    wrong = ADA | {"password": "another one"}
+    codes = [(await other.submit(path, **wrong)).code for _ in range(TRIES)]
+    clock.time = 60
+    response = await other.submit(path, **ADA)
+    page = await other.follow(response)
+
+    assert codes == [403] * TRIES
+    assert response.code == 429
+    assert response.headers["Retry-After"] == str(WINDOW - 60)
+    assert "Too many tries. You can try again in 14 minutes." in page.text
+    assert 'name="name" value="ada"' in page.body
+    assert session_lines(response) == []
+
+    clock.time = WINDOW
+    assert (await other.submit(path, **ADA)).code == 302
+
+
+@one_backend
+async def test_tries_at_the_sign_up_count_at_the_sign_in(
+    visitor: Visitor, clock: Clock
+) -> None:
+    """Either page says whether a password is right."""
+    await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url)
+    for number in range(TRIES):
+        await other.submit(
+            ("/login", "/signup")[number % 2], name="ada", password="another one"
+        )
+
+    assert (await other.submit("/login", **ADA)).code == 429
+    assert (await other.submit("/signup", **ADA)).code == 429
+
+
+@one_backend
+async def test_tries_at_once_are_no_more_than_one_by_one(
+    visitor: Visitor, clock: Clock
+) -> None:
+    """A try counts from its beginning, and not when it was found to be wrong."""
+    form = urlencode(await visitor.fill(**WRONG))
+    tries = [visitor.fetch("/login", form) for _ in range(TRIES + 4)]
+    codes = [response.code for response in await asyncio.gather(*tries)]
+
+    assert sorted(codes) == [403] * TRIES + [429] * 4
+
+
+@one_backend
+async def test_names_without_an_account_are_slowed_down_alike(
+    visitor: Visitor, clock: Clock
+) -> None:
+    """What is answered tells nothing of who has one."""
+    codes = [(await visitor.submit("/login", **WRONG)).code for _ in range(TRIES + 1)]
+
+    assert codes == [403] * TRIES + [429]
+
+
+@one_backend
+async def test_a_sign_in_forgets_the_tries_before_it(
+    visitor: Visitor, clock: Clock
+) -> None:
+    """Whoever mistypes now and then is never slowed down."""
+    await visitor.sign_up()
+    for _ in range(3):
+        for _ in range(TRIES - 1):
+            await visitor.submit("/login", **WRONG)
+        assert (await visitor.submit("/login", **ADA)).code == 302
+
+
+@one_backend
+async def test_other_names_are_not_slowed_down(visitor: Visitor, clock: Clock) -> None:
+    """Somebody else at the same address signs in meanwhile."""
+    await visitor.post("/signup", name="byron", password="lovelace")
+    for _ in range(TRIES + 1):
+        await visitor.submit("/login", **WRONG)
+
+    assert (
+        await visitor.submit("/login", name="byron", password="lovelace")
+    ).code == 302
+
+
+@one_backend
+async def test_what_is_no_name_is_no_guess(
+    visitor: Visitor, app: Application, clock: Clock
+) -> None:
+    """It is refused like any other, and takes no memory."""
+    for _ in range(TRIES + 1):
+        page = await visitor.post("/login", name="a" * 1000, password="lovelace")
+
+        assert page.code == 403
+        assert "That name and password do not go together." in page.text
+    assert len(app.settings["guesses"]) == 0
+
+
+def tries(guesses: Guesses, name: str, address: str, number: int) -> list[int]:
+    return [guesses.take(name, address) for _ in range(number)]
+
+
+def make_guesses() -> tuple[Guesses, Clock]:
+    guesses = Guesses()
+    clock = guesses.seconds = Clock()
+    return guesses, clock
+
+
+async def test_a_stranger_does_not_keep_the_owner_out() -> None:
+    """Nor do many strangers, where the owner has signed in before."""
+    guesses, _ = make_guesses()
+    guesses.take("ada", "192.0.2.1")
+    guesses.succeed("ada", "192.0.2.1")
+    strangers = [f"198.51.100.{number}" for number in range(100)]
+    waits = [guesses.take("ada", stranger) for stranger in strangers]
+
+    assert waits.count(0) == TRIES_OF_NAME - 1
+    assert guesses.take("ada", "192.0.2.1") == 0
+    assert guesses.take("ada", "203.0.113.1") == WINDOW
+
+
+async def test_a_name_has_few_tries_from_all_addresses_together() -> None:
+    """And they are over with the window: nobody is kept out for ever."""
+    guesses, clock = make_guesses()
+    addresses = [f"198.51.100.{number}" for number in range(TRIES_OF_NAME + 5)]
+    waits = [guesses.take("ada", address) for address in addresses]
+    clock.time = WINDOW
+
+    assert waits == [0] * TRIES_OF_NAME + [WINDOW] * 5
+    assert guesses.take("ada", addresses[-1]) == 0
+
+
+async def test_an_address_has_few_tries_at_all_names_together() -> None:
+    """Nobody tries one password at all names, nor asks which are taken."""
+    guesses, _ = make_guesses()
+    waits = []
+    for number in range(TRIES_OF_ADDRESS + 5):
+        waits.append(guesses.take(f"name-{number}", "192.0.2.1"))
+        guesses.succeed(f"name-{number}", "192.0.2.1")
+
+    assert waits == [0] * TRIES_OF_ADDRESS + [WINDOW] * 5
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::", "2001:db8:0:2::1"),
+    ],
+)
+async def test_what_one_customer_has_is_one_address(
+    address: str, same: str, other: str
+) -> None:
+    """Of IPv6 that is a network of 2^64 addresses."""
+    guesses, _ = make_guesses()
+
+    assert tries(guesses, "ada", address, TRIES) == [0] * TRIES
+    assert guesses.take("ada", same) == WINDOW
+    assert guesses.take("ada", other) == 0
+
+
+async def test_tries_are_counted_in_bounded_memory() -> None:
+    """The oldest go first, where all are of the same window too."""
+    guesses, clock = make_guesses()
+    for number in range(2 * MOST_COUNTED):
+        address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        guesses.take(f"name-{number}", address)
+        guesses.succeed(f"name-{number}", "192.0.2.1")
+
+    assert 2 * MOST_COUNTED <= len(guesses) <= 2 * MOST_COUNTED + 2
+
+    # The three that the next try begins, and the addresses that are known.
+    clock.time = WINDOW
+    guesses.take("ada", "192.0.2.1")
+
+    assert len(guesses) == 3 + MOST_COUNTED
+
+
+@one_backend
+@pytest.mark.parametrize("path", ["/login", "/signup"])
+async def test_passwords_beyond_the_queue_are_refused_at_once(
+    visitor: Visitor, app: Application, clock: Clock, path: str
+) -> None:
+    """Nobody waits behind a thousand guesses, and the try is not counted."""
+    await visitor.post("/product/kite")
+    form = urlencode(await visitor.fill(**ADA))
+    accounts, gate = app.settings["accounts"], threading.Event()
+    slow = [
+        asyncio.ensure_future(accounts.run(gate.wait)) for _ in range(AT_ONCE + WAITING)
+    ]
+    try:
+        await asyncio.sleep(0)
+        responses = [await visitor.fetch(path, form) for _ in range(TRIES + 1)]
+        page = await visitor.follow(responses[-1])
+        cart = await visitor.get("/cart")
+    finally:
+        gate.set()
+        await asyncio.gather(*slow)
+    later = await visitor.submit("/signup", **ADA)
+
+    assert [response.code for response in responses] == [503] * (TRIES + 1)
+    assert responses[0].headers["Retry-After"] == "2"
+    assert "Many people are signing in just now." in page.text
+    assert "Cart 1 products" in cart.text
+    assert later.code == 302
 
 
 @one_backend
@@ -586,6 +876,7 @@ async def test_an_account_outlives_the_application(tmp_path: Path) -> None:
     assert await accounts.check("ada", "lovelace")
     assert not await accounts.check("ada", "byron")
     assert not await accounts.create("ada", "byron")
+    assert await accounts.create("ada", "lovelace")
 
 
 async def test_a_script_gets_numbers_in_place_of_a_page(visitor: Visitor) -> None:
@@ -810,6 +1101,31 @@ async def test_an_order_asks_who_one_is_after_a_while(
     assert "Total €18.95" in page.text
 
 
+@listing_backends
+async def test_the_devices_page_asks_who_one_is_after_a_while(
+    visitor: Visitor, app: Application
+) -> None:
+    """Whoever finds an open browser neither sees the others nor puts them out."""
+    await visitor.sign_up()
+    other = Visitor(visitor.client, visitor.base_url)
+    await other.post("/login", **ADA)
+    start = time.time()
+    Sessions.of(app).now = functools.partial(float, start + RECENT + 1)
+    asked = await visitor.get("/devices")
+    one = await visitor.post("/devices", id="x")
+    everywhere = await visitor.post("/devices")
+    here = await other.get("/news")
+
+    assert asked.path == "/login?next=%2Fdevices"
+    assert one.code == everywhere.code == 403
+    assert json.loads(here.body)["user"] == "ada"
+
+    page = await visitor.post("/login", **ADA, next="/devices")
+
+    assert page.path == "/devices"
+    assert "This one." in page.text
+
+
 async def test_the_session_page_shows_its_state(visitor: Visitor, backend: str) -> None:
     """Where it is kept, how long it lasts, and how large it is."""
     assert "You have none yet" in (await visitor.get("/session")).text
@@ -895,6 +1211,21 @@ async def test_no_page_runs_what_is_not_the_shops(visitor: Visitor, path: str) -
 
     assert policy.startswith("default-src 'none'; ")
     assert sources == {"'none'", "'self'"}
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "path",
+    [
+        *["/", "/cart", "/views", "/news", "/nowhere", "/tab", "/login"],
+        *["/static/shop.css", "/static/logo.svg", "/static/nothing.js", "/checkout"],
+    ],
+)
+async def test_nothing_is_taken_for_what_it_is_not(visitor: Visitor, path: str) -> None:
+    """A browser takes each answer for what its Content-Type says, and no guess."""
+    response = await visitor.fetch(path)
+
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from example_app.guesses import TRIES
 from servers.browsing import Browser, Shop
 
 #: How many seconds a page has to come to what is awaited, on a busy machine.
@@ -397,6 +398,26 @@ class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
         visitor.expect("tfoot", "€56.85")
         visitor.click("main form button")
         visitor.expect(".flash", "Your order is placed.")
+
+    def test_whoever_guesses_a_password_is_told_to_wait(self) -> None:
+        """The form comes back with the name, and says for how long."""
+        name = self.visitor.sign_up()
+        self.browser.forget()
+        self.visitor.go("/login")
+        for _ in range(TRIES + 1):
+            # Mark the page, to know when it is another one.
+            self.browser.execute_script("document.body.id = 'old'")
+            self.visitor.type("input[name=name]", name)
+            self.visitor.type("input[name=password]", "a wrong one")
+            self.visitor.click(".fields button")
+            self.visitor.find("body:not(#old) .flash.error")
+        refused = self.browser.complaints()
+
+        self.visitor.expect(".flash", "Too many tries. You can try again in 14 minutes")
+        field = self.visitor.find("input[name=name]")
+        self.assertEqual(field.get_attribute("value"), name)
+        self.assertEqual(len(refused), TRIES + 1)
+        self.assertIn("429", refused[-1])
 
 
 @needs_browser
