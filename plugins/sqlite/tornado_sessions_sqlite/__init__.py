@@ -24,67 +24,13 @@ from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
 from tornado_sessions.options import read_options
+from tornado_sessions_sqlite.table import Table
 
 __all__ = ["SQLiteBackend"]
 
 logger = logging.getLogger("tornado_sessions")
 
 T = TypeVar("T")
-
-# Which schema this release reads and writes; in the file it is user_version.
-_SCHEMA_VERSION = 1
-
-# A table with a rowid: a random key then falls into a small index, and the rows
-# themselves, which are ten times its size, are written in the order they come.
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS sessions (
-    key            BLOB PRIMARY KEY,  -- a digest: no client holds it
-    version        INTEGER NOT NULL,  -- drawn anew whenever the row is written
-    data           BLOB NOT NULL,
-    expires        REAL NOT NULL,     -- seconds since the epoch; 0 for never
-    expires_minute INTEGER,           -- the same in whole minutes, for the index
-    user           TEXT
-);
-CREATE INDEX IF NOT EXISTS sessions_expires ON sessions (expires_minute);
-CREATE INDEX IF NOT EXISTS sessions_user ON sessions (user) WHERE user IS NOT NULL;
-PRAGMA user_version = {_SCHEMA_VERSION};
-COMMIT;
-"""
-
-_LOAD = "SELECT data, version, expires_minute, user FROM sessions WHERE key = ?"
-
-_FIND = """
-SELECT rowid, key, data, version, expires_minute, user FROM sessions
-WHERE user = ? AND rowid > ? ORDER BY rowid LIMIT ?
-"""
-
-# A version is a random number of 64 bits, not a counter: a counter would begin
-# again when a record is deleted and inserted under the same key, and a save that
-# saw the first record could then replace the second.
-_INSERT = """
-INSERT INTO sessions (key, version, data, expires, expires_minute, user)
-VALUES (?, random(), ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING
-"""
-
-_REPLACE = """
-UPDATE sessions SET version = random(), data = ?, expires = ?
-WHERE key = ? AND version = ?
-"""
-
-_REPLACE_INDEXED = """
-UPDATE sessions SET version = random(), data = ?, expires = ?,
-    expires_minute = ?, user = ?
-WHERE key = ? AND version = ?
-"""
-
-_DELETE = "DELETE FROM sessions WHERE key = ?"
-
-_PURGE = """
-DELETE FROM sessions WHERE rowid IN (
-    SELECT rowid FROM sessions WHERE expires_minute <= ? AND expires <= ? LIMIT ?
-)
-"""
 
 # How many records one purge removes: milliseconds of the writing thread.
 _BATCH = 500
@@ -112,6 +58,8 @@ _ADVICE = {
     " and write it and its directory.",
     "disk I/O": "Check the disk and the file system that it is on.",
     "No such file": "Create its directory.",
+    "constraint failed": "Somebody has changed the table: drop that constraint or that"
+    " index, or name another table with the option 'table'.",
 }
 
 
@@ -127,7 +75,8 @@ class SQLiteBackend(Backend):
     of a flush of the disk with every write.
 
     The file is created when it is first used, readable by its owner alone. Its
-    directory has to be there.
+    directory has to be there. It may be the file of an application: the sessions
+    are in the table ``table``, and nothing else of the file is changed.
     """
 
     durable = True
@@ -141,6 +90,7 @@ class SQLiteBackend(Backend):
         *,
         timeout: float = 2.0,
         synchronous: str = "normal",
+        table: str = "sessions",
         max_bytes: int = 65_536,
     ) -> None:
         path = os.fspath(path)
@@ -168,16 +118,18 @@ class SQLiteBackend(Backend):
         self.path = os.path.abspath(path)
         self.timeout = timeout
         self.synchronous = synchronous
+        self.table = table
         self.max_bytes: int = max_bytes
-        self._warned = False
+        self._table = Table(table)
+        self._warned: set[str] = set()
         self._start()
 
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> SQLiteBackend:
         """Makes the backend of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
 
-        Options follow a question mark: ``timeout``, ``synchronous`` and
-        ``max_bytes``, as the constructor takes them. Raises `ValueError` for
+        Options follow a question mark: ``timeout``, ``synchronous``,
+        ``table`` and ``max_bytes``, as the constructor takes them. Raises `ValueError` for
         anything else.
         """
         parts = urlsplit(url)
@@ -192,7 +144,7 @@ class SQLiteBackend(Backend):
 
     async def load(self, key: bytes) -> Record | None:
         self._check_process()
-        rows = await self._reader.run(_ROWS, _LOAD, key)
+        rows = await self._reader.run(_ROWS, self._table.load, key)
         # The version carries what the indexes hold as well, see save().
         return Record(rows[0][0], rows[0][1:]) if rows else None
 
@@ -201,31 +153,43 @@ class SQLiteBackend(Backend):
         data, expires, user = record.data, record.expires, record.user
         minute = expires // 60 if expires else None
         if record.version is None:
-            stored = await self._write(_INSERT, key, data, expires, minute, user)
+            stored = await self._write(
+                self._table.insert, key, data, expires, minute, user
+            )
         else:
             version, *indexed = record.version
             if indexed == [minute, user]:
                 # Most saves of a busy session: they leave the indexes alone,
                 # which halves what is written.
-                stored = await self._write(_REPLACE, data, expires, key, version)
+                stored = await self._write(
+                    self._table.replace, data, expires, key, version
+                )
             else:
                 stored = await self._write(
-                    _REPLACE_INDEXED, data, expires, minute, user, key, version
+                    self._table.replace_indexed,
+                    data,
+                    expires,
+                    minute,
+                    user,
+                    key,
+                    version,
                 )
         if not stored:
             raise ConflictError("Another version of the record is stored, or none.")
 
     async def delete(self, key: bytes) -> None:
-        await self._write(_DELETE, key)
+        await self._write(self._table.delete, key)
 
     async def purge(self, now: float) -> int:
-        return await self._write(_PURGE, now // 60, now, _BATCH)
+        return await self._write(self._table.purge, now // 60, now, _BATCH)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         self._check_process()
         last = 0
         # In pages: a read that stays open would keep the write-ahead log growing.
-        while rows := await self._reader.run(_ROWS, _FIND, user, last, _PAGE):
+        while rows := await self._reader.run(
+            _ROWS, self._table.find, user, last, _PAGE
+        ):
             for row in rows:
                 yield row[1], Record(row[2], row[3:])
             last = rows[-1][0]
@@ -287,31 +251,46 @@ class SQLiteBackend(Backend):
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        # First, as everything else may write to a file that is not ours.
-        [(version,)] = database.execute("PRAGMA user_version").fetchall()
-        if version > _SCHEMA_VERSION:
-            raise BackendError(
-                f"The session database {self.path!r} has the schema {version}, and"
-                f" this release knows {_SCHEMA_VERSION}. Upgrade"
-                " tornado-sessions-sqlite, or give the sessions a file of their own."
-            )
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute(f"PRAGMA synchronous = {self.synchronous}")
+        [(pages,)] = database.execute("PRAGMA page_count").fetchall()
+        if not pages:
+            # An empty file is ours alone. The mode stays with the file.
+            database.execute("PRAGMA journal_mode = WAL")
+        # Settings of this connection, and not of the file.
+        [(mode,)] = database.execute("PRAGMA journal_mode").fetchall()
+        # Without WAL a file may be damaged by a loss of power where SQLite does
+        # not flush the disk, and it may hold more than sessions.
+        synchronous = self.synchronous if mode == "wal" else "full"
+        database.execute(f"PRAGMA synchronous = {synchronous}")
         # Some builds leave what is deleted in the file until its place is needed.
         database.execute("PRAGMA secure_delete = ON")
-        if version < _SCHEMA_VERSION:
-            database.executescript(_SCHEMA)
+        for index in self._table.set_up(database, self.path):
+            self._warn(
+                f"The session database {self.path!r} has something else under the name"
+                f" {index!r}, so the table {self.table!r} lacks that index and is"
+                " searched slowly. Rename that, or name another table with the option"
+                " 'table'."
+            )
 
     def _check_mode(self) -> None:
         mode = os.stat(self.path).st_mode & 0o777
-        if mode & 0o077 and not self._warned:
-            self._warned = True
-            logger.warning(
-                "The session database %r is open to other users (mode %03o). Unless"
-                " that is meant, run: chmod 600 on it and on its -wal and -shm files.",
-                self.path,
-                mode,
+        if mode & 0o077:
+            self._warn(
+                f"The session database {self.path!r} is open to other users (mode"
+                f" {mode:03o}). Unless that is meant, run: chmod 600 on it and on its"
+                " -wal and -shm files."
             )
+
+    def _warn(self, text: str) -> None:
+        """Logs a warning, once."""
+        # Both lanes may connect at once: of two threads one adds it.
+        with _warning:
+            if text in self._warned:
+                return
+            self._warned.add(text)
+        logger.warning("%s", text)
+
+
+_warning = threading.Lock()
 
 
 class _Database(sqlite3.Connection):
@@ -343,7 +322,7 @@ def _file_at(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_OPTIONS = {"timeout": float, "synchronous": str, "max_bytes": int}
+_OPTIONS = {"timeout": float, "synchronous": str, "table": str, "max_bytes": int}
 
 
 class _Parameters(tuple[object, ...]):
