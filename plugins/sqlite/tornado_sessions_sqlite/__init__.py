@@ -24,6 +24,7 @@ from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
 from tornado_sessions.options import read_options
+from tornado_sessions_sqlite.place import check_directories, check_owners
 from tornado_sessions_sqlite.table import Table
 
 __all__ = ["SQLiteBackend"]
@@ -76,7 +77,8 @@ class SQLiteBackend(Backend):
 
     The file is created when it is first used, readable by its owner alone. Its
     directory has to be there. It may be the file of an application: the sessions
-    are in the table ``table``, and nothing else of the file is changed.
+    are in the table ``table``, and nothing else of the file is changed. A file that
+    another user could have made or could replace is refused.
     """
 
     durable = True
@@ -230,11 +232,16 @@ class SQLiteBackend(Backend):
     # What follows runs in the thread of a lane.
 
     def _connect(self, reading: bool) -> sqlite3.Connection:
+        self._check_directories()
         # Only where there is none: to open and close a file that SQLite has open
         # drops its locks, as POSIX has it. The log and the shared memory beside
         # it get the mode of the file.
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+            # Of a link, the file that it leads to.
+            real = os.path.realpath(self.path)
+            os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
+        # Now, as another user may have been faster.
+        check_owners(self.path)
         file = _file_at(self.path)
         database = sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, factory=_Database
@@ -269,6 +276,15 @@ class SQLiteBackend(Backend):
                 f" {index!r}, so the table {self.table!r} lacks that index and is"
                 " searched slowly. Rename that, or name another table with the option"
                 " 'table'."
+            )
+
+    def _check_directories(self) -> None:
+        for directory in check_directories(self.path):
+            self._warn(
+                f"Other users may replace the session database {self.path!r} or the"
+                f" files beside it, as they may write the directory {directory!r}"
+                f" (mode {os.stat(directory).st_mode & 0o7777:o}). Unless that is"
+                " meant, run: chmod go-w on that directory."
             )
 
     def _check_mode(self) -> None:
