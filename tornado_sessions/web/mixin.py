@@ -164,12 +164,12 @@ class SessionMixin(SocketHandler):
 
         A store that fails gets one line for each request, with the driver's own
         words, and a traceback only where the logger ``tornado_sessions`` is at
-        DEBUG. That a login was refused is no error. A value that cannot be stored
-        is logged with the name of the handler.
+        DEBUG. A login that was refused and a session that was ended elsewhere are no
+        errors. A value that cannot be stored is logged with the name of the handler.
         """
         if not self._session_loaded:
             self._take_tokens_from_url()
-        if isinstance(value, SessionLimitError):
+        if isinstance(value, (SessionGoneError, SessionLimitError)):
             logger.info("%s", value)
         elif self._is_ambiguous and isinstance(value, SessionError):
             self._log_refusal(value)
