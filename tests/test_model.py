@@ -15,6 +15,7 @@ import contextvars
 import copy
 import dataclasses
 import itertools
+import math
 import random
 import secrets
 from collections import Counter
@@ -166,9 +167,13 @@ class Kept:
     state: State
     ended: bool = False
 
+    @property
+    def lifetime_ends(self) -> float:
+        """When its lifetime ends."""
+        return (self.state["auth_time"] or self.created) + LIFETIME
+
     def is_alive(self, now: float) -> bool:
-        began = self.state["auth_time"] or self.created
-        ends = min(self.seen + (self.state["idle"] or IDLE), began + LIFETIME)
+        ends = min(self.seen + (self.state["idle"] or IDLE), self.lifetime_ends)
         return not self.ended and now < ends
 
 
@@ -370,6 +375,7 @@ class Visit:
         # What it saw, and what it wants that to be.
         self.base, self.mine = blank(), blank()
         self.token: str | None = None
+        self.loaded = math.inf
         # What its next commit is to do besides.
         self.moves = self.is_another_user = False
         self.ending: list[str] = []
@@ -431,9 +437,8 @@ class Visit:
         self._sees(blank())
 
     def _is_alive(self) -> bool:
-        return self.token is None or self.world.kept[self.token].is_alive(
-            self.world.now
-        )
+        """Whether its session was alive when it loaded it, and nobody ended it."""
+        return self.token is None or self.world.kept[self.token].is_alive(self.loaded)
 
     # What it does.
 
@@ -652,14 +657,16 @@ class Visit:
             assert not session._fresh
             assert not session._ended
 
-        troubles = self.conflicts + self.faults
+        faults = self.faults
         if await self._attempt(commit()):
             self._acknowledge()
             if self._is_alive() and self.token and not self.plan.fails:
-                # Activity extends it.
+                # Activity extends it, but not beyond its lifetime.
+                kept = self.world.kept[self.token]
                 assert (
-                    self.loaded - self.world.kept[self.token].seen < IDLE / 10
-                    or self.conflicts + self.faults > troubles
+                    self.loaded - kept.seen < IDLE / 10
+                    or self.faults > faults
+                    or self.world.now >= kept.lifetime_ends
                 )
         else:
             session._drop_changes()
@@ -700,7 +707,7 @@ class Visit:
             self._revoked(of, is_told)
 
     def _loaded(self, kept: Kept | None) -> None:
-        if kept is None or not kept.is_alive(self.world.now):
+        if kept is None or not kept.is_alive(self.loaded):
             return
         if self.newest is not None:
             self.newest = kept.state
@@ -715,8 +722,8 @@ class Visit:
             self.moved = state
             kept.ended = True
             return
-        # What has expired meanwhile does not come back.
-        assert kept.is_alive(began)
+        # What had ended does not come back.
+        assert kept.is_alive(self.loaded)
         kept.state, kept.seen = state, began
         self.stored = True
 

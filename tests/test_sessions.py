@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from unittest import mock
@@ -11,7 +12,7 @@ import pytest
 import tornado.web
 from tornado_sessions_memory import MemoryBackend
 
-from tests.sessions_case import IDLE, START, UNKNOWN, SessionsCase
+from tests.sessions_case import IDLE, START, UNKNOWN, SessionsCase, SlowCount
 from tornado_sessions import (
     BackendError,
     ConflictError,
@@ -574,17 +575,78 @@ class ConflictTest(SessionsCase):
         )
         assert not await self.is_alive(token)
 
-    async def test_a_late_save_does_not_bring_an_expired_session_back(self) -> None:
-        """Behaviour 39: though its record is still in the store."""
+    async def test_what_expires_during_a_request_is_alive_for_it(self) -> None:
+        """Behaviour 47: what it changes is stored, on what others have saved."""
+        token = await self.stored({"a": 1})
+        session, other = [await self.sessions.load(token) for _ in range(2)]
+        self.clock += IDLE
+        session["a"] = 2
+        await session.save()
+        other["b"] = 1
+        await other.save()
+        session["c"] = 1
+        await session.save()
+
+        assert await self.values(token) == {"a": 2, "b": 1, "c": 1}
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+
+    async def test_what_was_ended_during_a_request_is_not_alive_for_it(self) -> None:
+        """Behaviours 39, 47: though it would have expired, too."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        session["a"] = 2
+        await self.end_elsewhere(token)
         self.clock += IDLE
+        session["a"] = 2
         with pytest.raises(SessionGoneError):
             await session.save()
+        assert not await self.is_alive(token)
 
-        self.clock -= 1
-        assert await self.values(token) == {"a": 1}
+    async def test_a_message_on_a_socket_is_judged_by_itself(self) -> None:
+        """Behaviours 39, 47: with changes or without, and whatever it calls."""
+        token = await self.stored({"a": 1})
+        for change, call in itertools.product(
+            ({}, {"a": 2}),
+            (Session.save, Session.reload, lambda session: session.transact(len)),
+        ):
+            self.clock = START
+            session = await self.sessions.load(token)
+            session._on_socket = True
+            session.update(change)
+            self.clock = START + IDLE
+            with pytest.raises(SessionGoneError):
+                await call(session)
+            assert not await self.is_alive(token)
+
+    async def test_a_message_on_a_socket_finds_what_others_kept_alive(self) -> None:
+        """Behaviours 47, 48: the socket itself need not have noticed."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        session._on_socket = True
+        self.clock += IDLE / 2
+        await self.elsewhere.commit(await self.elsewhere.load(token))
+        self.clock += IDLE / 2
+        await session.save()
+        session["b"] = 1
+        await session.save()
+
+        assert await self.values(token) == {"a": 1, "b": 1}
+
+    async def test_a_message_is_judged_by_when_it_came(self) -> None:
+        """Behaviour 47: not by when one before it on the same socket has ended."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        session._on_socket = True
+        count = SlowCount()
+        counting = asyncio.ensure_future(session.transact(count))
+        await count.begun.wait()
+        session["b"] = 1
+        saving = asyncio.ensure_future(session.save())
+        await asyncio.sleep(0)
+        self.clock += IDLE
+        count.go_on.set()
+        await asyncio.gather(counting, saving)
+
+        assert await self.values(token) == {"a": 1, "b": 1, "n": 1}
 
     async def test_a_session_that_another_request_kept_alive_is_saved(self) -> None:
         """Behaviour 48: a long request ends after its session was renewed."""

@@ -19,6 +19,9 @@ from tests.sessions_case import IDLE, LIFETIME, START, UNKNOWN, SessionsCase
 from tornado_sessions import (
     BackendError,
     Record,
+    SessionError,
+    SessionGoneError,
+    SessionLimitError,
     Sessions,
     Vault,
 )
@@ -162,10 +165,11 @@ class ExpiryTest(SessionsCase):
         assert await self.values(token) == {"a": 2}
 
     async def test_a_renewal_brings_nothing_back(self) -> None:
-        """Behaviour 39: neither what was destroyed nor what has expired."""
+        """Behaviour 39: whether or not it would have expired meanwhile."""
         token, other = await self.stored(), await self.stored()
         self.clock += IDLE / 10
         session, late = await self.sessions.load(token), await self.sessions.load(other)
+        await self.end_elsewhere(other)
         await self.end_elsewhere(token)
         await self.sessions.commit(session)
         assert not await self.is_alive(token)
@@ -173,6 +177,151 @@ class ExpiryTest(SessionsCase):
         self.clock = START + IDLE
         await self.sessions.commit(late)
         assert not await self.is_alive(other)
+
+    async def test_a_slow_request_counts_as_use(self) -> None:
+        """Behaviours 47, 48: though it only reads, and the session has expired."""
+        token = await self.stored()
+        self.clock += IDLE - 1
+        session = await self.sessions.load(token)
+        self.clock += IDLE
+        await self.sessions.commit(session)
+
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+        assert self.vault.calls == ["load", "save"]
+
+    async def test_a_slow_request_counts_though_others_were_first(self) -> None:
+        """Behaviour 48: what they have noted is long ago when it ends."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 2
+        session = await self.sessions.load(token)
+        await self.change_elsewhere(token, a=2)
+        self.clock += IDLE / 2
+        await self.sessions.commit(session)
+        assert self.vault.calls == ["load", "save", "load", "save"]
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+        assert await self.values(token) == {"a": 2}
+
+        session["b"] = 1
+        await session.save()
+        assert await self.values(token) == {"a": 2, "b": 1}
+
+    async def test_a_quick_request_renews_nothing_after_others(self) -> None:
+        """Behaviour 49: of many at once, one does."""
+        token = await self.stored()
+        self.clock += IDLE / 2
+        sessions = [await self.sessions.load(token) for _ in range(3)]
+        self.vault.calls.clear()
+        for session in sessions:
+            await self.sessions.commit(session)
+            await self.sessions.commit(session)
+
+        assert self.vault.calls == ["save", "save", "save"]
+
+    async def test_a_slow_request_renews_nothing_that_was_just_renewed(self) -> None:
+        """Behaviour 49: it looks, and leaves it at that."""
+        token = await self.stored()
+        self.clock += IDLE / 2
+        session = await self.sessions.load(token)
+        self.clock += IDLE / 4
+        await self.elsewhere.commit(await self.elsewhere.load(token))
+        await self.sessions.commit(session)
+
+        assert self.vault.calls == ["load", "save", "load"]
+
+    async def test_where_the_lifetime_has_passed_nothing_is_extended(self) -> None:
+        """Behaviour 47: a read writes nothing, and what is written has ended."""
+        token = await self.stored({"a": 1})
+        lifetime = IDLE / 2
+        self.sessions.lifetime = self.elsewhere.lifetime = lifetime
+        await self.change_elsewhere(token, a=2)
+        self.clock += lifetime - 1
+        session, reading = [await self.sessions.load(token) for _ in range(2)]
+        self.clock += 2
+        await self.sessions.commit(reading)
+        assert "save" not in self.vault.calls
+
+        session["a"] = 3
+        await session.save()
+        await session.transact(lambda session: session.update(b=1))
+        stored = await self.envelope(token)
+        assert dict(session) == {"a": 3, "b": 1}
+        values = {key: bytes(value) for key, value in stored.values.items()}
+        assert values == {"a": b"3", "b": b"1"}
+        assert stored.expires == START + lifetime
+        assert not await self.is_alive(token)
+
+    async def test_an_end_that_was_near_is_not_put_off_either(self) -> None:
+        """Behaviour 47: that of the idle timeout, before that of the lifetime."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        self.clock += LIFETIME
+        session["a"] = 2
+        await session.save()
+
+        assert (await self.envelope(token)).expires == START + IDLE
+
+    async def test_a_renewal_that_failed_is_tried_again(self) -> None:
+        """Behaviour 48: by the next commit of the request."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 2
+        session = await self.sessions.load(token)
+        self.vault.failing.add("save")
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            await session.save()
+        self.vault.failing.clear()
+        await self.sessions.commit(session)
+
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+
+    async def test_a_save_that_failed_leaves_the_renewal(self) -> None:
+        """Behaviour 48: what a handler takes back is no reason not to extend it."""
+        for failure in ("store", "value", "reload"):
+            token = await self.stored({"a": 1})
+            self.clock += IDLE / 2
+            session = await self.sessions.load(token)
+            session["a"] = {1} if failure == "value" else 2
+            if failure == "store":
+                self.vault.failing.add("save")
+            if failure != "reload":
+                with pytest.raises(SessionError):
+                    await session.save()
+            self.vault.failing.clear()
+            await session.reload()
+            await self.sessions.commit(session)
+
+            assert (await self.envelope(token)).expires == self.clock + IDLE
+
+    async def test_a_refused_login_is_use_all_the_same(self) -> None:
+        """Behaviour 48: of the session that the visitor goes on with."""
+        limit = {"max_per_user": 1, "max_per_user_policy": "refuse"}
+        sessions = self.make(self.vault, **limit)
+        other = await sessions.load(None)
+        other.login("ada")
+        await other.save()
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 2
+        session = await sessions.load(token)
+        session.login("ada")
+        with pytest.raises(SessionLimitError):
+            await session.save()
+        await sessions.commit(session)
+
+        assert (await self.envelope(token)).expires == self.clock + IDLE
+
+    async def test_a_store_keeps_a_record_for_five_minutes_longer(self) -> None:
+        """Behaviours 47, 65: for the requests that are under way then."""
+        token = await self.stored({"a": 1})
+        session = await self.sessions.load(token)
+        self.clock = START + IDLE + 299
+        assert await self.sessions.purge() == 0
+        session["a"] = 2
+        await session.save()
+        assert await self.values(token) == {"a": 2}
+
+        self.clock += IDLE + 302
+        assert await self.sessions.purge() == 1
+        with pytest.raises(SessionGoneError):
+            await session.reload()
 
     async def test_a_renewal_that_fails_is_logged(self) -> None:
         """Behaviour 30: a pure read goes out all the same."""
@@ -257,7 +406,7 @@ class ExpiryTest(SessionsCase):
             await sessions.commit(session)
 
         (_, record), _ = save.call_args
-        assert record.expires == START + year
+        assert record.expires == START + year + 300
         self.clock += year - 1
         assert not (await sessions.load(session._token)).is_new
 

@@ -54,7 +54,9 @@ class Record(msgspec.Struct, frozen=True):
     #: handed back untouched. Good for one save.
     version: Any = None
     #: When the store may forget the record, in seconds since the epoch; zero
-    #: for never. For the store's own clean-up; ``load`` need not answer it.
+    #: for never. It is five minutes after the session has ended, as a request that
+    #: loaded it in time may save it later. For the store's own clean-up; ``load``
+    #: need not answer it.
     expires: float = 0.0
     #: Whose session it is, for ``find``; ``load`` need not answer it.
     user: str | None = None

@@ -119,12 +119,14 @@ class Session(MutableMapping[str, Any]):
         "_era",
         "_finished_by",
         "_fresh",
+        "_judged_at",
         "_keeper",
         "_late",
         "_lock",
         "_mine",
         "_moved",
         "_moving",
+        "_on_socket",
         "_refusal",
         "_renew",
         "_sent",
@@ -142,6 +144,7 @@ class Session(MutableMapping[str, Any]):
         token: str | None = None,
         version: Any = None,  # noqa: ANN401
         renew: bool = False,
+        loaded_at: float | None = None,
     ) -> None:
         # Changed after the response was finished, and by whose name: see `__del__`.
         self._late = False
@@ -149,6 +152,10 @@ class Session(MutableMapping[str, Any]):
         self._keeper = keeper
         if base is None:
             base = self._blank()
+        # When the session has to have been alive, in seconds since the epoch: when
+        # the request loaded it; on a WebSocket when a message saves or loads it.
+        self._judged_at = base.created if loaded_at is None else loaded_at
+        self._on_socket = False
         # Values that nobody has looked at are still encoded.
         self._values: dict[str, Any] = dict(base.values)
         # What this request wants the fields to be: ``base`` itself until a
@@ -532,6 +539,8 @@ class Session(MutableMapping[str, Any]):
         """Saves now what has changed, rather than with the response.
 
         There is no second save at the end unless something changes after it.
+        A session that expires while the request runs is saved all the same. On a
+        WebSocket it is not: each message is judged by itself.
         Raises `.SessionGoneError` if the session was ended elsewhere in the
         meantime, `.BackendError` if the store fails, and `.SessionDataError`
         for a value that cannot be stored.
@@ -638,7 +647,19 @@ class Session(MutableMapping[str, Any]):
         # Another base than a commit under way began with: what that stores of
         # a new session is to go again.
         self._adopt(self._blank() if self._token is None else self._base)
-        self._renew = self._fresh = False
+        self._fresh = False
+
+    def _judge(self, now: float) -> None:
+        """Notes that a save, a transact or a reload begins at ``now``.
+
+        For a request it changes nothing: what was alive when the request loaded it
+        is alive for the request. On a WebSocket each message is judged by itself.
+        """
+        if self._on_socket:
+            self._judged_at = now
+            if self._token is not None and now >= self._base.expires:
+                # Others may have kept it alive.
+                self._stale = True
 
     def _blank(self) -> Envelope:
         """Answers the envelope of a session that begins now."""

@@ -15,6 +15,7 @@ from tornado_sessions.codec import Envelope, decode
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import BackendError, SessionDataError, SessionGoneError
 from tornado_sessions.events import Listener
+from tornado_sessions.session import Session
 from tornado_sessions.sessions.telling import TellingSessions
 from tornado_sessions.sockets import Sockets
 from tornado_sessions.transports import Transports
@@ -25,6 +26,10 @@ logger = logging.getLogger("tornado_sessions")
 
 #: How many seconds the clocks of two servers may differ.
 CLOCK_SKEW = 300.0
+
+#: For how many seconds a store keeps a record after its session has ended. A
+#: request that loaded the session in time may save it later.
+KEPT_AFTER_END = 300.0
 
 #: How many seconds pass between two clean-ups, give or take a third, so that
 #: the processes of one store take it in turns.
@@ -100,8 +105,10 @@ class BaseSessions(TellingSessions):
         await self.vault.ping()
 
     async def purge(self) -> int:
-        """Removes what has expired from the store and answers how many went.
+        """Removes expired sessions from the store and returns how many.
 
+        A record is kept for five minutes after its session has ended, for the
+        requests under way.
         It runs by itself every quarter of an hour once sessions are in use, and
         ends with the batch that is under way at `close`. Raises `.BackendError` if
         the store fails.
@@ -150,6 +157,10 @@ class BaseSessions(TellingSessions):
         life = self.lifetime if envelope.lifetime is None else envelope.lifetime
         return min(idle, life)
 
+    def _throttle(self, envelope: Envelope) -> float:
+        """Returns how many seconds pass at least between two renewals."""
+        return (self.idle_timeout if envelope.idle is None else envelope.idle) / 10
+
     def _is_persistent(self, envelope: Envelope) -> bool:
         """Tells whether the cookie of a session outlives the browser."""
         own = envelope.persistent
@@ -157,8 +168,13 @@ class BaseSessions(TellingSessions):
 
     # Reading.
 
-    def _read(self, token: str, record: Record, now: float) -> Envelope | None:
-        """Answers what a record holds; None if that is no session any more."""
+    def _read(
+        self, token: str, record: Record, now: float, judged_at: float | None = None
+    ) -> Envelope | None:
+        """Decodes a record. Returns None if the session has ended.
+
+        Whether it has expired is judged by the time ``judged_at``, if that is given.
+        """
         try:
             envelope = decode(record.data)
         except SessionDataError:
@@ -170,25 +186,34 @@ class BaseSessions(TellingSessions):
             if self.listener is not None:
                 self._tell("refused", token, reason="undecodable")
             return None
-        if self._is_alive(envelope, now):
+        if self._is_alive(envelope, now, judged_at):
             return envelope
         if self.listener is not None:
-            self._tell_expired(token, envelope, now)
+            self._tell_expired(token, envelope, now if judged_at is None else judged_at)
         return None
 
-    def _is_alive(self, envelope: Envelope, now: float) -> bool:
+    def _is_alive(
+        self, envelope: Envelope, now: float, judged_at: float | None = None
+    ) -> bool:
+        if judged_at is None:
+            judged_at = now
         # Where the record and the settings of today disagree, the earlier end
         # counts. The settings may have changed since the record was stored.
         return (
-            now < envelope.expires
-            and now < self._ends(envelope)
+            judged_at < envelope.expires
+            and judged_at < self._ends(envelope)
             and envelope.created <= now + CLOCK_SKEW >= envelope.seen
         )
 
-    async def _newest(self, token: str) -> tuple[Envelope, Any]:
+    async def _newest(self, session: Session, token: str) -> tuple[Envelope, Any]:
+        """Returns what the store has of ``session`` now, and its version.
+
+        Raises `.SessionGoneError` if the session was ended, or had expired when
+        the request began.
+        """
         record = await self._load(token)
         if record is not None:
-            envelope = self._read(token, record, self.now())
+            envelope = self._read(token, record, self.now(), session._judged_at)
             if envelope is not None:
                 return envelope, record.version
         raise SessionGoneError(

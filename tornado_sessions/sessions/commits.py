@@ -26,7 +26,7 @@ from tornado_sessions.errors import (
     SessionLimitError,
 )
 from tornado_sessions.session import Session
-from tornado_sessions.sessions.base import PATIENCE
+from tornado_sessions.sessions.base import KEPT_AFTER_END, PATIENCE
 from tornado_sessions.sessions.telling import logger
 from tornado_sessions.sessions.users import UsersSessions
 from tornado_sessions.settings import read_settings
@@ -113,9 +113,8 @@ class Sessions(UsersSessions):
         envelope = self._read(token, record, now)
         if envelope is None:
             return Session(self)
-        idle = self.idle_timeout if envelope.idle is None else envelope.idle
-        renew = record.renew or now - envelope.seen >= idle / 10
-        return Session(self, envelope, token, record.version, renew)
+        renew = record.renew or now - envelope.seen >= self._throttle(envelope)
+        return Session(self, envelope, token, record.version, renew, now)
 
     async def load_one_of(self, tokens: Sequence[str]) -> Session:
         """Returns the session of the only token among ``tokens`` that is alive.
@@ -171,6 +170,8 @@ class Sessions(UsersSessions):
         if session._transacting:
             self._refuse_inside_transact(session)
         elif self.vault.immediate:
+            if session._on_socket:
+                session._judge(self.now())
             return self._commit(session, packed, era)
         return self._commit_in_turn(session, packed, era)
 
@@ -180,12 +181,12 @@ class Sessions(UsersSessions):
             session._drop_changes()
             return
         self._refuse_inside_transact(session)
+        now = self.now()
         async with session._turn():
-            newest, version = await self._newest(session._token)
-            renew = session._renew
+            session._judge(now)
+            newest, version = await self._newest(session, session._token)
             session._drop_changes()
             session._adopt(newest)
-            session._renew = renew
             session._version, session._stale = version, False
 
     async def _transact(
@@ -193,7 +194,9 @@ class Sessions(UsersSessions):
     ) -> Any:  # noqa: ANN401
         """See `.Session.transact`."""
         self._refuse_inside_transact(session)
+        now = self.now()
         async with session._turn():
+            session._judge(now)
             session._transacting = True
             inside = _inside.set(session)
             try:
@@ -216,8 +219,7 @@ class Sessions(UsersSessions):
             self._ended(token)
             return math.inf
         await self.commit(session)
-        idle = session._base.idle
-        throttle = (self.idle_timeout if idle is None else idle) / 10
+        throttle = self._throttle(session._base)
         # Where the note could not be stored, the next message is to try again,
         # but not each of a thousand.
         return max(session.last_seen + throttle, self.now() + min(throttle, 1))
@@ -227,7 +229,9 @@ class Sessions(UsersSessions):
     async def _commit_in_turn(
         self, session: Session, packed: Envelope | None, era: int
     ) -> None:
+        now = self.now()
         async with session._turn():
+            session._judge(now)
             await self._commit_whole(session, packed, era)
 
     async def _commit_whole(
@@ -274,6 +278,9 @@ class Sessions(UsersSessions):
         ):
             if session._renew:
                 await self._renew(session)
+            elif session._on_socket and former and base.expires <= session._judged_at:
+                # Unless another request has kept it alive, it has ended.
+                await self._newest(session, former)
             return
         # A regenerate() from here on is for the next commit.
         session._fresh = False
@@ -288,7 +295,7 @@ class Sessions(UsersSessions):
             else:
                 store = self._move if fresh else self._put
                 try:
-                    if session._stale or self.now() >= base.expires:
+                    if session._stale:
                         token = await self._store_on_newest(
                             session, former, packed, store
                         )
@@ -372,29 +379,66 @@ class Sessions(UsersSessions):
             self._schedule_purge()
         # To the millisecond: more digits would only take room in every record.
         envelope.seen = int(self.now() * 1000) / 1000
-        envelope.expires = self._ends(envelope)
-        record = Record(encode(envelope), version, envelope.expires, envelope.user)
+        ends = self._ends(envelope)
+        if ends > envelope.seen:
+            envelope.expires = ends
+        else:
+            # Its lifetime has passed while the request ran: nothing is extended.
+            envelope.expires = min(envelope.expires, ends)
+        kept_until = envelope.expires + KEPT_AFTER_END
+        record = Record(encode(envelope), version, kept_until, envelope.user)
         return await self._save(token, record)
 
     async def _renew(self, session: Session) -> None:
-        """Pushes the expiry forward after a pure read."""
-        session._renew = False
-        if self.now() >= session._base.expires or (
-            session._sent and not self.revocable
-        ):
+        """Extends the idle timeout after a pure read.
+
+        Does nothing where the lifetime has passed. A renewal that fails is logged,
+        and the next commit of the request tries again.
+        """
+        base, token = session._base, session._token
+        assert token is not None
+        now = self.now()
+        renewed = msgspec.structs.replace(base, seen=now)
+        if self._ends(renewed) <= now or (session._sent and not self.revocable):
+            session._renew = False
             return
-        base = session._base
-        packed = msgspec.structs.replace(base)
         try:
-            token = await self._put(session, session._token, packed, session._version)
-        except ConflictError:
-            # Whoever was first has renewed it, or has ended it.
-            return
+            if session._stale:
+                token = await self._renew_newest(session, token, renewed)
+            else:
+                try:
+                    token = await self._put(session, token, renewed, session._version)
+                except ConflictError:
+                    # Whoever was first has saved it after this request loaded it.
+                    # For a quick request that is renewal enough.
+                    if self.now() - session._judged_at < self._throttle(base):
+                        session._renew = False
+                        return
+                    token = await self._renew_newest(session, token, renewed)
+        except SessionGoneError:
+            session._renew = False
+            if session._on_socket:
+                raise
         except (BackendError, SessionDataError) as error:
             # Longer by a digit of a time, it may no longer fit where it is.
             logger.warning("A session could not be renewed: %s", error)
-            return
-        session._settle(base, token, packed)
+        else:
+            session._settle(base, token, renewed)
+
+    async def _renew_newest(
+        self, session: Session, token: str, renewed: Envelope
+    ) -> str:
+        """Extends the idle timeout of what others have saved, if that is due.
+
+        Returns the token, and puts the times of the record into ``renewed``.
+        """
+        newest, version = await self._newest(session, token)
+        if self.now() - newest.seen >= self._throttle(newest):
+            # Whoever saves in between has renewed it.
+            with contextlib.suppress(ConflictError):
+                token = await self._put(session, token, newest, version)
+        renewed.seen, renewed.expires = newest.seen, newest.expires
+        return token
 
     async def _move(
         self,
@@ -444,7 +488,7 @@ class Sessions(UsersSessions):
     async def _store_on_newest(
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
-        newest, version = await self._newest(token)
+        newest, version = await self._newest(session, token)
         merged = _applied(session._base, packed, newest)
         token = await store(session, token, merged, version)
         packed.seen, packed.expires = merged.seen, merged.expires
@@ -475,7 +519,7 @@ class Sessions(UsersSessions):
     async def _run_on_newest(
         self, session: Session, function: Callable[[Session], Any], token: str
     ) -> Any:  # noqa: ANN401
-        newest, version = await self._newest(token)
+        newest, version = await self._newest(session, token)
         if session._token != token:
             raise SessionGoneError(
                 "The session was destroyed while transact() loaded it; the function"
@@ -501,9 +545,9 @@ class Sessions(UsersSessions):
             answer = await result if inspect.isawaitable(result) else result
             base, packed = session._base, session._pack()
             kept = token is not None and token == session._token
-            if kept and (self.now() >= base.expires or session._era != era):
-                # Unless another request has kept it alive, it has ended; and what an
-                # error of the response has dropped is not what the function stores.
+            if kept and session._era != era:
+                # What an error of the response has dropped is not what the function
+                # stores.
                 raise ConflictError("The values are no longer those it began with.")
             if not kept or session._fresh:
                 await self._commit_whole(session, packed, session._era)

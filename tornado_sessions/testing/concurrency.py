@@ -162,21 +162,6 @@ class ConcurrencyContract(VisitorTests):
             self.assertEqual(ada.does(put(b=2), transact).code, 200)
             self.assertEqual(ada.sees(), {"a": 1, "b": 2})
 
-    def test_a_save_brings_no_expired_session_back(self) -> None:
-        """Behaviour 39: one that ends while the request is under way."""
-        self.require_revocable()
-        ada = self.visitor()
-        ada.does(put(a=1))
-
-        def wait(handler: SessionMixin) -> None:
-            self.time += self.sessions.idle_timeout + 1
-
-        response = ada.does(put(a=2), wait)
-        self.assertEqual(response.code, 200)
-        self.assert_cookie_lines(response, 0)
-        self.time -= self.sessions.idle_timeout + 1
-        self.assertEqual(ada.sees(), {"a": 1})
-
     def test_a_late_request_sends_no_cookie(self) -> None:
         """Behaviour 11: after a regenerate() or destroy(), unless it destroys."""
         self.require_revocable()

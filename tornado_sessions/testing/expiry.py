@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tornado_sessions.testing.applications import Act, login, look, put
+from tornado_sessions.testing.applications import (
+    Act,
+    login,
+    look,
+    put,
+    regenerate,
+    save,
+)
 from tornado_sessions.testing.visitors import Visitor, VisitorTests, session_cookies
 from tornado_sessions.web import SessionMixin
 
@@ -60,6 +67,46 @@ class ExpiryContract(VisitorTests):
         self.sessions.lifetime = 100_000
         self.time += 150
         self.assert_ended(ada)
+
+    def test_a_request_that_began_in_time_loses_nothing(self) -> None:
+        """Behaviour 47: what it does takes longer than the session would have."""
+        verbs: tuple[Act, ...] = (put(b=1), save, regenerate, login("ada"), _count)
+        for verb in verbs:
+            ada = self.guest()
+            self.time += 600
+            ada.does(self._take(500), put(c=1), verb)
+            self.assertEqual(ada.sees().get("c"), 1)
+            self.time += 899
+            self.assertEqual(ada.sees().get("a"), 1)
+
+    def test_a_login_that_began_in_time_holds(self) -> None:
+        """Behaviour 47: such as one that takes long to check a password."""
+        ada = self.guest()
+        self.time += 950
+        ada.does(self._take(100), login("ada"))
+        self.assertEqual(ada.asks(lambda handler: handler.session.user), "ada")
+
+    def test_a_slow_request_counts_as_use(self) -> None:
+        """Behaviours 47, 48: also where it only reads."""
+        ada = self.guest()
+        self.time += 600
+        ada.does(look, self._take(500))
+        self.time += 899
+        self.assert_alive(ada)
+
+    def test_a_slow_request_does_not_extend_the_lifetime(self) -> None:
+        """Behaviour 47: it is answered as any other, and it was the last one."""
+        ada = self.guest(lifetime=500)
+        self.time += 400
+        self.assertEqual(ada.does(self._take(200), put(b=1), save).code, 200)
+        self.assert_ended(ada)
+
+    def test_a_request_that_came_too_late_saves_nothing(self) -> None:
+        """Behaviours 2, 39, 47: it begins with an expired session."""
+        ada = self.guest()
+        self.time += 1000
+        ada.does(put(b=1))
+        self.assertEqual(ada.sees(), {"b": 1})
 
     def test_a_login_restarts_both_clocks(self) -> None:
         """Behaviour 48: the idle timeout and the lifetime."""
@@ -159,6 +206,18 @@ class ExpiryContract(VisitorTests):
         self.assert_alive(ada)
         self.time -= 2
         self.assert_ended(ada)
+
+    def _take(self, seconds: float) -> Act:
+        """Returns an act during which so much time passes."""
+
+        def wait(handler: SessionMixin) -> None:
+            self.time += seconds
+
+        return wait
+
+
+async def _count(handler: SessionMixin) -> None:
+    await handler.session.transact(lambda session: session.update(n=1))
 
 
 def _expire_in(seconds: float) -> Act:

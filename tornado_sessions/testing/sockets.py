@@ -204,6 +204,24 @@ class SocketContract(VisitorTests):
         self.time += site.sessions.idle_timeout + 1
         self.assert_closed_1008(socket)
 
+    def test_a_message_after_the_end_saves_nothing(self) -> None:
+        """Behaviours 39, 47, 72: each message is judged by itself."""
+        self.require_revocable()
+        site = self.serve(session_socket_interval=3600)
+        ada = self.visitor(site)
+        ada.does(put(a=1))
+        socket = self.opens(ada)
+        self.time += site.sessions.idle_timeout
+        for act in (
+            save,
+            lambda handler: handler.session.reload(),
+            lambda handler: handler.session.transact(len),
+        ):
+            for change in ({}, {"b": 2}):
+                answer = self.says(socket, put(**change), act)
+                self.assertEqual(answer, "SessionGoneError")
+        self.assertEqual(ada.sees(), {})
+
     def test_a_store_that_is_down_closes_no_socket(self) -> None:
         """Behaviours 30, 72: nobody is put out by accident."""
         site = self.serve_soon()

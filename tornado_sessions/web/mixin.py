@@ -235,6 +235,7 @@ class SessionMixin(SocketHandler):
             return False
         if self._status_code >= 500:
             session._drop_changes()
+            session._renew = False
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
         try:

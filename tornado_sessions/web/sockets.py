@@ -68,6 +68,7 @@ class SocketHandler(XSRFHandler):
             )
 
     def _open_socket(self, session: Session) -> None:
+        session._on_socket = True
         if session._token is None:
             if session.modified:
                 logger.warning(
