@@ -124,11 +124,33 @@ class UrlTest(unittest.TestCase):
 
     def test_what_is_no_server_is_refused(self) -> None:
         """The error shows it, and how a server is written."""
-        for servers in ("", ":1", "a:0", "a:65536", "a:x", "::1", "[::1", "a b", "a/1"):
-            with self.subTest(servers):
+        for server in ("", ":1", "a:0", "a:65536", "a b", "a/1"):
+            with self.subTest(server):
                 self._assert_refused(
-                    f"memcached://{servers}", f"cannot use the server {servers!r}. Name"
+                    f"memcached://{server}", f"cannot use the server {server!r}. Name"
                 )
+
+    def test_what_stands_for_a_port_is_not_repeated(self) -> None:
+        """Behaviour 89: it is a password where somebody has forgotten the host."""
+        for server, shown in (
+            ("me:hunter2", "me:…"),
+            ("me:why:11211", "me:…"),
+            ("::1", ":…"),
+            ("[::1", "[:…"),
+        ):
+            with self.subTest(server):
+                self._assert_refused(
+                    f"memcached://{server}", f"cannot use the server {shown!r}. Name"
+                )
+
+    def test_a_prefix_may_have_an_at_sign(self) -> None:
+        """It is no sign of a password where the server is one."""
+        backend = MemcachedBackend.from_url("memcached://a?prefix=b@c:", {})
+
+        self.assertEqual(backend.prefix, "b@c:")
+
+    def test_a_missing_server_is_refused(self) -> None:
+        """Also between two others."""
         self._assert_refused("memcached://a,,b", "cannot use the server ''")
         self._assert_refused("memcached", "as in 'memcached://10.0.0.1:11211'")
 
@@ -137,12 +159,15 @@ class UrlTest(unittest.TestCase):
         self._assert_refused("memcached://a,A:11211", "each only once")
 
     def test_a_password_is_refused_and_not_repeated(self) -> None:
-        """Behaviour 8: memcached is protected otherwise."""
+        """Behaviours 8, 89: memcached is protected otherwise."""
         for url in (
             "memcached://me:hunter2@a",
             "memcached://me:hunter2%40a",
             "memcached://me:why?hunter2@a",
             "memcached://me:why?hunter2=2@a",
+            "memcached://me:why?timeout=hunter2@a",
+            "memcached://me:why?timeout=hunter2%40a",
+            "memcached://me:why?max_bytes=1&prefix=hunter2@a",
         ):
             with self.subTest(url):
                 message = self._assert_refused(url, "no password")
@@ -174,6 +199,13 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
             _ask(self.server, f"get session:{key.hex()}"),
             [f"VALUE session:{key.hex()} 0 4", "data", "END"],
         )
+
+    async def test_flags_of_somebody_else_are_nothing_to_us(self) -> None:
+        """Behaviour 32: what is in a record is for the core to judge, not 503."""
+        key = _new_key()
+        _ask(self.server, f"set session:{key.hex()} 16 0 4\r\ndata", 1)
+
+        self.assertEqual(await _data(self.backend, key), b"data")
 
     async def test_different_prefixes_never_meet(self) -> None:
         """Two applications on one server each have their own."""
@@ -378,6 +410,30 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
                     with self.assertRaisesRegex(BackendError, f"it answered '{told}"):
                         await operation()
                 self.assertEqual(self.connections, 2)
+
+    async def test_an_answer_that_repeats_the_key_is_not_repeated(self) -> None:
+        """Behaviour 8: as Redis does, which takes the command for one of its own."""
+        backend = await self._answering(
+            b"-ERR unknown command 'gets', with args beginning with: '{key}'\r\n"
+        )
+        key = _new_key()
+
+        with self.assertRaisesRegex(
+            BackendError, "it answered .-ERR unknown command 'gets', .*'session:…'"
+        ) as caught:
+            await backend.load(key)
+
+        shown = f"{caught.exception} {caught.exception.__cause__!r}"
+        self.assertNotIn(key.hex()[:16], shown)
+
+    async def test_a_long_answer_is_cut(self) -> None:
+        """A line of a log stays one, whoever answers there."""
+        backend = await self._answering(b"oh " * 600 + b"\r\n")
+
+        with self.assertRaises(BackendError) as caught:
+            await backend.load(_new_key())
+
+        self.assertLess(len(str(caught.exception)), 300)
 
     async def test_all_behind_an_answer_that_does_not_fit_fail(self) -> None:
         """Behaviour 68: theirs may be shifted as well; the next ones are good."""
@@ -749,7 +805,9 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
 
     def setUp(self) -> None:
         self.server = _start(self)
-        self.backend = MemcachedBackend.from_url(f"{self.server.url}?timeout=60", {})
+        # Records are of up to 256 KB, which the socket does not take at once.
+        url = f"{self.server.url}?timeout=60&max_bytes=262144"
+        self.backend = MemcachedBackend.from_url(url, {})
         # With the one that asks.
         self.at_rest = self._statistic("curr_connections")
         self.addAsyncCleanup(self.backend.close)

@@ -49,6 +49,12 @@ _match_server = re.compile(
     r"(?P<host>\[[0-9a-z:.%_-]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?", re.IGNORECASE
 ).fullmatch
 
+# Sixteen digits of a key are more than a fingerprint of it.
+_long_hexadecimal = re.compile("[0-9a-fA-F]{16,}")
+
+# How much of an answer that makes no sense an error shows.
+_LONGEST_SHOWN = 100
+
 _visible = re.compile(r"[!-~]*").fullmatch
 
 
@@ -114,19 +120,23 @@ class MemcachedBackend(Backend):
         # Not by urlsplit, which knows of one host only.
         servers, _, query = url.partition("://")[2].partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
-        unknown = (name + text for name, text in pairs if name not in _OPTIONS)
-        # A password may have a question mark in it.
-        if "@" in unquote(servers) + "".join(unknown):
+        names = servers.removesuffix("/").split(",")
+        # A password may have a question mark in it. A prefix may have an '@' in it.
+        told = [servers]
+        for name, text in pairs:
+            if name != "prefix" or not all(map(_match_server, names)):
+                told += name, text
+        if any("@" in unquote(text) for text in told):
             raise ValueError(
                 "The session backend 'memcached' takes no user and no password."
                 " Protect the server by the network that it listens on."
             )
         options = read_options("memcached", query, _OPTIONS)
-        return cls(*servers.removesuffix("/").split(","), **options)
+        return cls(*names, **options)
 
     async def load(self, key: bytes) -> Record | None:
         server = self._server_of(key)
-        data, version = await server.run(aiomcache.Client.gets, self._name(key))
+        data, version = await server.run(aiomcache.FlagClient.gets, self._name(key))
         if data is None:
             return None
         if not version:
@@ -142,16 +152,16 @@ class MemcachedBackend(Backend):
         server, name, exptime = self._server_of(key), self._name(key), _exptime(record)
         data, version = record.data, record.version
         if version is None:
-            stored = await server.run(aiomcache.Client.add, name, data, exptime)
+            stored = await server.run(aiomcache.FlagClient.add, name, data, exptime)
         else:
             stored = await server.run(
-                aiomcache.Client.cas, name, data, version, exptime
+                aiomcache.FlagClient.cas, name, data, version, exptime
             )
         if not stored:
             raise ConflictError("Another version of the record is stored, or none.")
 
     async def delete(self, key: bytes) -> None:
-        await self._server_of(key).run(aiomcache.Client.delete, self._name(key))
+        await self._server_of(key).run(aiomcache.FlagClient.delete, self._name(key))
 
     async def ping(self) -> None:
         """Asks all servers at once; raises `.BackendError` if none answers.
@@ -159,7 +169,7 @@ class MemcachedBackend(Backend):
         While one does, its sessions go on and new ones go there.
         """
         self._begin()
-        pings = (server.run(aiomcache.Client.version) for server in self._servers)
+        pings = (server.run(aiomcache.FlagClient.version) for server in self._servers)
         outcomes = await asyncio.gather(*pings, return_exceptions=True)
         failures = [each for each in outcomes if isinstance(each, BaseException)]
         if len(failures) == len(outcomes):
@@ -235,7 +245,7 @@ class _Server:
         # Until when the last failure is held against it; 0 if it has made good.
         self._suspect_until = 0.0
         self._connection: _Connection | None = None
-        self._client = aiomcache.Client(host, port)
+        self._client = aiomcache.FlagClient(host, port, get_flag_handler=_as_it_is)
         # There is no public name for it, and its type is that of the driver's own.
         self._client._pool = self  # type: ignore[assignment]
 
@@ -484,14 +494,24 @@ def _unexpected(answer: bytes) -> str:
     # The line of a record has its key in it.
     if answer.startswith(b"VALUE "):
         return "it answered a record that was not asked for"
-    return f"it answered {answer.decode(errors='replace').rstrip()!r}"
+    # What is no memcached may repeat the command, and there is the key in it.
+    text = _long_hexadecimal.sub("…", answer.decode(errors="replace").rstrip())
+    return f"it answered {text[:_LONGEST_SHOWN]!r}"
+
+
+async def _as_it_is(data: bytes, flags: int) -> bytes:
+    """Returns what somebody else has stored; the core judges whether it is ours."""
+    return data
 
 
 def _host_and_port(server: str) -> tuple[str, int]:
     matched = _match_server(server)
     if matched is None or not 0 < int(matched["port"] or 11211) < 65_536:
+        host, colon, port = server.partition(":")
+        # What is no number may be a password, where the host was forgotten.
+        shown = server if not colon or port.isdecimal() else f"{host}:…"
         raise ValueError(
-            f"The session backend 'memcached' cannot use the server {server!r}. Name"
+            f"The session backend 'memcached' cannot use the server {shown!r}. Name"
             " a host and a port, as in 'memcached://10.0.0.1:11211' or"
             " 'memcached://[::1]:11211'; separate several by commas."
         )
