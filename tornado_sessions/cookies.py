@@ -103,7 +103,7 @@ class Cookie:
                 end = line.find(";", at)
                 value = line[at + size :] if end < 0 else line[at + size : end]
                 # Nothing but blanks may stand between it and the pair before.
-                if at == 0 or not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
+                if not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
                     values.append(value.rstrip(" \t"))
                 at = end if end < 0 else line.find(pair, end)
         return values if len(values) < 2 else list(dict.fromkeys(values))
