@@ -44,6 +44,9 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     flashes: dict[str, tuple[str, str]] = {}
     format: int = msgspec.field(default=0)
 
+    def __repr__(self) -> str:
+        return f"<Envelope {len(self.values)} values>"
+
 
 class _Format(msgspec.Struct):
     format: int

@@ -31,6 +31,7 @@ from tornado_sessions.codec import (
     same_fields,
 )
 from tornado_sessions.errors import SessionDataError, SessionError
+from tornado_sessions.frames import hide_frames, hides_frames
 
 T = TypeVar("T")
 
@@ -204,6 +205,22 @@ class Session(MutableMapping[str, Any]):
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        if (
+            type(key) is not str
+            or type(value) is Raw
+            or self._sent
+            or self._finished_by
+        ):
+            try:
+                self._check_item(key, type(value))
+            except SessionError as error:
+                # It would be in this frame of the error.
+                value = None
+                hide_frames(error)
+                raise
+        self._values[key] = value
+
+    def _check_item(self, key: object, kind: type) -> None:
         if type(key) is not str:
             raise SessionDataError(
                 f"The session key {key!r} cannot be stored: keys are strings,"
@@ -211,12 +228,11 @@ class Session(MutableMapping[str, Any]):
             )
         if self._sent or self._finished_by:
             self._check_late()
-        if type(value) is Raw:
+        if kind is Raw:
             # It would be taken for one that was loaded, and not be checked.
             raise SessionDataError(
                 f"The session value {key!r} cannot be stored as JSON: Raw."
             )
-        self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
         self._check_late_removal()
@@ -234,6 +250,7 @@ class Session(MutableMapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
+    @hides_frames
     def __ior__(self, other: Mapping[str, Any]) -> Session:
         self.update(other)
         return self
@@ -255,6 +272,14 @@ class Session(MutableMapping[str, Any]):
         """
         return dict(self)
 
+    if not TYPE_CHECKING:
+        # Its frames have the values that were to be set.
+        update = hides_frames(MutableMapping.update)
+
+    def __sentry_repr__(self) -> str:
+        # Sentry would walk through the values of a mapping.
+        return repr(self)
+
     # These two are spelled out as an error of a value would else be told as one
     # that came up while a KeyError was handled.
 
@@ -262,6 +287,7 @@ class Session(MutableMapping[str, Any]):
         """Answers the value of ``key``, or ``default`` if there is none."""
         return self[key] if key in self._values else default
 
+    @hides_frames
     def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
         """Answers the value of ``key``, and sets it to ``default`` first if needed."""
         if key not in self._values:
@@ -301,8 +327,11 @@ class Session(MutableMapping[str, Any]):
         def __setattr__(self, name: str, value: object) -> None:
             try:
                 object.__setattr__(self, name, value)
-            except AttributeError:
-                if name.startswith("_") or hasattr(type(self), name):
+            except BaseException as error:
+                # It would be in this frame of the error.
+                value = None
+                known = name.startswith("_") or hasattr(type(self), name)
+                if known or not isinstance(error, AttributeError):
                     raise
                 raise AttributeError(
                     f"A session has no attribute {name!r}.{_did_you_mean(name)} Set a"
@@ -391,6 +420,7 @@ class Session(MutableMapping[str, Any]):
         return self._keeper._is_persistent(self._mine)
 
     @persistent.setter
+    @hides_frames
     def persistent(self, value: bool) -> None:
         if type(value) is not bool:
             raise TypeError(f"persistent is True or False, not {value!r}.")
@@ -410,6 +440,7 @@ class Session(MutableMapping[str, Any]):
         return self._mine.label
 
     @label.setter
+    @hides_frames
     def label(self, value: str) -> None:
         if type(value) is not str:
             raise TypeError(f"label is a str, not {type(value).__name__}.")
@@ -424,6 +455,7 @@ class Session(MutableMapping[str, Any]):
 
     # The verbs.
 
+    @hides_frames
     def regenerate(self) -> None:
         """Gives the session a new token and keeps its values and its user.
 
@@ -446,6 +478,7 @@ class Session(MutableMapping[str, Any]):
             self._ended = {**self._ended, self._token: self._base.user}
         self._note_end()
 
+    @hides_frames
     def login(self, user: str) -> None:
         """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
 
@@ -473,6 +506,7 @@ class Session(MutableMapping[str, Any]):
         """Signs the user out and ends the session, as `destroy` does."""
         self.destroy()
 
+    @hides_frames
     def set_expiry(
         self,
         *,
@@ -509,6 +543,7 @@ class Session(MutableMapping[str, Any]):
             self._field(**{name: float(value)})
         self._field(expires=self._keeper._ends(self._mine))
 
+    @hides_frames
     def flash(self, text: str, category: str = "info") -> None:
         """Leaves a message for the next page that asks for `flashes`.
 
@@ -535,6 +570,7 @@ class Session(MutableMapping[str, Any]):
             self._field(flashes={})
         return left
 
+    @hides_frames
     async def save(self) -> None:
         """Saves now what has changed, rather than with the response.
 
@@ -547,6 +583,7 @@ class Session(MutableMapping[str, Any]):
         """
         await self._keeper.commit(self)
 
+    @hides_frames
     async def reload(self) -> None:
         """Drops what this request changed and takes the newest values.
 
@@ -558,6 +595,7 @@ class Session(MutableMapping[str, Any]):
     async def transact(self, function: Callable[[Session], Awaitable[T]]) -> T: ...
     @overload
     async def transact(self, function: Callable[[Session], T]) -> T: ...
+    @hides_frames
     async def transact(self, function: Callable[[Session], Any]) -> Any:
         """Runs ``function(session)`` on the newest values and saves the outcome.
 

@@ -15,6 +15,7 @@ from tornado_sessions.codec import Envelope, decode
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import BackendError, SessionDataError, SessionGoneError
 from tornado_sessions.events import Listener
+from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
 from tornado_sessions.sessions.telling import TellingSessions
 from tornado_sessions.sockets import Sockets
@@ -95,6 +96,7 @@ class BaseSessions(TellingSessions):
         task.add_done_callback(self._done)
         return task
 
+    @hides_frames
     async def ping(self) -> None:
         """Asks every store that a load or a save would ask whether it is there.
 
@@ -104,6 +106,7 @@ class BaseSessions(TellingSessions):
         """
         await self.vault.ping()
 
+    @hides_frames
     async def purge(self) -> int:
         """Removes expired sessions from the store and returns how many.
 
@@ -122,6 +125,7 @@ class BaseSessions(TellingSessions):
             await asyncio.sleep(0)
         return purged
 
+    @hides_frames
     async def close(self) -> None:
         """Waits for the commits under way and closes the store.
 

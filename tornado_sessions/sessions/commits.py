@@ -25,6 +25,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.frames import calls_application, hide_frames, hides_frames
 from tornado_sessions.session import Session
 from tornado_sessions.sessions.base import KEPT_AFTER_END, PATIENCE
 from tornado_sessions.sessions.telling import logger
@@ -71,7 +72,12 @@ class Sessions(UsersSessions):
         """
         sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
         if sessions is None:
-            settings = read_settings(application.settings)
+            try:
+                settings = read_settings(application.settings)
+            except Exception as error:
+                # The settings have the URL of the store and cookie_secret.
+                hide_frames(error)
+                raise
             sessions = cls(
                 settings.vault,
                 cookie=settings.cookie,
@@ -92,6 +98,7 @@ class Sessions(UsersSessions):
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
         return sessions
 
+    @hides_frames
     async def load(self, token: str | None) -> Session:
         """Answers the session of ``token``.
 
@@ -116,6 +123,7 @@ class Sessions(UsersSessions):
         renew = record.renew or now - envelope.seen >= self._throttle(envelope)
         return Session(self, envelope, token, record.version, renew, now)
 
+    @hides_frames
     async def load_one_of(self, tokens: Sequence[str]) -> Session:
         """Returns the session of the only token among ``tokens`` that is alive.
 
@@ -532,6 +540,7 @@ class Sessions(UsersSessions):
         session._version, session._stale = version, False
         return await self._run(session, function, before)
 
+    @calls_application
     async def _run(
         self,
         session: Session,

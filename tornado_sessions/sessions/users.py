@@ -12,6 +12,7 @@ import msgspec
 
 from tornado_sessions.codec import Envelope, decode
 from tornado_sessions.errors import BackendError, SessionDataError, SessionLimitError
+from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.sessions.base import PATIENCE, BaseSessions
 
@@ -34,10 +35,14 @@ class _Listed(msgspec.Struct):
     envelope: Envelope
     keys: list[bytes]
 
+    def __repr__(self) -> str:
+        return f"<_Listed {len(self.keys)} keys>"
+
 
 class UsersSessions(BaseSessions):
     """The sessions of each user, where the store can look them up."""
 
+    @hides_frames
     async def of_user(self, user: str) -> list[UserSession]:
         """Answers the live sessions of ``user``, the latest sign-in first.
 
@@ -53,6 +58,7 @@ class UsersSessions(BaseSessions):
             described.append(self._describe(live.pop()))
         return described
 
+    @hides_frames
     async def revoke(self, user: str, id: str) -> bool:
         """Ends the session of ``user`` whose handle is ``id``.
 
@@ -64,6 +70,7 @@ class UsersSessions(BaseSessions):
         check_user(user, "revoke()")
         return bool(await self._revoke(user, lambda listed: listed.keys() & {id}))
 
+    @hides_frames
     async def revoke_all(self, user: str, but: Session | None = None) -> int:
         """Ends all sessions of ``user``, or all ``but`` one, and counts them.
 

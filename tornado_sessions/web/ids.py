@@ -9,6 +9,7 @@ from typing import Any
 
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import SessionError
+from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import MOST_IDS, logger
 from tornado_sessions.transports import (
@@ -60,11 +61,13 @@ class IdHandler(SessionHandler):
     _transports: Transports | None = None
     _way = "cookie"
     _url_tokens: Sequence[str] = ()
+    _header_lines: Sequence[str] = ()
     _linked_token: str | None = None
     _id_in_url = False
     # The request came with several ids, and it is not known which one counts.
     _is_ambiguous = False
 
+    @hides_frames
     def session_url(self, url: str) -> str:
         """Answers ``url`` with the session's id in it, for a client without cookies.
 
@@ -145,7 +148,7 @@ class IdHandler(SessionHandler):
         request with a cookie must not read the cookie's id in the response.
         """
         self._transports = transports
-        self._take_tokens_from_url()
+        self._take_tokens()
         request = self.request
         if (
             request.protocol != "https"
@@ -162,9 +165,8 @@ class IdHandler(SessionHandler):
             if name == "cookie":
                 tokens = self._read_cookies(request.headers.get_list("Cookie"))
             elif name == "header":
-                lines = request.headers.get_list(HEADER)
-                tokens = self._chosen(read_header(lines))
-                if lines and not tokens:
+                tokens = self._chosen(read_header(self._header_lines))
+                if self._header_lines and not tokens:
                     self._way = name
                     return ()
             else:
@@ -180,13 +182,21 @@ class IdHandler(SessionHandler):
         self._way, tokens = malformed
         return tokens
 
-    def _take_tokens_from_url(self) -> None:
-        """Takes the ids out of the URL, so that no log and no link repeats them."""
+    def _take_tokens(self) -> None:
+        """Takes the ids out of the header and the URL of the request.
+
+        So no log, no link and no error report repeats them.
+        """
         names = self.settings.get("session_transports")
         # Not from Sessions.of: before prepare() nobody has checked the settings.
-        if not isinstance(names, (list, tuple)) or "query" not in names:
+        if not isinstance(names, (list, tuple)):
             return
         request = self.request
+        if "header" in names and HEADER in request.headers:
+            self._header_lines = request.headers.get_list(HEADER)
+            del request.headers[HEADER]
+        if "query" not in names:
+            return
         uri, tokens = take_from_url(request.uri or "")
         if not tokens:
             return

@@ -20,6 +20,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.frames import hide_frames
 from tornado_sessions.sessions import logger
 from tornado_sessions.web.sockets import SocketHandler
 
@@ -67,7 +68,12 @@ class SessionMixin(SocketHandler):
                     self._session = await self._load_one_of(tokens)
                     self._session_loaded = True
                     self._confirm_xsrf(self._session)
-            except BackendError:
+            except BaseException as error:
+                # They would be in this frame of the error.
+                tokens, lines = (), []
+                hide_frames(error)
+                if not isinstance(error, BackendError):
+                    raise
                 self._log_error()
                 self._store_failed = self._speaks = True
                 self.send_error(503)
@@ -168,7 +174,7 @@ class SessionMixin(SocketHandler):
         errors. A value that cannot be stored is logged with the name of the handler.
         """
         if not self._session_loaded:
-            self._take_tokens_from_url()
+            self._take_tokens()
         if isinstance(value, (SessionGoneError, SessionLimitError)):
             logger.info("%s", value)
         elif self._is_ambiguous and isinstance(value, SessionError):
@@ -325,7 +331,8 @@ class SessionMixin(SocketHandler):
                 logger.info("%s", error)
                 session._drop_changes()
                 session._cookie_due = False
-            except BaseException:
+            except BaseException as error:
+                hide_frames(error)
                 self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
                 session._drop_changes()
@@ -355,7 +362,7 @@ class SessionMixin(SocketHandler):
         if self._store_failed:
             self.set_header("Retry-After", RETRY_AFTER)
         if not self._session_loaded:
-            self._take_tokens_from_url()
+            self._take_tokens()
         if self._id_in_url:
             self.set_header("Referrer-Policy", "no-referrer")
             self.set_header("Cache-Control", "no-store")

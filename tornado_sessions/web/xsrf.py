@@ -85,15 +85,9 @@ class XSRFHandler(IdHandler):
         Which of them is alive was not known before ``session`` was loaded. Raises
         `~tornado.web.HTTPError` with 403.
         """
-        alive: Sequence[str] = ()
-        if session._token is not None:
-            alive = (session._token,)
-        elif isinstance(session, AmbiguousSession):
-            # To destroy() ends all of them.
-            alive = tuple(session._found)
-        self._xsrf_tokens = alive
+        self._xsrf_tokens = _alive(session)
         if self._xsrf is not None:
-            is_good = self._xsrf.confirm(alive)
+            is_good = self._xsrf.confirm(self._xsrf_tokens)
             if self._xsrf_unconfirmed and not is_good:
                 raise tornado.web.HTTPError(403, _MISMATCH)
 
@@ -148,3 +142,11 @@ class XSRFHandler(IdHandler):
         """Tells whether what was handed out for this session before is void."""
         session = self._session
         return session is not None and (session._moved or session._destroyed)
+
+
+def _alive(session: Session) -> Sequence[str]:
+    """Returns those ids of a request of which a session has been found."""
+    if session._token is not None:
+        return (session._token,)
+    # To destroy() ends all of them.
+    return tuple(session._found) if isinstance(session, AmbiguousSession) else ()
