@@ -42,6 +42,9 @@ NAME = f"{DATABASE}.sessions"
 
 needs_server = unittest.skipUnless(SERVER, "SESSIONS_TEST_MONGODB_URL is not set")
 
+_STAY = "expired sessions stay"
+_SLOW = "the sessions of a user are found slowly, or a user may have only one"
+
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
 else:
@@ -170,6 +173,158 @@ class DriverFacts(_Case):
 
         with _documents(collection) as documents:
             self.assertIn("expires_1", documents.index_information())
+
+    # What somebody else has in our place.
+
+    async def test_an_index_in_the_place_of_ours_is_told_once(self) -> None:
+        """Behaviour 88: it is named, with what to do, and the other one is made."""
+        for number, (field, key, options, name, consequence) in enumerate(
+            (
+                ("expires", "expires", {}, "expires_1", _STAY),
+                ("expires", "expires", {"expireAfterSeconds": 60}, "expires_1", _STAY),
+                ("expires", "expires", {"name": "expires"}, "expires", _STAY),
+                ("expires", "other", {"name": "expires_1"}, "expires_1", _STAY),
+                ("user", "user", {"unique": True, "sparse": True}, "user_1", _SLOW),
+            )
+        ):
+            with self.subTest(field=field, key=key, options=options):
+                collection = f"taken_{self.driver}_{number}"
+                with _documents(collection) as documents:
+                    documents.create_index(key, **options)
+                backend = self.open(collection=collection)
+
+                with (
+                    self.assertLogs("tornado_sessions", logging.WARNING) as log,
+                    mock.patch("tornado_sessions_mongodb._INDEX_INTERVAL", -1.0),
+                ):
+                    for _ in range(2):
+                        await backend.save(secrets.token_bytes(32), Record(b"data"))
+                        await backend.close()
+
+                [record] = log.records
+                self.assertEqual(
+                    record.getMessage(),
+                    f"The MongoDB collection '{DATABASE}.{collection}' has an index"
+                    f" '{name}' with another key or other options than ours on"
+                    f" '{field}'. Until it is dropped, {consequence}. Drop it with"
+                    f" db.getCollection('{collection}').dropIndex('{name}'), or name"
+                    " another collection with the option 'collection'.",
+                )
+                with _documents(collection) as documents:
+                    self.assertIn(
+                        "user_1" if field == "expires" else "expires_1",
+                        documents.index_information(),
+                    )
+                    # What the message says to do.
+                    documents.drop_index(name)
+                await backend.save(secrets.token_bytes(32), Record(b"data"))
+                await backend.close()
+                with _documents(collection) as documents:
+                    indexes = documents.index_information()
+                self.assertEqual(indexes["expires_1"].get("expireAfterSeconds"), 0)
+                self.assertNotIn("unique", indexes["user_1"])
+
+    async def test_an_index_that_does_the_same_is_not_told(self) -> None:
+        """Behaviour 88: whatever it is called, and though it is not sparse."""
+        collection = f"equivalent_{self.driver}"
+        with _documents(collection) as documents:
+            documents.create_index("expires", name="ttl", expireAfterSeconds=0)
+            documents.create_index("user", name="by_user")
+        backend = self.open(collection=collection)
+
+        with self.assertNoLogs("tornado_sessions", logging.WARNING):
+            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            await backend.close()
+
+    async def test_a_unique_index_that_is_not_ours_is_named(self) -> None:
+        """Behaviour 88: it is no conflict of keys, and no value comes with it."""
+        collection = f"unique_{self.driver}"
+        with _documents(collection) as documents:
+            documents.create_index("user", name="one each", unique=True, sparse=True)
+        backend = self.open(collection=collection)
+        key, other = secrets.token_bytes(32), secrets.token_bytes(32)
+        await backend.save(key, Record(b"data", None, 0, "hunter2"))
+        await backend.save(other, Record(b"data"))
+        stored = await backend.load(other)
+        assert stored is not None
+
+        for refused in (
+            backend.save(secrets.token_bytes(32), Record(b"data", None, 0, "hunter2")),
+            backend.save(other, Record(b"data", stored.version, 0, "hunter2")),
+        ):
+            with self.assertRaises(BackendError) as failed:
+                await refused
+            self.assertEqual(
+                str(failed.exception),
+                f"The unique index 'one each' of the MongoDB collection"
+                f" '{DATABASE}.{collection}' refuses the session. It is not ours: drop"
+                " it, or name another collection with the option 'collection'.",
+            )
+            self.assertNotIn("hunter2", _traceback(failed.exception))
+        with self.assertRaises(ConflictError):
+            await backend.save(key, Record(b"data", None, 0, "ann"))
+        await backend.close()
+
+    async def test_a_clustered_collection_has_conflicts_as_any_other(self) -> None:
+        """The server names no index there, as the key has none of its own."""
+        collection = f"clustered_{self.driver}"
+        with _documents(collection) as documents:
+            documents.database.create_collection(
+                collection, clusteredIndex={"key": {"_id": 1}, "unique": True}
+            )
+        backend = self.open(collection=collection)
+        await backend.save(bytes(32), Record(b"data"))
+
+        with self.assertRaises(ConflictError):
+            await backend.save(bytes(32), Record(b"data"))
+
+    async def test_what_is_no_ordinary_collection_is_told(self) -> None:
+        """Behaviour 88: a view, a capped and a time-series collection."""
+        for kind, options in {
+            "view": {"viewOn": "others", "pipeline": []},
+            "capped collection": {"capped": True, "size": 100_000},
+            "time-series collection": {"timeseries": {"timeField": "expires"}},
+        }.items():
+            with self.subTest(kind=kind):
+                collection = f"{kind.split()[0]}_{self.driver}"
+                with _documents(collection) as documents:
+                    documents.database.create_collection(collection, **options)
+                backend = self.open(collection=collection)
+
+                with self.assertLogs("tornado_sessions", logging.WARNING) as log:
+                    with contextlib.suppress(BackendError):
+                        await backend.save(bytes(32), Record(b"data", None, 4e9))
+                    await backend.close()
+
+                [record] = log.records
+                self.assertEqual(
+                    record.getMessage(),
+                    f"The MongoDB collection '{DATABASE}.{collection}' is a {kind},"
+                    " which cannot keep sessions. Name another with the option"
+                    " 'collection'.",
+                )
+                if kind != "capped collection":
+                    with self.assertRaisesRegex(
+                        BackendError, kind + ".*with the option 'collection'"
+                    ):
+                        await backend.delete(bytes(32))
+                    await backend.close()
+
+    async def test_a_replica_set_of_another_name_is_told(self) -> None:
+        """Behaviour 88: the server answers, so nobody need look at the network."""
+        for options in ("", "&directConnection=true"):
+            with self.subTest(options=options):
+                backend = self.open(f"{SERVER}/?replicaSet=wrong{options}", timeout=1)
+
+                with self.assertRaises(BackendError) as failed:
+                    await backend.load(bytes(32))
+
+                self.assertRegex(
+                    str(failed.exception),
+                    f"\\ANo MongoDB server of the URL for '{NAME}' is in a replica set"
+                    " named 'wrong', though they answered. Check the option replicaSet"
+                    r" of the URL\.",
+                )
 
     async def test_purging_is_left_to_mongodb(self) -> None:
         """Behaviour 65: there is nothing to do, so nothing is asked of the server."""
@@ -856,6 +1011,7 @@ class RightsTest(unittest.IsolatedAsyncioTestCase):
 
     def _create_users(self) -> None:
         actions = ["find", "insert", "update", "remove"]
+        actions += ["listCollections", "listIndexes"]
         resource = {"db": DATABASE, "collection": ""}
         with pymongo.MongoClient[dict[str, Any]](self.server.url) as client:
             client.admin.command(

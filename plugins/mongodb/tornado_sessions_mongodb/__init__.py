@@ -52,6 +52,19 @@ _INDEXES = [
     pymongo.IndexModel("user", sparse=True),
 ]
 
+# What comes of a lack of them.
+_CONSEQUENCES = {
+    "expires": "expired sessions stay",
+    "user": "the sessions of a user are found slowly, or a user may have only one",
+}
+
+# What there is besides ordinary collections, by the option that tells of it.
+_KINDS = {
+    "viewOn": "view",
+    "timeseries": "time-series collection",
+    "capped": "capped collection",
+}
+
 # A document may have 16 MiB, with its other fields and their names.
 _MOST_BYTES = 16_000_000
 
@@ -78,6 +91,8 @@ _DRIVERS_PART = 0.9
 _ADVICE = {
     13: "Grant the user of the URL the role readWrite on the database.",
     18: "Check the user, the password and the option authSource of the URL.",
+    72: "If it is a time-series collection, name another with the option 'collection'.",
+    166: "It is a view: name a collection with the option 'collection'.",
 }
 
 _is_collection_name = re.compile(r"(?!system\.)[^$\0.]+(\.[^$\0.]+)*").fullmatch
@@ -150,6 +165,7 @@ class MongoDBBackend(Backend):
         self._indexing: asyncio.Task[None] | None = None
         # When they are next, by the monotonic clock.
         self._index_due = 0.0
+        self._warned: set[str] = set()
         self._deadlines = Deadlines(timeout)
         # Operations that nobody waits for any more.
         self._left: set[asyncio.Future[Any]] = set()
@@ -294,16 +310,18 @@ class MongoDBBackend(Backend):
         *arguments: object,
         is_limited: bool = False,
     ) -> T | None:
-        """Runs one operation of the driver; answers None if the key exists.
+        """Runs one operation of the driver. Returns None if the key exists.
 
         It need not have the driver's time limit where it ``is_limited`` otherwise.
         """
         try:
             return await self._in_time(self._begin(operation, arguments, is_limited))
-        except DuplicateKeyError:
-            return None
-        except (PyMongoError, asyncio.TimeoutError) as error:
+        except DuplicateKeyError as error:
+            if _unique_index(error) == "_id_":
+                return None
             failure: PyMongoError | asyncio.TimeoutError = error
+        except (PyMongoError, asyncio.TimeoutError) as error:
+            failure = error
         # Out here, as what the server said would come along as the context.
         raise BackendError(self._explain(failure)) from _without_documents(failure)
 
@@ -347,26 +365,80 @@ class MongoDBBackend(Backend):
         _ours.set(True)
         try:
             with pymongo.timeout(_INDEX_TIMEOUT):
-                await collection.create_indexes(_INDEXES)
+                for index in _INDEXES:
+                    await self._create_index(collection, index)
             self._index_due = time.monotonic() + _INDEX_INTERVAL
-        except OperationFailure as error:
-            logger.warning(
-                "The indexes of the MongoDB collection %r cannot be created: %s."
-                " Until somebody who may creates them, expired sessions stay and the"
-                " sessions of a user are found slowly.",
-                self.name,
-                _name_of(error),
-            )
         except PyMongoError:
             # The save that is under way says so; the next one tries again.
             self._indexing = None
 
+    async def _create_index(self, collection: Any, index: pymongo.IndexModel) -> None:  # noqa: ANN401
+        try:
+            await collection.create_indexes([index])
+        except OperationFailure as error:
+            warning = await self._obstacle(collection, index.document)
+            if warning is None:
+                warning = (
+                    f"The indexes of the MongoDB collection {self.name!r} cannot be"
+                    f" created: {_name_of(error)}. Until somebody who may creates them,"
+                    " expired sessions stay and the sessions of a user are found slowly."
+                )
+            if warning and warning not in self._warned:
+                self._warned.add(warning)
+                logger.warning("%s", warning)
+
+    async def _obstacle(self, collection: Any, wanted: Mapping[str, Any]) -> str | None:  # noqa: ANN401
+        """Returns a warning that says why an index cannot be created, if that is known.
+
+        It is empty if an index that is there does the same.
+        """
+        try:
+            if kind := _kind_of(await collection.options()):
+                return (
+                    f"The MongoDB collection {self.name!r} is a {kind}, which cannot"
+                    " keep sessions. Name another with the option 'collection'."
+                )
+            found = await collection.index_information()
+        except OperationFailure:
+            # This user may not look.
+            return None
+        key = [*wanted["key"].items()]
+        there = {
+            name: index
+            for name, index in found.items()
+            if name == wanted["name"] or index["key"] == key
+        }
+        if not there:
+            return None
+        if any(_is_as_good(index, wanted) for index in there.values()):
+            return ""
+        name, field = next(iter(there)), key[0][0]
+        return (
+            f"The MongoDB collection {self.name!r} has an index {name!r} with another"
+            f" key or other options than ours on {field!r}. Until it is dropped,"
+            f" {_CONSEQUENCES[field]}. Drop it with"
+            f" db.getCollection({self._collection!r}).dropIndex({name!r}), or name"
+            " another collection with the option 'collection'."
+        )
+
     def _explain(self, error: PyMongoError | asyncio.TimeoutError) -> str:
+        if isinstance(error, DuplicateKeyError):
+            return (
+                f"The unique index {_unique_index(error)!r} of the MongoDB collection"
+                f" {self.name!r} refuses the session. It is not ours: drop it, or name"
+                " another collection with the option 'collection'."
+            )
         if isinstance(error, OperationFailure) and not error.timeout:
             advice = _ADVICE.get(error.code or 0, "")
             text = f"MongoDB refused to use {self.name!r}: {_name_of(error)}. {advice}"
             return text.rstrip()
         if isinstance(error, asyncio.TimeoutError) or error.timeout:
+            if (replica_set := self._missing_set()) is not None:
+                return (
+                    f"No MongoDB server of the URL for {self.name!r} is in a replica"
+                    f" set named {replica_set!r}, though they answered. Check the option"
+                    f" replicaSet of the URL.{self._doubts()}"
+                )
             return (
                 f"No MongoDB server answered for {self.name!r} within {self.timeout:g}"
                 " seconds. Check that the hosts of the URL are up and can be reached,"
@@ -381,8 +453,21 @@ class MongoDBBackend(Backend):
             f" {type(error).__name__}. The next request connects anew."
         )
 
+    def _missing_set(self) -> str | None:
+        """Returns the replica set of the URL if no server turned out to be in it."""
+        topology = self._opened and self._opened.client.topology_description
+        if not topology or topology.replica_set_name is None:
+            return None
+        # The driver forgets a server that is in another set, or in none. One that is
+        # connected to directly has this error.
+        servers = topology.server_descriptions().values()
+        if all(isinstance(server.error, ConfigurationError) for server in servers):
+            name: str = topology.replica_set_name
+            return name
+        return None
+
     def _doubts(self) -> str:
-        """Answers why the driver cannot use the servers, as far as it knows."""
+        """Returns why the driver cannot use the servers, as far as it knows."""
         opened = self._opened
         topology = opened and opened.client.topology_description
         servers = topology.server_descriptions().values() if topology else ()
@@ -516,6 +601,28 @@ def _without_documents(error: Exception) -> Exception:
     if not isinstance(error, OperationFailure):
         return error
     return type(error)(_name_of(error), error.code)
+
+
+def _unique_index(error: DuplicateKeyError) -> str:
+    """Returns the name of the index that has refused a duplicate."""
+    text = str((error.details or {}).get("errmsg", ""))
+    # Of a clustered collection the server names none: it is the key.
+    found = re.search(" index: (.+?) dup key", text)
+    return found[1] if found else "_id_"
+
+
+def _kind_of(options: Mapping[str, Any]) -> str | None:
+    """Returns what a collection is, unless it is an ordinary one."""
+    return next((kind for name, kind in _KINDS.items() if options.get(name)), None)
+
+
+def _is_as_good(index: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether an index has the key and, but for ``sparse``, the options of another."""
+    ignored = {"v", "ns", "name", "key", "sparse", "background"}
+    options = {name: index[name] for name in index.keys() - ignored}
+    return index["key"] == [*wanted["key"].items()] and options == {
+        name: wanted[name] for name in wanted.keys() - ignored
+    }
 
 
 def _name_of(error: OperationFailure) -> str:
