@@ -1159,6 +1159,26 @@ class SentTest:
         )
         assert not new.modified
 
+    @pytest.mark.parametrize(
+        "remove",
+        [
+            pytest.param(lambda s: s.pop("a"), id="value"),
+            pytest.param(lambda s: s.clear(), id="all values"),
+            pytest.param(lambda s: s.flashes(), id="flashes"),
+        ],
+    )
+    def test_what_is_in_the_cookie_cannot_be_removed_any_more(
+        self, sessions: Sessions, loaded: Loaded, remove: Callable[[Session], None]
+    ) -> None:
+        """Behaviour 28: it would be there again in the next request."""
+        sessions.revocable = False
+        session = loaded({"a": 1}, flashes={"1": ("Hello.", "info")})
+        session._sent = True
+        with pytest.raises(SessionError, match="keeps the session in the cookie"):
+            remove(session)
+
+        assert not session.modified
+
     def test_a_stored_session_can_be_changed(self, loaded: Loaded) -> None:
         """Behaviour 28: its token stays, so a late save is possible."""
         session = loaded({"a": 1})

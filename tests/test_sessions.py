@@ -267,6 +267,16 @@ class CommitTest(SessionsCase):
         assert session.expires == (await self.envelope(session._token)).expires
         assert session.expires_in == IDLE
 
+    async def test_a_save_of_a_setting_pushes_the_end_forward(self) -> None:
+        """Behaviours 48, 51: the cookie lasts for as long as what was stored."""
+        session = await self.sessions.load(await self.stored({"a": 1}))
+        session.persistent = True
+        self.clock += IDLE / 2
+        await session.save()
+
+        assert session.last_seen == self.clock
+        assert session.expires_in == IDLE
+
     async def test_a_second_save_puts_nothing_back_that_was_only_read(self) -> None:
         """Behaviours 26, 40: its base is what this request saw."""
         token = await self.stored({"a": 1, "read": 1, "cart": {}})
@@ -1147,8 +1157,8 @@ class OfTest:
                 opened.append(url)
                 return cls()
 
-        def find(name: str) -> type[Counted]:
-            opened.append(name)
+        def find(url: str) -> type[Counted]:
+            opened.append(f"found {url}")
             return Counted
 
         monkeypatch.setattr(registry, "_find", find)
@@ -1156,7 +1166,7 @@ class OfTest:
         for _ in range(3):
             Sessions.of(application)
 
-        assert opened == ["counted", "counted:"]
+        assert opened == ["found counted:", "counted:"]
 
     def test_an_error_is_told_at_every_call(self) -> None:
         """Behaviour 54: nothing half made is kept."""
