@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
+import runpy
 import secrets
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +22,12 @@ import pytest
 
 root = Path(__file__).parent.parent
 plugins = [path.parent for path in sorted((root / "plugins").glob("*/README.md"))]
+
+pages = [
+    page
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md")))
+    if "```python" in page.read_text()
+]
 
 #: The stores that a server keeps; a README names one that only its reader has.
 servers = {
@@ -65,6 +74,48 @@ def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
     assert answer == told[1]
 
 
+@pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
+def test_all_that_is_python_is_python(page: Path) -> None:
+    """What is no whole program can be copied all the same, ``await`` included."""
+    for block in _blocks(page):
+        compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/", "/"),
+        ("/account", "/account"),
+        ("/search?q=a%20b&n=1#top", "/search?q=a%20b&n=1#top"),
+        ("/a//b", "/a//b"),
+        ("", "/"),
+        ("account", "/"),
+        ("//example.com/", "/"),
+        ("///example.com/", "/"),
+        ("/\\example.com/", "/"),
+        ("\\\\example.com/", "/"),
+        ("/a\\b", "/"),
+        ("/\t/example.com/", "/"),
+        ("/\n/example.com/", "/"),
+        ("/account\n", "/"),
+        (" /account", "/"),
+        ("https://example.com/", "/"),
+        ("javascript:alert(1)", "/"),
+    ],
+)
+def test_the_login_goes_on_within_its_site_alone(
+    path: str, answer: str, tmp_path: Path
+) -> None:
+    """As docs/users.md has it: a link cannot name a place elsewhere."""
+    (block,) = [
+        block for block in _blocks(root / "docs/users.md") if "def local_path" in block
+    ]
+    (tmp_path / "paths.py").write_text(block.partition("class ")[0])
+    shown = runpy.run_path(str(tmp_path / "paths.py"))
+
+    assert shown["local_path"](path) == answer
+
+
 @contextlib.contextmanager
 def _running(program: str, folder: Path, port: int | None = None) -> Iterator[str]:
     """Runs a program of ours, and answers its URL."""
@@ -92,6 +143,14 @@ def _visitor() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(
         urllib.request.HTTPCookieProcessor(), urllib.request.ProxyHandler({})
     )
+
+
+def _blocks(page: Path) -> list[str]:
+    """Returns what is marked as Python, without the indent of its list."""
+    found = re.findall(
+        r"^( *)```python\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def _first_program(readme: Path) -> str:

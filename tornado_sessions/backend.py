@@ -55,8 +55,10 @@ class Record(msgspec.Struct, frozen=True):
     version: Any = None
     #: When the store may forget the record, in seconds since the epoch; zero
     #: for never. It is five minutes after the session has ended, as a request that
-    #: loaded it in time may save it later. For the store's own clean-up; ``load``
-    #: need not answer it.
+    #: loaded it in time may save it later. It may be as large as
+    #: `sys.float_info.max`, about 1.8e308: a store with a smaller type for times
+    #: keeps the largest that it has. For the store's own clean-up; ``load`` need
+    #: not return it.
     expires: float = 0.0
     #: Whose session it is, for ``find``; ``load`` need not answer it.
     user: str | None = None
@@ -84,13 +86,21 @@ class Backend(abc.ABC):
     the URL can set (``timeout``, 2 seconds where it does not). A connection
     whose operation was cancelled is closed and not used again, unless its
     answers cannot be mixed up.
+
+    An operation is sent once. A driver that repeats a write when the reply was
+    lost finds the version that its first try has stored, and `save` reports a
+    conflict for what has succeeded: `.Session.transact` runs again, and counts
+    twice. Turn such retries off, unless the server recognizes the second try.
     """
 
-    #: Whether records survive a restart of the store.
+    #: Whether records survive a restart of the store. The core makes no use of
+    #: it. `.OutageContract` tests what it promises, and the cookie backend warns
+    #: of a ``not_before`` store without it: sessions that were ended would be
+    #: alive again.
     durable: ClassVar[bool] = True
     #: Whether several processes can use the same records.
     shared: ClassVar[bool] = True
-    #: Whether `find` answers.
+    #: Whether `find` works.
     lists_users: ClassVar[bool] = False
     #: Whether none of the coroutines ever suspends. They are then run to
     #: their end in place, at no cost of a task; one that does suspend is an

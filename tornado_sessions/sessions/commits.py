@@ -64,11 +64,12 @@ class Sessions(UsersSessions):
 
     @classmethod
     def of(cls, application: tornado.web.Application) -> Sessions:
-        """Answers the sessions of ``application``, the same ones at every call.
+        """Returns the sessions of ``application``, the same ones at every call.
 
         The first call reads the settings and raises `ValueError` where they
         contradict each other, `.BackendNotFoundError` where the backend is not
-        installed. Call it when the application starts: no loop has to run.
+        installed or cannot be imported. Call it when the application starts: no
+        loop has to run.
         """
         sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
         if sessions is None:
