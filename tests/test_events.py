@@ -135,6 +135,19 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
                 ("expired", self.mark(ada), None, "ada", reason)
             ]
 
+    def test_the_lifetime_of_a_session_counts_from_the_login(self) -> None:
+        """Behaviour 48: until then it is the idle timeout that ends one."""
+        idle = self.sessions.idle_timeout
+        self.sessions.lifetime = 1.5 * idle
+        ada = self.visitor()
+        ada.does(put(a=1))
+        self.time += 0.9 * idle
+        ada.does(login("ada"))
+        self.told.clear()
+        self.time += idle
+        ada.does(look)
+        assert self.tells() == [("expired", self.mark(ada), None, "ada", "idle")]
+
     def test_a_session_is_revoked(self) -> None:
         """Under the fingerprint that it had as it was made."""
         ada, other = self.signed_in(), self.signed_in()

@@ -141,6 +141,32 @@ class ExpiryTest(SessionsCase):
         assert self.vault.calls.count("save") == 1
         assert (await self.envelope(token)).expires == self.clock + IDLE
 
+    async def test_a_save_in_the_middle_is_a_renewal(self) -> None:
+        """Behaviours 26, 49: the end of the response asks nothing of the store."""
+        token = await self.stored()
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        session["a"] = 1
+        await session.save()
+        await self.sessions.commit(session)
+
+        assert self.vault.calls == ["load", "save"]
+
+    async def test_a_renewal_after_another_request_has_its_times(self) -> None:
+        """Behaviour 51: the cookie lasts for as long as what was stored."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 2
+        session = await self.sessions.load(token)
+        await self.change_elsewhere(token, b=1)
+        self.clock += IDLE / 20
+        between = self.clock
+        await self.change_elsewhere(token, b=2)
+        self.clock += IDLE / 20
+        await session.save()
+
+        assert session.last_seen == between
+        assert session.expires == (await self.envelope(token)).expires
+
     async def test_a_renewal_is_done_once(self) -> None:
         """Behaviour 49: and it is not a version that a later save trusts."""
         token = await self.stored({"a": 1})

@@ -40,6 +40,23 @@ async def test_an_uncaught_error_drops_what_the_request_changed(
     errors.append(UNCAUGHT)
 
 
+async def test_an_error_renews_nothing(site: Site, errors: list[str]) -> None:
+    """Behaviour 29: a page that fails time and again keeps no session alive."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session.get("a")
+            raise ZeroDivisionError
+
+    await site.begin(a=1)
+    now = site.sessions.now() + site.sessions.idle_timeout / 2
+    site.sessions.now = lambda: now
+
+    assert (await site.fetch(Handler)).code == 500
+    assert site.saves() == 0
+    errors.append(UNCAUGHT)
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments"), [("regenerate", []), ("login", ["ada"])]
 )
