@@ -140,7 +140,7 @@ class Table:
 
     def _check(self, kind: str, sql: str | None, path: str) -> None:
         """Raises `.BackendError` unless this is a table that we know."""
-        ours = _schema_of(sql or "") if kind == "table" else None
+        ours = _schema_of(sql or "")
         if ours is None:
             raise BackendError(
                 f"The session database {path!r} has {_articles[kind]} {kind}"
