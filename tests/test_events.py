@@ -236,17 +236,38 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         self.visitor(site).does(look, headers={"X-Session-Token": ids})
         assert self.tells() == [("refused", None, None, None, "two ids")]
 
-    def test_the_remains_of_a_regenerated_session_are_unknown(self) -> None:
+    def test_the_remains_of_a_session_that_has_ended_are_unknown(self) -> None:
         """The store could not remove them, and they are no session."""
         ada = self.signed_in()
         late = ada.copy()
         vault = self.watch()
         vault.failing = {"delete"}
-        ada.does(regenerate)
+        ada.does(destroy)
         vault.failing.clear()
         self.told.clear()
         late.does(look)
         assert self.tells() == [("refused", self.mark(late), None, None, "unknown")]
+
+    def test_an_id_that_was_replaced_is_superseded(self) -> None:
+        """Behaviour 77: whoever still has it may have stolen it."""
+        ada = self.signed_in()
+        late = ada.copy()
+        ada.does(regenerate)
+        self.told.clear()
+        late.does(look)
+        assert self.tells() == [("superseded", self.mark(late), None, "ada", None)]
+
+    def test_the_end_of_a_session_is_told_once(self) -> None:
+        """Behaviour 77: by whichever request it ends, and under its newest id."""
+        ada = self.signed_in()
+        late = ada.copy()
+        ada.does(regenerate)
+        newest = self.mark(ada)
+        self.told.clear()
+        late.does(destroy, self.meanwhile(late.copy(), destroy))
+        ada.does(destroy)
+        told = [event for event in self.tells() if event[0] == "destroyed"]
+        assert told == [("destroyed", newest, None, "ada", None)]
 
     def test_a_login_too_many_is_refused(self) -> None:
         """With the user who has too many."""
@@ -264,7 +285,11 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
     def test_the_store_is_down_and_up_again(self) -> None:
         """Once each, however many requests there are in between."""
         vault = self.watch()
-        for operation, act in (("load", look), ("save", put(a=1)), ("delete", destroy)):
+        for operation, act in (
+            ("load", look),
+            ("save", put(a=1)),
+            ("replace", destroy),
+        ):
             ada = self.signed_in()
             vault.failing = {operation}
             for _ in range(3):

@@ -166,6 +166,9 @@ class Kept:
     seen: float
     state: State
     ended: bool = False
+    #: It has another id now, and which one, if that was given out.
+    replaced: bool = False
+    successor: str | None = None
 
     @property
     def lifetime_ends(self) -> float:
@@ -188,7 +191,7 @@ class World:
         self.marks = itertools.count()
         self.waiting: list[asyncio.Future[None]] = []
         self.kept: dict[str, Kept] = {}
-        #: The fingerprints of what was revoked.
+        #: The fingerprints of what was ended before its id was given out.
         self.revoked: set[str] = set()
         self.cookies: dict[int, str | None] = {0: None, 1: None}
         self.processes = [Process(self, vault, suspends) for vault in vaults]
@@ -246,6 +249,21 @@ class World:
         self.waiting.append(turn)
         await turn
 
+    def of_mark(self, mark: str) -> Kept | None:
+        """Returns what the model knows of the session with this fingerprint."""
+        for token, kept in self.kept.items():
+            if self.processes[0].vault.fingerprint(token) == mark:
+                return kept
+        return None
+
+    def chain(self, token: str | None) -> list[Kept]:
+        """Returns what the session of ``token`` was and has become."""
+        chain: list[Kept] = []
+        while token is not None:
+            chain.append(self.kept[token])
+            token = chain[-1].successor
+        return chain
+
     def check(self, token: str, session: Session) -> None:
         """Checks a session that was loaded just now."""
         kept = self.kept[token]
@@ -283,9 +301,9 @@ class Process:
 
     def note(self, operation: str, fails: bool) -> None:
         """Notes that the store has answered, which may be news."""
-        if operation in ("find", "revoke"):
+        if operation == "find":
             return
-        kind = "read" if operation == "load" else "write"
+        kind = "read" if operation in ("load", "load_found") else "write"
         failed = bool(self.failing)
         (self.failing.add if fails else self.failing.discard)(kind)
         if failed != bool(self.failing):
@@ -297,7 +315,7 @@ class Process:
         for event in self.events:
             if event.name == "revoked":
                 revoked.add(event.fingerprint)
-            elif event.name not in ("conflict", "expired", "refused"):
+            elif event.name not in ("conflict", "expired", "refused", "superseded"):
                 told[event.name, event.fingerprint, event.former] += 1
         assert told == self.expected
         assert self.revoked <= revoked <= self.revoking
@@ -330,9 +348,15 @@ class StagedVault(FaultyVault):
         for found in await self._do("find", user, find):
             yield found
 
+    async def load_found(self, key: bytes) -> Record | None:
+        return await self._do("load_found", None, lambda: self.inner.load_found(key))
+
+    async def replace(self, record: Record) -> None:
+        mark = self.fingerprint_found(record.version[0])
+        await self._do("end", mark, lambda: self.inner.replace(record))
+
     async def delete_found(self, key: bytes) -> None:
-        mark = self.fingerprint_found(key)
-        await self._do("revoke", mark, lambda: self.inner.delete_found(key))
+        await self._do("remove", None, lambda: self.inner.delete_found(key))
 
     async def _do(
         self, operation: str, of: str | None, work: Callable[[], Awaitable[T]]
@@ -377,16 +401,22 @@ class Visit:
         self.token: str | None = None
         self.loaded = math.inf
         # What its next commit is to do besides.
-        self.moves = self.is_another_user = False
+        self.moves = self.is_another_user = self.signs_in = False
         self.ending: list[str] = []
+        # What this request itself has set, beside values, and the id that it came
+        # with, if its session has another one.
+        self.own_flashes: set[str] = set()
+        self.owns_idle = False
+        self.superseded: str | None = None
+        self.is_revoking = False
         # What the store has done for it.
         self.faults = self.conflicts = 0
-        self.stored = False
+        self.stored = self.has_moved = False
         self.inserted: dict[str, float] = {}
         self.moved: State = {}
         self.newest: State | None = None
         self.before: State | None = None
-        self.spared: str | None = None
+        self.spares = False
         self.revoked: set[str] = set()
 
     async def run(self) -> None:
@@ -406,8 +436,10 @@ class Visit:
         self.loaded = self.created = self.world.now
         if sent is not None:
             self.world.check(sent, self.session)
+            kept = self.world.kept[sent]
+            if kept.replaced:
+                self.superseded = sent
             if not self.session.is_new:
-                kept = self.world.kept[sent]
                 self.token, self.created = sent, kept.created
                 self._sees(kept.state)
         for step in self.plan.steps:
@@ -433,8 +465,13 @@ class Visit:
         """Notes that the session has ended, and another would begin now."""
         self.token = None
         self.created = self.world.now
-        self.moves = self.is_another_user = False
+        self._forgets()
         self._sees(blank())
+
+    def _forgets(self) -> None:
+        """Notes that what the request itself has set is dropped."""
+        self.moves = self.is_another_user = self.signs_in = False
+        self.own_flashes, self.owns_idle = set(), False
 
     def _is_alive(self) -> bool:
         """Whether its session was alive when it loaded it, and nobody ended it."""
@@ -475,6 +512,9 @@ class Visit:
             self._acknowledge()
         else:
             self.mine = self.before
+            if self.session._token != self.token:
+                # The login was stored before the function ran.
+                self._acknowledge()
         self.before = None
 
     async def save(self) -> None:
@@ -484,7 +524,7 @@ class Visit:
     async def reload(self) -> None:
         self.newest = {}
         if await self._attempt(self.session.reload()):
-            self.moves = self.is_another_user = False
+            self._forgets()
             if self.token is None:
                 self._begins_anew()
             else:
@@ -509,28 +549,40 @@ class Visit:
         if self.mine["user"] not in (None, user):
             self.mine = blank()
             self.is_another_user = True
+            self.own_flashes, self.owns_idle = set(), False
+        elif self.mine["user"] is None:
+            flashes = self.mine["flashes"]
+            self.mine["flashes"] = {
+                mark: flashes[mark] for mark in flashes if mark in self.own_flashes
+            }
+            if not self.owns_idle:
+                self.mine["idle"] = None
+        self.signs_in = True
         self.mine |= {"user": user, "auth_time": self.world.now}
 
     def destroy(self) -> None:
         self.session.destroy()
-        if self.token is not None:
-            self.ending.append(self.token)
+        self._ends()
+
+    def _ends(self) -> None:
+        self.ending += [t for t in (self.token, self.superseded) if t is not None]
+        self.superseded = None
         self._begins_anew()
 
     def end_at_once(self) -> None:
         self.session.set_expiry(lifetime=0)
-        if self.token is not None:
-            self.ending.append(self.token)
-        self._begins_anew()
+        self._ends()
 
     def shorten(self) -> None:
         self.session.set_expiry(idle=IDLE / 2)
         self.mine["idle"] = IDLE / 2
+        self.owns_idle = True
 
     def flash(self) -> None:
         mark = str(next(self.world.marks))
         self.session.flash(mark)
         self.mine["flashes"][mark] = "info"
+        self.own_flashes.add(mark)
 
     def show_flashes(self) -> None:
         assert dict(self.session.flashes()) == self.mine["flashes"]
@@ -569,23 +621,34 @@ class Visit:
         await self._revoke(self.sessions.revoke_all("ada"), self._of("ada"))
 
     async def revoke_others(self) -> None:
-        self.spared = self.session.id
+        self.spares = True
         await self._revoke(
-            self.sessions.revoke_all("ada", but=self.session),
-            self._of("ada") - {self.spared},
+            self.sessions.revoke_all("ada", but=self.session), self._of("ada")
         )
-        self.spared = None
+        self.spares = False
+
+    def _spared(self) -> set[str]:
+        """Returns the handles of its own session, whatever that has become."""
+        if not self.spares:
+            return set()
+        chain = self.world.chain(self.token)
+        return {self.session.id, *(kept.handle for kept in chain)}
 
     async def _revoke(self, work: Awaitable[int], due: set[str]) -> None:
         users.own.set(self.session)
         self.revoked.clear()
-        if not await self._attempt(work):
+        self.is_revoking = True
+        succeeded = await self._attempt(work)
+        self.is_revoking = False
+        if not succeeded:
             return
-        assert not due & self._of("ada")
+        own = self.session._base.id if self._has_signed_in else None
+        assert not (due - self._spared() - {own}) & self._of("ada")
         if self.token is not None and (
             self.session._token is None
             or (
                 self.base["user"] == "ada"
+                and not self.signs_in
                 and self.world.kept[self.token].handle in self.revoked
             )
         ):
@@ -594,17 +657,23 @@ class Visit:
             assert not self._is_alive()
             self._begins_anew()
 
+    @property
+    def _has_signed_in(self) -> bool:
+        return self.session._has_signed_in()
+
     # What is committed.
 
     async def _attempt(self, work: Awaitable[object]) -> bool:
         """Tells whether it succeeded, and sees to it that there is a reason if not."""
         faults = self.faults
-        self.stored = False
+        self.stored = self.has_moved = False
         self.inserted.clear()
         try:
             await work
         except SessionGoneError:
             assert not self._is_alive()
+            # A login begins a fresh session then.
+            assert not self.signs_in
             return False
         except BackendError:
             assert self.faults > faults
@@ -613,7 +682,13 @@ class Visit:
 
     def _acknowledge(self) -> None:
         """Holds the session to what it has said that it has stored."""
-        assert self.ending == []
+        assert not self.session._ended
+        for ended in self.ending:
+            # And all that it has become.
+            assert not any(
+                kept.is_alive(self.world.now) for kept in self.world.chain(ended)
+            )
+        self.ending = []
         token, former = self.session._token, self.token
         if former is None:
             assert (token is not None) == _is_worth_storing(self.mine)
@@ -623,17 +698,48 @@ class Visit:
             assert self.stored or self.mine == self.base
         if token != former:
             assert token in self.inserted
-            assert former is None or self.world.kept[former].ended
+            assert former is None or not self.world.kept[former].is_alive(
+                self.world.now
+            )
+            if former is not None and not self.has_moved:
+                # The session has gone, and the login has begun another.
+                assert self.signs_in
+                self.moved = self._anew(self.world.kept[former])
+                self.created = self.inserted[token]
             self._keep(token, former)
         self.token = token
-        self.moves = self.is_another_user = False
+        self.moves = self.is_another_user = self.signs_in = False
+        self._sees(self.mine)
+
+    def _anew(self, kept: Kept) -> State:
+        """Returns what a login stores whose session has gone."""
+        state = copy.deepcopy(self.mine)
+        if not (kept.replaced and self.base["user"] in (None, self.mine["user"])):
+            sides = self.base["values"], self.mine["values"]
+            if not self.is_another_user:
+                state["values"] = reapplied(*sides, {})
+        return state
+
+    def _has_begun_anew(self, token: str) -> None:
+        """Notes that transact() has stored the login before it runs its function."""
+        assert self.token is not None
+        assert self.signs_in
+        self.mine = copy.deepcopy(self.before or {})
+        self.moved = self._anew(self.world.kept[self.token])
+        self.created = self.inserted[token]
+        self.has_moved = False
+        self._keep(token, self.token)
+        self.token = token
+        self.moves = self.is_another_user = self.signs_in = False
         self._sees(self.mine)
 
     def _keep(self, token: str, former: str | None) -> None:
         handle, mark = self.session.id, self.process.vault.fingerprint(token)
         if former is not None:
             same = handle == self.world.kept[former].handle
-            assert same is not self.is_another_user
+            assert same is not self.signs_in
+        if self.has_moved and former is not None:
+            self.world.kept[former].successor = token
         self.world.kept[token] = Kept(
             self.plan.visitor,
             handle,
@@ -642,7 +748,10 @@ class Visit:
             copy.deepcopy(self.moved),
             mark in self.world.revoked,
         )
-        self.process.expect("regenerated" if former else "created", token, former)
+        if self.has_moved:
+            self.process.expect("regenerated", token, former)
+        else:
+            self.process.expect("created", token)
 
     async def _finish(self) -> None:
         """Commits as `SessionMixin` does."""
@@ -674,7 +783,7 @@ class Visit:
             self._drop_changes()
 
     def _drop_changes(self) -> None:
-        self.moves = self.is_another_user = False
+        self._forgets()
         if self.token is None:
             self._begins_anew()
         else:
@@ -691,6 +800,13 @@ class Visit:
         is_told: bool,
     ) -> None:
         """Takes note of an operation that the store has done, told or not."""
+        if (
+            operation == "load"
+            and self.before is not None
+            and of in self.inserted
+            and of not in self.world.kept
+        ):
+            self._has_begun_anew(of)
         kept = self.world.kept.get(of or "")
         if operation == "load" and is_told:
             self._loaded(kept)
@@ -700,11 +816,11 @@ class Visit:
             assert kept is not None
             self._saved(kept, began)
         elif operation == "delete":
+            # What is left of a move that has failed.
+            assert of in self.inserted
+        elif operation == "end":
             assert of is not None
-            self._deleted(of, kept, is_told)
-        elif operation == "revoke":
-            assert of is not None
-            self._revoked(of, is_told)
+            self._ended(of, is_told)
 
     def _loaded(self, kept: Kept | None) -> None:
         if kept is None or not kept.is_alive(self.loaded):
@@ -720,39 +836,39 @@ class Visit:
         state = self._on(kept.state, self.base, self.mine)
         if self.moves:
             self.moved = state
-            kept.ended = True
+            kept.ended = kept.replaced = self.has_moved = True
             return
         # What had ended does not come back.
         assert kept.is_alive(self.loaded)
         kept.state, kept.seen = state, began
         self.stored = True
 
-    def _deleted(self, token: str, kept: Kept | None, is_told: bool) -> None:
-        if token in self.ending:
-            assert kept is not None
-            kept.ended = True
+    def _ended(self, mark: str, is_told: bool) -> None:
+        kept = self.world.of_mark(mark)
+        if kept is None:
+            # It is not given out yet.
+            self.world.revoked.add(mark)
+        if not self.is_revoking:
             if is_told:
-                self.ending.remove(token)
-                self.process.expect("destroyed", token)
+                self.process.expected["destroyed", mark, None] += 1
         else:
-            # What is left of a move.
-            assert token in self.inserted or (kept is not None and kept.ended)
-
-    def _revoked(self, mark: str, is_told: bool) -> None:
-        self.world.revoked.add(mark)
-        self.process.revoking.add(mark)
-        for token, kept in self.world.kept.items():
-            if self.process.vault.fingerprint(token) == mark:
+            self.process.revoking.add(mark)
+            if kept is not None:
                 assert kept.state["user"] == "ada"
-                assert kept.handle != self.spared
+                assert kept.handle not in self._spared()
                 if kept.is_alive(self.world.now) and is_told:
                     self.process.revoked.add(mark)
                     self.revoked.add(kept.handle)
-                kept.ended = True
+        if kept is not None:
+            kept.ended = True
 
     def _on(self, newest: State, base: State, mine: State) -> State:
         if self.is_another_user:
             return copy.deepcopy(mine)
+        if self.signs_in and base["user"] is None:
+            # The values come along, and nothing else.
+            values = [side["values"] for side in (base, mine, newest)]
+            return copy.deepcopy(mine) | {"values": reapplied(*values)}
         return reapplied(base, mine, newest)
 
 

@@ -624,12 +624,94 @@ class LoginTest:
         assert session._pack().auth_time == clock.now
 
     def test_it_keeps_the_values(self, loaded: Loaded) -> None:
-        """A cart that was filled beforehand, and the handle."""
+        """Behaviour 79: a cart that was filled beforehand."""
         session = loaded({"cart": {"apple": 1}})
         session.login("ada")
 
         assert values_after(session) == {"cart": {"apple": 1}}
-        assert session.id == "handle"
+
+    def test_it_takes_nothing_else_along(self, loaded: Loaded) -> None:
+        """Behaviour 79: it may have been planted, the handle as well."""
+        session = loaded(
+            {"a": 1},
+            flashes={"1": ("Planted.", "info")},
+            idle=5.0,
+            lifetime=6.0,
+            persistent=True,
+            label="Planted",
+        )
+        session.login("ada")
+        packed = session._pack()
+
+        assert packed.id not in ("", "handle")
+        assert (packed.flashes, packed.label, packed.persistent) == ({}, "", None)
+        assert (packed.idle, packed.lifetime) == (None, None)
+
+    def test_it_takes_along_what_the_request_has_set(self, loaded: Loaded) -> None:
+        """Behaviour 79: before it or after it, also where it was set already."""
+        session = loaded(flashes={"1": ("Old.", "info")}, persistent=True, idle=60.0)
+        session.persistent = True
+        session.set_expiry(idle=60)
+        session.flash("Welcome.")
+        session.login("ada")
+        session.label = "A phone"
+        packed = session._pack()
+
+        assert [*packed.flashes.values()] == [("Welcome.", "info")]
+        assert (packed.persistent, packed.idle, packed.label) == (True, 60.0, "A phone")
+
+    def test_it_keeps_only_the_keys_it_is_given(self, loaded: Loaded) -> None:
+        """Behaviour 79: and what is set afterwards."""
+        session = loaded({"cart": {"apple": 1}, "a": 1})
+        session["b"] = 1
+        session.login("ada", keep=["cart", "absent"])
+        session["c"] = 1
+        assert values_after(session) == {"cart": {"apple": 1}, "c": 1}
+
+        session.login("ada", keep=())
+        assert values_after(session) == {}
+
+    @pytest.mark.parametrize(
+        ("keep", "message"),
+        [
+            (
+                "cart",
+                'login() takes keep as a list of keys, such as keep=["cart"], not str.',
+            ),
+            (
+                7,
+                'login() takes keep as a list of keys, such as keep=["cart"], not int.',
+            ),
+            (
+                ["cart", 7],
+                "login() takes the keys to keep as str, and one of them is of type int.",
+            ),
+        ],
+    )
+    def test_what_is_no_list_of_keys_is_refused(
+        self,
+        loaded: Loaded,
+        keep: Any,  # noqa: ANN401
+        message: str,
+    ) -> None:
+        """Behaviour 79: a str would be taken for its letters."""
+        session = loaded({"a": 1})
+        with pytest.raises(TypeError) as caught:
+            session.login("ada", keep=keep)
+
+        assert str(caught.value) == message
+        assert not session.modified
+
+    def test_a_sign_in_is_later_than_the_one_before(
+        self, loaded: Loaded, clock: Clock
+    ) -> None:
+        """Behaviour 76: though the clock has gone back."""
+        session = loaded(user="ada", auth_time=START)
+        clock.now = START - 10
+        session.login("ada")
+
+        assert session.auth_time is not None
+        assert START < session.auth_time < START + 1
 
     def test_it_restarts_both_clocks(self, loaded: Loaded, clock: Clock) -> None:
         """Behaviour 48: the idle timeout and the lifetime."""
@@ -670,7 +752,8 @@ class LoginTest:
 
         assert dict(session) == {"a": 1}
         assert session.flashes() == [("Hello.", "info")]
-        assert session.id == "handle"
+        # Whoever has a copy of the session from before does not share the handle.
+        assert session.id != "handle"
 
     @pytest.mark.parametrize("user", [7, b"ada", ["ada"]])
     def test_a_user_that_is_no_string_is_refused(
@@ -831,6 +914,17 @@ class ExpiryTest:
         assert session._pack().lifetime == 120.0
         assert session.expires == START + 60
 
+    def test_both_are_given_back_to_the_settings(self, loaded: Loaded) -> None:
+        """Behaviour 79: where it has set nothing, that changes nothing."""
+        session = loaded(idle=60.0, lifetime=120.0)
+        session.reset_expiry()
+        assert (session._pack().idle, session._pack().lifetime) == (None, None)
+        assert session.expires == START + IDLE
+
+        session = loaded()
+        session.reset_expiry()
+        assert not session.modified
+
     def test_the_same_again_is_no_change(self, loaded: Loaded) -> None:
         """Behaviour 22: an equal value writes nothing."""
         session = loaded(idle=60.0)
@@ -942,6 +1036,14 @@ class ExpiryTest:
 
         assert not session.modified
 
+    def test_persistent_is_given_back_to_the_setting(self, loaded: Loaded) -> None:
+        """Behaviour 79: and follows it from then on."""
+        session = loaded({"a": 1}, persistent=True)
+        session.persistent = None
+
+        assert session.persistent is False
+        assert session._pack().persistent is None
+
 
 class FlashTest:
     def test_a_message_is_shown_once(self, loaded: Loaded) -> None:
@@ -1029,12 +1131,13 @@ class AttributeTest:
         session = loaded()
         shown = {name for name in dir(session) if not name.startswith("_")}
         times = {"created", "last_seen", "auth_time", "expires", "expires_in"}
-        verbs = {"regenerate", "destroy", "login", "logout", "set_expiry"}
+        verbs = {"regenerate", "destroy", "login", "logout"}
 
         assert shown - set(dir(MutableMapping)) == {
             *{"id", "user", "is_new", "modified", "persistent", "label"},
             *times,
             *verbs,
+            *{"set_expiry", "reset_expiry"},
             *{"flash", "flashes", "copy", "save", "reload", "transact"},
         }
 

@@ -132,7 +132,7 @@ async def test_destroy_after_regenerate_leaves_nothing(site: Site) -> None:
 
     assert cookies(response) == [""]
     assert await site.stored(token) is None
-    assert site.vault.calls == ["load", "delete"]
+    assert site.vault.calls == ["load", "save", "delete"]
 
 
 async def test_login_binds_the_user_and_moves_the_session(site: Site) -> None:

@@ -42,6 +42,9 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     #: Texts and categories, under random keys so that two requests never add
     #: the same one.
     flashes: dict[str, tuple[str, str]] = {}
+    #: Of a tombstone: the store's key of the record that replaced this one, in
+    #: hexadecimal digits. The key is a digest and opens nothing.
+    successor: str = ""
     format: int = msgspec.field(default=0)
 
     def __repr__(self) -> str:
@@ -116,6 +119,25 @@ def decode(data: bytes) -> Envelope:
             f" This one reads format {FORMAT}. Upgrade it here as well."
         )
     raise SessionDataError("The record of the session cannot be decoded.")
+
+
+def tombstone(user: str | None, successor: bytes) -> bytes:
+    """Returns the data that replaces the record of a session under another id.
+
+    It is of ``user`` and names the key of the record under the new id. The time
+    of its end is zero, so it is no session.
+    """
+    return encode(
+        Envelope(0.0, 0.0, 0.0, {}, user=user, successor=successor.hex(), format=FORMAT)
+    )
+
+
+def successor_of(envelope: Envelope) -> bytes | None:
+    """Returns the key that a `tombstone` names; None if it is no tombstone."""
+    try:
+        return bytes.fromhex(envelope.successor) or None
+    except ValueError:
+        return None
 
 
 def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401

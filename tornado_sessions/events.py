@@ -18,8 +18,8 @@ class SessionEvent:
     """
 
     #: What happened. To a session: "created", "regenerated", "destroyed",
-    #: "expired", "revoked", "conflict". To a request: "refused". To the store:
-    #: "store_down" and "store_up".
+    #: "expired", "revoked", "conflict". To a request: "refused", "superseded". To
+    #: the store: "store_down" and "store_up".
     name: str
     #: When, in seconds since the epoch.
     time: float

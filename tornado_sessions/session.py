@@ -12,11 +12,20 @@ import secrets
 from collections.abc import (
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     MutableMapping,
 )
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    NoReturn,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 import msgspec
 from msgspec import Raw
@@ -41,6 +50,12 @@ logger = logging.getLogger("tornado_sessions")
 LONGEST_LABEL = 200
 
 
+#: How many seconds a sign-in is later than one that would be at the same time.
+SIGN_IN_STEP = 0.001
+
+# The fields that `Session.login` does not take along, and what they begin with.
+_SETTINGS = {"idle": None, "lifetime": None, "persistent": None, "label": ""}
+
 # Shared by all sessions that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
 
@@ -51,6 +66,14 @@ _elsewhere = {
     "new": "is_new",
     "permanent": "persistent",
 }
+
+
+class Ended(NamedTuple):
+    """What is known of a session that a request has destroyed."""
+
+    user: str | None = None
+    #: The version of the record, if it is the one that is stored.
+    version: Any = None
 
 
 class Keeper(Protocol):
@@ -124,14 +147,17 @@ class Session(MutableMapping[str, Any]):
         "_keeper",
         "_late",
         "_lock",
+        "_login",
         "_mine",
         "_moved",
         "_moving",
         "_on_socket",
+        "_own",
         "_refusal",
         "_renew",
         "_sent",
         "_stale",
+        "_superseded",
         "_token",
         "_transacting",
         "_values",
@@ -176,10 +202,10 @@ class Session(MutableMapping[str, Any]):
         self._era = 0
         # What the commit has to do besides storing what changed: note that the
         # session is in use, move it to a fresh token, and remove the records of
-        # tokens that were destroyed, each with the user that it was of.
+        # tokens that were destroyed.
         self._renew = renew
         self._fresh = False
-        self._ended: dict[str, str | None] = _nothing
+        self._ended: dict[str, Ended] = _nothing
         # What the response has to say about the cookie, and whether a token for
         # the session before is worth anything in this one.
         self._destroyed = False
@@ -189,6 +215,14 @@ class Session(MutableMapping[str, Any]):
         self._sent = False
         # Why nothing of it is stored; None where it is.
         self._refusal: str | None = None
+        # What this request itself has set: names of fields, and keys of flashes. A
+        # login takes nothing else of these along.
+        self._own: frozenset[str] = frozenset()
+        # The time of this request's login, and the keys that it takes along; None
+        # for all.
+        self._login: tuple[float, frozenset[str] | None] | None = None
+        # The tokens that the request came with and whose sessions have others now.
+        self._superseded: tuple[str, ...] = ()
         # Under way are: a commit that gives the client another token; a `transact`.
         self._moving = False
         self._transacting = False
@@ -414,20 +448,25 @@ class Session(MutableMapping[str, Any]):
     def persistent(self) -> bool:
         """Whether the cookie outlives the browser: "remember me".
 
-        For as long as the session lasts, see `set_expiry`. Where nobody has set
-        it, the ``session_persistent`` setting counts.
+        For as long as the session lasts, see `set_expiry`. Set it to None to
+        follow the ``session_persistent`` setting again, as a session does where
+        nobody has set it. Raises `TypeError` for anything else.
         """
         return self._keeper._is_persistent(self._mine)
 
     @persistent.setter
     @hides_frames
-    def persistent(self, value: bool) -> None:
-        if type(value) is not bool:
-            raise TypeError(f"persistent is True or False, not {value!r}.")
+    def persistent(self, value: bool | None) -> None:
+        if value is not None and type(value) is not bool:
+            raise TypeError(
+                "persistent is True or False, or None for the setting"
+                f" session_persistent, not {value!r}."
+            )
         self._check_late()
-        if value != self.persistent:
+        mine = msgspec.structs.replace(self._mine, persistent=value)
+        if self._keeper._is_persistent(mine) != self.persistent:
             self._require_headers("A change of session.persistent")
-        self._field(persistent=value)
+        self._set(persistent=value)
 
     @property
     def label(self) -> str:
@@ -451,7 +490,7 @@ class Session(MutableMapping[str, Any]):
             )
         _check_unicode(value, "label is Unicode text.")
         self._check_late()
-        self._field(label=value)
+        self._set(label=value)
 
     # The verbs.
 
@@ -470,36 +509,63 @@ class Session(MutableMapping[str, Any]):
         """Ends the session: its record goes, its cookie expires.
 
         What is written afterwards begins a new session with a new token. Where
-        the request came with several different ids, the sessions of all that are
-        alive end, four at most.
+        the session was given another id by another request meanwhile, it ends
+        under that one, also if this request came with the old id minutes later.
+        Where the request came with several different ids, the sessions of all
+        that are alive end, four at most.
         """
         if self._token is not None:
             self._check_late()
-            self._ended = {**self._ended, self._token: self._base.user}
+            version = None if self._stale else self._version
+            ended = Ended(self._base.user, version)
+            self._ended = {**self._ended, self._token: ended}
+        if self._superseded:
+            superseded = dict.fromkeys(self._superseded, Ended())
+            self._ended, self._superseded = {**self._ended, **superseded}, ()
         self._note_end()
 
     @hides_frames
-    def login(self, user: str) -> None:
-        """Signs ``user`` in: binds the session to them, and `regenerate`\\ s it.
+    def login(self, user: str, keep: Iterable[str] | None = None) -> None:
+        """Signs ``user`` in, under a new id and a new handle.
 
-        Both clocks start anew, the idle timeout and the lifetime. The values
-        stay, such as a cart that was filled beforehand; but where another user
-        was signed in, theirs are removed. Raises `TypeError` for a user that is
-        not a string, and `ValueError` for one that is empty or not Unicode.
+        The values of an anonymous visitor stay, such as a cart. With ``keep``,
+        only these keys stay. Flashes, `label`, `persistent` and `set_expiry`
+        stay only if this request has set them. Where ``user`` was signed in
+        already, all of these stay. Where another user was, nothing does.
 
-        Where the setting ``session_max_per_user`` has logins refused, the commit
-        raises `.SessionLimitError`: ``await save()`` right after it lets a handler
-        say so on a page of its own.
+        The idle timeout and the lifetime start anew. Where the session was given
+        a new id or was ended by another request meanwhile, the login begins a
+        fresh session.
+
+        Raises `TypeError` for a user that is not a string and for a ``keep`` that
+        is not a list of strings, and `ValueError` for a user that is empty or not
+        Unicode. Where the setting ``session_max_per_user`` has logins refused, the
+        commit raises `.SessionLimitError`: ``await save()`` right after it lets a
+        handler say so on a page of its own.
         """
         check_user(user, "login()")
+        kept = None if keep is None else _checked_keys(keep)
         self._require_headers("login()")
         self._move()
         if self.user not in (None, user):
-            self._values.clear()
-            self._field(id="", flashes={}, idle=None, lifetime=None)
-            self._field(persistent=None, label="")
-        now = self._keeper.now()
-        self._field(user=user, auth_time=now, seen=now)
+            kept = frozenset()
+            self._own = frozenset()
+        if kept is not None:
+            for key in [key for key in self._values if key not in kept]:
+                del self._values[key]
+        if self._login is not None and self._login[1] is not None and self._signs_in():
+            # An earlier login of this request, not stored yet, has kept these alone.
+            kept = self._login[1] if kept is None else self._login[1] & kept
+        if self.user != user:
+            self._forget_settings()
+        # Whoever has a copy of the session from before does not share the handle.
+        self._field(id="")
+        now = since = self._keeper.now()
+        if self._base.auth_time is not None and self._base.auth_time >= since:
+            # The clock has gone back. A sign-in is later than the one before.
+            since = self._base.auth_time + SIGN_IN_STEP
+        self._login = since, kept
+        self._field(user=user, auth_time=since, seen=now)
         self._field(expires=self._keeper._ends(self._mine))
 
     def logout(self) -> None:
@@ -517,8 +583,8 @@ class Session(MutableMapping[str, Any]):
 
         What is None stays as it is, and the earlier of the two ends it: for a month
         without a request, give both. Zero or less ends the session. It holds for
-        the requests to come, too. Raises `ValueError` for infinity, and `TypeError` for
-        what is no time.
+        the requests to come, too, until `reset_expiry`. Raises `ValueError` for
+        infinity, and `TypeError` for what is no time.
         """
         for name, value in (("idle", idle), ("lifetime", lifetime)):
             if value is None:
@@ -540,7 +606,21 @@ class Session(MutableMapping[str, Any]):
             self._check_late()
             if self.persistent:
                 self._require_headers("set_expiry() of a persistent session")
-            self._field(**{name: float(value)})
+            self._set(**{name: float(value)})
+        self._field(expires=self._keeper._ends(self._mine))
+
+    @hides_frames
+    def reset_expiry(self) -> None:
+        """Takes back what `set_expiry` has set: the settings count again.
+
+        Does nothing where it has set nothing.
+        """
+        if self._mine.idle is None and self._mine.lifetime is None:
+            return
+        self._check_late()
+        if self.persistent:
+            self._require_headers("reset_expiry() of a persistent session")
+        self._set(idle=None, lifetime=None)
         self._field(expires=self._keeper._ends(self._mine))
 
     @hides_frames
@@ -556,8 +636,10 @@ class Session(MutableMapping[str, Any]):
                 )
             encode_value("flash", part)
         self._check_late()
-        flashes = {**self._mine.flashes, secrets.token_hex(4): (text, category)}
+        key = secrets.token_hex(4)
+        flashes = {**self._mine.flashes, key: (text, category)}
         self._field(flashes=latest(flashes))
+        self._own |= {key}
 
     def flashes(self) -> list[tuple[str, str]]:
         """Answers the messages left by `flash`, oldest first, and removes them.
@@ -661,7 +743,7 @@ class Session(MutableMapping[str, Any]):
         if self._base is not base:
             # It was destroyed meanwhile; what has just been stored goes as well.
             if token not in self._ended:
-                self._ended = {**self._ended, token: packed.user}
+                self._ended = {**self._ended, token: Ended(packed.user)}
             return
         if self._keeper._is_persistent(packed) or self._keeper._is_persistent(
             self._base
@@ -678,6 +760,7 @@ class Session(MutableMapping[str, Any]):
         self._destroyed = True
         self._token = self._version = None
         self._stale = self._renew = self._fresh = False
+        self._forget_request()
         self._adopt(self._blank())
 
     def _drop_changes(self) -> None:
@@ -686,6 +769,7 @@ class Session(MutableMapping[str, Any]):
         # a new session is to go again.
         self._adopt(self._blank() if self._token is None else self._base)
         self._fresh = False
+        self._forget_request()
 
     def _judge(self, now: float) -> None:
         """Notes that a save, a transact or a reload begins at ``now``.
@@ -725,6 +809,41 @@ class Session(MutableMapping[str, Any]):
     def _move(self) -> None:
         self._moved = True
         self._fresh = self._token is not None
+
+    def _set(self, **fields: Any) -> None:
+        """Sets fields as the application asks for, see `login`."""
+        self._field(**fields)
+        self._own = self._own.union(fields)
+
+    def _forget_settings(self) -> None:
+        """Drops flashes and settings that this request has not set itself."""
+        mine, own = self._mine, self._own
+        fields: dict[str, Any] = {
+            name: default for name, default in _SETTINGS.items() if name not in own
+        }
+        flashes = {key: flash for key, flash in mine.flashes.items() if key in own}
+        self._field(flashes=flashes, **fields)
+
+    def _signs_in(self) -> bool:
+        """Whether this request has signed somebody in and has not stored it yet."""
+        return self._mine.auth_time not in (None, self._base.auth_time)
+
+    def _has_signed_in(self) -> bool:
+        """Whether this request has signed somebody in and has stored it."""
+        login = self._login
+        return login is not None and login[0] == self._base.auth_time
+
+    def _signed_in_at(self, before: float | None, since: float | None) -> None:
+        """Notes that a sign-in at ``before`` counts from ``since``."""
+        if since == before or since is None:
+            return
+        if self._login is not None and self._login[0] == before:
+            self._login = since, self._login[1]
+        if self._mine.auth_time == before:
+            self._field(auth_time=since)
+
+    def _forget_request(self) -> None:
+        self._own, self._login = frozenset(), None
 
     def _field(self, **fields: Any) -> None:
         self._mine = msgspec.structs.replace(self._mine, **fields)
@@ -815,6 +934,23 @@ def check_user(user: object, what: str) -> None:
     if not user:
         raise ValueError(f"{what} takes the user's id; it is empty.")
     _check_unicode(user, f"{what} takes the user's id as Unicode text.")
+
+
+def _checked_keys(keep: Iterable[str]) -> frozenset[str]:
+    """Returns the keys that `Session.login` is to keep."""
+    if isinstance(keep, (str, bytes)) or not isinstance(keep, Iterable):
+        raise TypeError(
+            'login() takes keep as a list of keys, such as keep=["cart"], not'
+            f" {type(keep).__name__}."
+        )
+    keys = frozenset(keep)
+    for key in keys:
+        if type(key) is not str:
+            raise TypeError(
+                "login() takes the keys to keep as str, and one of them is of type"
+                f" {type(key).__name__}."
+            )
+    return keys
 
 
 def _check_unicode(text: str, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from tornado_sessions.codec import Envelope
 from tornado_sessions.errors import SessionError
-from tornado_sessions.session import Keeper, Session
+from tornado_sessions.session import Ended, Keeper, Session
 
 
 class AmbiguousSession(Session):
@@ -30,7 +30,8 @@ class AmbiguousSession(Session):
     def destroy(self) -> None:
         """Ends all sessions that were found alive."""
         if self._refusal is not None and self._found:
-            self._ended = {**self._ended, **self._found}
+            found = {token: Ended(user) for token, user in self._found.items()}
+            self._ended = {**self._ended, **found}
             self._refusal = None
         super().destroy()
 

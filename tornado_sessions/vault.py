@@ -68,15 +68,7 @@ class Vault:
         """
         if not _well_formed(token):
             return None
-        key = self._key(token)
-        record = await self.backend.load(key)
-        if record is None:
-            return None
-        data = record.data
-        if not data.startswith(key[:_BOUND]):
-            return None
-        # The key goes along, so that a save need not digest the token again.
-        return Record(data[_BOUND:], (key, record.version), renew=record.renew)
+        return await self.load_found(self._key(token))
 
     async def save(self, token: str | None, record: Record) -> str:
         """Stores ``record`` and answers the token that the client holds from now on.
@@ -86,8 +78,7 @@ class Vault:
         `load` answered for it. Raises what `.Backend.save` raises.
         """
         if token is not None:
-            key, version = record.version
-            await self.backend.save(key, self._bound(key, version, record))
+            await self.replace(record)
             return token
         for tries_left in (2, 1, 0):
             token, key = self._draw()
@@ -111,6 +102,29 @@ class Vault:
         if _well_formed(token):
             await self.backend.delete(self._key(token))
 
+    # By keys. A record may name the key of another one, and `find` returns keys.
+
+    def key_of(self, token: str) -> bytes:
+        """Returns the key of the record of ``token``."""
+        return self._key(token)
+
+    async def load_found(self, key: bytes) -> Record | None:
+        """Returns the record under ``key``, as `load` does."""
+        record = await self.backend.load(key)
+        if record is None or not record.data.startswith(key[:_BOUND]):
+            return None
+        # The key goes along, so that a save need not digest the token again.
+        return Record(record.data[_BOUND:], (key, record.version), renew=record.renew)
+
+    async def replace(self, record: Record) -> None:
+        """Stores ``record`` in place of the version that it was loaded with.
+
+        That is the version of `load`, `load_found` or `find`. Raises what
+        `.Backend.save` raises.
+        """
+        key, version = record.version
+        await self.backend.save(key, self._bound(key, version, record))
+
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         """Answers the records of ``user``, each with the key for `delete_found`.
 
@@ -127,14 +141,25 @@ class Vault:
         """Removes a record that `find` answered; does nothing if it has gone."""
         await self.backend.delete(key)
 
-    async def end_before(self, user: str, time: float, but: str | None) -> None:
+    async def end_before(
+        self, user: str, time: float, but: str | None, since: float = 0.0
+    ) -> float:
         """Ends the sessions that ``user`` signed in to before ``time``.
 
-        That is for a vault that cannot list them, and then `load` answers them no
-        more; the one whose handle is ``but`` is spared. Raises `.SessionError`
-        where that cannot be done either.
+        For a vault that cannot list them; `load` returns them no more. The one
+        whose handle is ``but``, with a sign-in at ``since``, is spared. If that one
+        has ended itself, raises `.SessionGoneError` and ends nothing. Returns the
+        time before which sign-ins no longer count: a later one than ``time`` if
+        it was stored before. Raises `.SessionError` where that cannot be done.
         """
         raise self._cannot("end")
+
+    async def not_before(self, user: str) -> float:
+        """Returns the time that `end_before` has stored for ``user``, or zero.
+
+        A login makes its own sign-in time no earlier than that.
+        """
+        return 0.0
 
     def is_well_formed(self, token: str) -> bool:
         """Tells whether ``token`` could be one of ours."""

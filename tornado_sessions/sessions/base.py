@@ -6,14 +6,20 @@ import asyncio
 import contextvars
 import logging
 import random
+import time
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from tornado_sessions.backend import Record
-from tornado_sessions.codec import Envelope, decode
+from tornado_sessions.codec import FORMAT, Envelope, decode, encode, successor_of
 from tornado_sessions.cookies import Cookie
-from tornado_sessions.errors import BackendError, SessionDataError, SessionGoneError
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionGoneError,
+)
 from tornado_sessions.events import Listener
 from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
@@ -38,6 +44,16 @@ PURGE_INTERVAL = 900.0
 
 #: For how many seconds an operation keeps trying while others change the session.
 PATIENCE = 10.0
+
+#: The longest pause between two tries, in seconds.
+LONGEST_PAUSE = 0.05
+
+# How many times a session may have been given another id for an old one to lead to
+# it. Each tombstone is one load.
+_LONGEST_CHAIN = 256
+
+# What a record says that has ended, until it is removed.
+_ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
 
 
 class BaseSessions(TellingSessions):
@@ -179,8 +195,18 @@ class BaseSessions(TellingSessions):
 
         Whether it has expired is judged by the time ``judged_at``, if that is given.
         """
+        envelope = self._decode(token, record)
+        if envelope is None or self._is_alive(envelope, now, judged_at):
+            return envelope
+        # That it was replaced while it was used is no news.
+        if self.listener is not None and not envelope.successor:
+            self._tell_expired(token, envelope, now if judged_at is None else judged_at)
+        return None
+
+    def _decode(self, token: str, record: Record) -> Envelope | None:
+        """Decodes a record. Returns None, and logs it, if it cannot be read."""
         try:
-            envelope = decode(record.data)
+            return decode(record.data)
         except SessionDataError:
             logger.warning(
                 "The record of session %s cannot be decoded; it is treated as no"
@@ -190,11 +216,6 @@ class BaseSessions(TellingSessions):
             if self.listener is not None:
                 self._tell("refused", token, reason="undecodable")
             return None
-        if self._is_alive(envelope, now, judged_at):
-            return envelope
-        if self.listener is not None:
-            self._tell_expired(token, envelope, now if judged_at is None else judged_at)
-        return None
 
     def _is_alive(
         self, envelope: Envelope, now: float, judged_at: float | None = None
@@ -241,7 +262,7 @@ class BaseSessions(TellingSessions):
 
     def _tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
         if envelope.expires <= 0:
-            # What is left of one that was regenerated.
+            # What is left of one that was ended.
             self._tell_unknown(token)
             return
         own, began = envelope.lifetime, envelope.auth_time
@@ -251,6 +272,83 @@ class BaseSessions(TellingSessions):
         idle = now >= min(envelope.expires, self._ends(envelope))
         reason = "lifetime" if now >= ends else "idle" if idle else "clock"
         self._tell("expired", token, user=envelope.user, reason=reason)
+
+    # Ending.
+
+    async def _last(
+        self, key: bytes, users: Collection[str | None] | None = None
+    ) -> tuple[bytes, Record, Envelope] | None:
+        """Returns the record under ``key``, or the last that has replaced it.
+
+        With its key and what it holds. It may be one that has ended. With
+        ``users``, only a session of one of these leads on to the next. Returns
+        None if there is none, and if it cannot be decoded.
+        """
+        for _ in range(_LONGEST_CHAIN):
+            record = await self._load_found(key)
+            if record is None:
+                return None
+            try:
+                envelope = decode(record.data)
+            except SessionDataError:
+                return None
+            if users is not None and envelope.user not in users:
+                return None
+            successor = successor_of(envelope)
+            if successor is None:
+                return key, record, envelope
+            key = successor
+        raise BackendError(
+            "The session cannot be ended: it has been given another id more than"
+            f" {_LONGEST_CHAIN} times within minutes since the request's own. Call"
+            " regenerate() less often."
+        )
+
+    async def _end_record(
+        self,
+        key: bytes,
+        version: Any = None,  # noqa: ANN401
+        users: Collection[str | None] | None = None,
+        once: bool = False,
+    ) -> tuple[bytes, Envelope | None] | None:
+        """Ends the session under ``key``, or the one that it has become.
+
+        ``version`` is that of the record, if it is known. The record is replaced,
+        and not just removed: so no tombstone is lost, and no save or move that is
+        under way brings the session back. Whoever calls this removes what is left
+        with `_delete_found`. Returns the key of what it has ended, and what was
+        there if that was loaded; None if there was nothing to end. Follows as
+        `_last` does. With ``once``, a record of another version is left alone.
+        """
+        deadline, pause = time.monotonic() + PATIENCE, 0.001
+        envelope: Envelope | None = None
+        while True:
+            if version is None:
+                last = await self._last(key, users)
+                if last is None:
+                    return None
+                key, record, envelope = last
+                if envelope.expires <= 0:
+                    # Somebody has ended it and may have failed to remove it.
+                    await self._delete_found(key)
+                    return None
+                version = record.version
+            try:
+                await self._replace(Record(_ENDED, version, self.now()))
+            except ConflictError as error:
+                version = None
+                if once:
+                    return None
+                if time.monotonic() > deadline:
+                    raise BackendError(
+                        f"The session could not be ended within {PATIENCE:.0f} s: other"
+                        " processes kept changing it. Try again."
+                    ) from error
+            else:
+                return key, envelope
+            if not self.vault.immediate:
+                await asyncio.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     # Taking turns, and the end.
 

@@ -9,14 +9,21 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import tornado.web
 
 from tornado_sessions.backend import Record
-from tornado_sessions.codec import FORMAT, Envelope, encode, rebase, same_content
+from tornado_sessions.codec import (
+    FORMAT,
+    Envelope,
+    encode,
+    rebase,
+    same_content,
+    tombstone,
+)
 from tornado_sessions.errors import (
     BackendError,
     ConflictError,
@@ -26,8 +33,13 @@ from tornado_sessions.errors import (
     SessionLimitError,
 )
 from tornado_sessions.frames import calls_application, hide_frames, hides_frames
-from tornado_sessions.session import Session
-from tornado_sessions.sessions.base import KEPT_AFTER_END, PATIENCE
+from tornado_sessions.session import SIGN_IN_STEP, Ended, Session
+from tornado_sessions.sessions.base import (
+    CLOCK_SKEW,
+    KEPT_AFTER_END,
+    LONGEST_PAUSE,
+    PATIENCE,
+)
 from tornado_sessions.sessions.telling import logger
 from tornado_sessions.sessions.users import UsersSessions
 from tornado_sessions.settings import read_settings
@@ -41,11 +53,9 @@ _Store = Callable[[Session, str, Envelope, Any], Awaitable[str]]
 #: Up to how many different ids of one request are looked up.
 MOST_IDS = 4
 
-#: The longest pause between two tries, in seconds.
-_LONGEST_PAUSE = 0.05
-
-# What a record says that another one has taken the place of.
-_ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
+#: For how many seconds a record says which one has replaced it: five minutes, and
+#: as long again as the clock of the server that purges may be ahead.
+TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
 
 #: The session whose transaction the running code is part of. The tasks that it
 #: starts inherit it.
@@ -118,9 +128,18 @@ class Sessions(UsersSessions):
                 self._tell_unknown(token)
             return Session(self)
         now = self.now()
-        envelope = self._read(token, record, now)
+        envelope = self._decode(token, record)
         if envelope is None:
             return Session(self)
+        if not self._is_alive(envelope, now):
+            session = Session(self)
+            if envelope.successor:
+                session._superseded = (token,)
+                if self.listener is not None:
+                    self._tell("superseded", token, user=envelope.user)
+            elif self.listener is not None:
+                self._tell_expired(token, envelope, now)
+            return session
         renew = record.renew or now - envelope.seen >= self._throttle(envelope)
         return Session(self, envelope, token, record.version, renew, now)
 
@@ -154,7 +173,12 @@ class Sessions(UsersSessions):
                 loaded.append(result)
         alive = [session for session in loaded if not session.is_new]
         if len(alive) < 2:
-            return alive[0] if alive else loaded[0]
+            session = alive[0] if alive else loaded[0]
+            # A logout ends what has become of any of them.
+            session._superseded = tuple(
+                token for each in loaded for token in each._superseded
+            )
+            return session
         return AmbiguousSession(
             self,
             f"The request came with {len(alive)} different session ids that are alive."
@@ -273,12 +297,9 @@ class Sessions(UsersSessions):
         while session._ended:
             # All of them at once: to look for the first one of a dict again and again
             # takes the longer the more have gone, and a client may send thousands.
-            for token, user in tuple(session._ended.items()):
-                await self._delete(token)
+            for token, ended in tuple(session._ended.items()):
+                await self._destroy(token, ended)
                 session._ended.pop(token, None)
-                self._ended(token)
-                if self.listener is not None:
-                    self._tell("destroyed", token, user=user)
         base, former, fresh = session._base, session._token, session._fresh
         if not fresh and (
             packed is base
@@ -294,27 +315,20 @@ class Sessions(UsersSessions):
         # A regenerate() from here on is for the next commit.
         session._fresh = False
         session._moving = fresh or former is None
+        signed_in = packed.auth_time
+        signs_in = signed_in not in (None, base.auth_time)
+        anew = False
         try:
             if former is None:
-                token = await (
-                    self._put(session, None, packed, None)
-                    if self.max_per_user is None
-                    else self._insert(session, packed)
-                )
+                token = await self._insert(session, packed)
             else:
                 store = self._move if fresh else self._put
                 try:
-                    if session._stale:
-                        token = await self._store_on_newest(
-                            session, former, packed, store
-                        )
-                    else:
-                        token = await store(session, former, packed, session._version)
-                except ConflictError:
-                    if session._transacting:
-                        # It runs its function again, on the newest values.
+                    token = await self._store_over(session, former, packed, store)
+                except SessionGoneError:
+                    if not signs_in:
                         raise
-                    token = await self._store_in_turn(session, former, packed, store)
+                    anew, token = True, await self._begin_anew(session, former, packed)
         except SessionLimitError:
             if self.listener is not None:
                 self._tell("refused", former, user=packed.user, reason="limit")
@@ -327,13 +341,75 @@ class Sessions(UsersSessions):
             session._moving = False
         if self.listener is not None and (fresh or former is None):
             self._tell(
-                "created" if former is None else "regenerated",
+                "created" if former is None or anew else "regenerated",
                 token,
-                former=former,
+                former=None if anew else former,
                 user=packed.user,
-                reason=None if packed.auth_time == base.auth_time else "login",
+                reason="login" if signs_in else None,
             )
+        session._signed_in_at(signed_in, packed.auth_time)
         session._settle(base, token, packed)
+
+    async def _store_over(
+        self, session: Session, former: str, packed: Envelope, store: _Store
+    ) -> str:
+        """Stores ``packed`` in place of the record of ``former``."""
+        base = session._base
+        try:
+            if session._stale:
+                return await self._store_on_newest(session, former, packed, store)
+            return await store(session, former, packed, session._version)
+        except ConflictError:
+            if session._transacting:
+                if packed.auth_time != base.auth_time:
+                    # A login has to know whether it has gone.
+                    await self._newest(session, former)
+                # It runs its function again, on the newest values.
+                raise
+        return await self._store_in_turn(session, former, packed, store)
+
+    async def _destroy(self, token: str, ended: Ended) -> None:
+        """Ends the session of ``token``, or the one that it has become."""
+        vault = self.vault
+        if not self.revocable:
+            await self._delete(token)
+            if self.listener is not None:
+                self._tell("destroyed", token, user=ended.user)
+        elif vault.is_well_formed(token):
+            done = await self._end_record(vault.key_of(token), ended.version)
+            if done is not None:
+                key, envelope = done
+                user = ended.user
+                if envelope is not None:
+                    # Its sockets may have been opened with the newer id.
+                    self._ended(handle=envelope.id)
+                    user = envelope.user
+                if self.listener is not None:
+                    self._tell_ended("destroyed", key, user)
+                await self._delete_found(key)
+        self._ended(token)
+
+    async def _begin_anew(self, session: Session, former: str, packed: Envelope) -> str:
+        """Stores the login of a request whose session has gone meanwhile.
+
+        The values come along if another request has moved the session to a new
+        id, unless they are another user's; of one that has ended, only what this
+        request has set. Returns the token of the fresh session.
+        """
+        session._require_headers("login()")
+        base, now = session._base, self.now()
+        record = await self._load(former)
+        gone = None if record is None else self._decode(former, record)
+        is_moved = gone is not None and bool(gone.successor)
+        values = packed.values
+        if not (is_moved and base.user in (None, packed.user)):
+            blank = Envelope(now, now, 0.0, {}, format=FORMAT)
+            values = _applied(session, packed, blank).values
+        fresh = msgspec.structs.replace(packed, created=now, values=values)
+        token = await self._insert(session, fresh)
+        packed.created, packed.auth_time = fresh.created, fresh.auth_time
+        packed.seen, packed.expires = fresh.seen, fresh.expires
+        return token
 
     async def _insert(self, session: Session, envelope: Envelope) -> str:
         """Stores ``envelope`` under a fresh token, and answers it.
@@ -343,25 +419,24 @@ class Sessions(UsersSessions):
         first and then look: whoever looks last sees all of them.
         """
         user, limit = envelope.user, self.max_per_user
-        if (
-            limit is None
-            or user is None
-            or envelope.auth_time == session._base.auth_time
-        ):
+        if user is None or envelope.auth_time == session._base.auth_time:
             return await self._put(session, None, envelope, None)
+        if self.vault.ends_users and not self.vault.lists_users:
+            # What has been ended may have been by a clock that is ahead of this one.
+            not_before = await self.vault.not_before(user)
+            envelope.auth_time = max(envelope.auth_time or 0.0, not_before)
+        if limit is None:
+            return await self._put(session, None, envelope, None)
+        # The record that the login takes the place of is the same session.
+        former = session._base.id if session._base.user == user else ""
         # No token has a space in it.
         async with self._turn(f"user {user}"):
             token = await self._put(session, None, envelope, None)
             try:
                 if self.max_per_user_policy == "refuse":
-                    await self._refuse_if_too_many(user, envelope.id, limit)
+                    await self._refuse_if_too_many(user, envelope.id, former, limit)
                 else:
-                    await self._end(
-                        user,
-                        lambda listed: self._too_many(listed, limit),
-                        "limit",
-                        pausing=False,
-                    )
+                    await self._make_room(session, token, envelope, former, limit)
             except SessionLimitError:
                 # One that stayed would count for the next login, too.
                 await self._delete(token)
@@ -371,6 +446,55 @@ class Sessions(UsersSessions):
                     await self._delete(token)
                 raise
             return token
+
+    async def _make_room(
+        self, session: Session, token: str, envelope: Envelope, former: str, limit: int
+    ) -> None:
+        """Ends the oldest sessions of a user, and never the one of ``token``.
+
+        If this one is among the oldest, the clock is behind or another login came
+        in between. Its sign-in is made the latest then, so that of two parallel
+        logins only one can find the other to be older: its record has to be the
+        version that was listed.
+        """
+        user = envelope.user
+        assert user is not None
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            listed = await self._list(user, pausing=False)
+            listed.pop(former, None)
+            live = self._live(listed)
+            surplus = live[: max(0, len(live) - limit)]
+            if not surplus:
+                return
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"The login could not make room within {PATIENCE:.0f} s: new"
+                    " sessions of the user kept coming. Try again."
+                )
+            if any(each.id == envelope.id for each in surplus):
+                latest = live[-1].auth_time or 0.0
+                if not await self._sign_in_later(session, token, envelope, latest):
+                    return
+                continue
+            for each in surplus:
+                await self._end_listed(user, listed[each.id], "limit", once=True)
+            if not self.vault.immediate:
+                await asyncio.sleep(random.uniform(0, 0.001))
+
+    async def _sign_in_later(
+        self, session: Session, token: str, envelope: Envelope, latest: float
+    ) -> bool:
+        """Makes the sign-in later than ``latest``. Returns False if it has ended."""
+        record = await self._load(token)
+        if record is None or self._read(token, record, self.now()) is None:
+            return False
+        before, envelope.auth_time = envelope.auth_time, latest + SIGN_IN_STEP
+        try:
+            await self._put(session, token, envelope, record.version)
+        except ConflictError:
+            envelope.auth_time = before
+        return True
 
     async def _put(
         self,
@@ -458,26 +582,24 @@ class Sessions(UsersSessions):
     ) -> str:
         """Stores ``envelope`` under a fresh token and ends the old record.
 
-        That one is overwritten with an ended session before it is removed: so
-        no other request saves to it in between, and one that has ended it first
-        is noticed.
+        That one is overwritten with a tombstone, which names the new one. So no
+        other request saves to it, one that has ended it first is noticed, and who
+        destroys or revokes it later ends the new one.
         """
         fresh = await self._insert(session, envelope)
         if not self.revocable:
             self._ended(token)
             return fresh
+        left = tombstone(session._base.user, self.vault.key_of(fresh))
+        expires = self.now() + TOMBSTONE_LIFE
         try:
-            await self._save(token, Record(_ENDED, version, envelope.seen))
+            await self._save(token, Record(left, version, expires))
         except SessionError:
             # The client will never learn of the fresh token.
             with contextlib.suppress(BackendError):
                 await self._delete(fresh)
             raise
         self._ended(token)
-        try:
-            await self._delete(token)
-        except BackendError as error:
-            logger.warning("What is left of a session could not be removed: %s", error)
         return fresh
 
     async def _store_in_turn(
@@ -498,9 +620,10 @@ class Sessions(UsersSessions):
         self, session: Session, token: str, packed: Envelope, store: _Store
     ) -> str:
         newest, version = await self._newest(session, token)
-        merged = _applied(session._base, packed, newest)
+        merged = _applied(session, packed, newest)
         token = await store(session, token, merged, version)
         packed.seen, packed.expires = merged.seen, merged.expires
+        packed.auth_time = merged.auth_time
         return token
 
     # Transactions.
@@ -515,6 +638,18 @@ class Sessions(UsersSessions):
                 # What is not worth storing by itself stays, such as a label.
                 before = msgspec.structs.replace(session._mine, values=before.values)
             return await self._run(session, function, before)
+        try:
+            return await self._transact_stored(session, function, token)
+        except SessionGoneError:
+            if session._token != token or not session._signs_in():
+                raise
+        # The login begins a fresh session, and the function runs on that.
+        await self._commit_whole(session, None, session._era)
+        return await self._transact_stored(session, function, session._token)
+
+    async def _transact_stored(
+        self, session: Session, function: Callable[[Session], Any], token: str
+    ) -> Any:  # noqa: ANN401
         try:
             return await self._run_on_newest(session, function, token)
         except ConflictError:
@@ -535,8 +670,8 @@ class Sessions(UsersSessions):
                 " was not run."
             )
         # Only now, as another task may have changed something meanwhile.
-        base, mine = session._base, session._pack()
-        before = newest if mine is base else _applied(base, mine, newest)
+        mine = session._pack()
+        before = newest if mine is session._base else _applied(session, mine, newest)
         session._adopt(newest, before)
         session._version, session._stale = version, False
         return await self._run(session, function, before)
@@ -606,15 +741,26 @@ class Sessions(UsersSessions):
                         " spread what changes over several sessions."
                     ) from error
             await asyncio.sleep(random.uniform(0, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _applied(base: Envelope, mine: Envelope, newest: Envelope) -> Envelope:
-    """Answers ``newest`` with what a request that saw ``base`` has changed."""
-    # A login as another user than the one before draws another handle, too.
-    if mine.user is None or (
-        base.user in (None, mine.user) and base.id in ("", mine.id)
-    ):
+def _applied(session: Session, mine: Envelope, newest: Envelope) -> Envelope:
+    """Returns ``newest`` with what the request has changed since it loaded."""
+    base = session._base
+    if mine.auth_time == base.auth_time:
         return rebase(base, mine, newest)
-    # Nothing of the user before comes along, however late it was saved.
-    return msgspec.structs.replace(mine)
+    # A login: what another request has saved meanwhile comes along where the login
+    # would have taken it along.
+    keep = None if session._login is None else session._login[1]
+    if keep is not None:
+        base, newest = _only(base, keep), _only(newest, keep)
+    merged = rebase(base, mine, newest)
+    if mine.user == base.user:
+        return msgspec.structs.replace(merged, id=mine.id)
+    return msgspec.structs.replace(mine, values=merged.values)
+
+
+def _only(envelope: Envelope, keep: Collection[str]) -> Envelope:
+    """Returns ``envelope`` without the values whose keys are not in ``keep``."""
+    values = {key: raw for key, raw in envelope.values.items() if key in keep}
+    return msgspec.structs.replace(envelope, values=values)

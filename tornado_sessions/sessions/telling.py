@@ -64,10 +64,13 @@ class TellingSessions:
         known = self.vault.is_well_formed(token)
         self._tell("refused", token, reason="unknown" if known else "malformed")
 
-    def _tell_revoked(self, key: bytes, user: str, reason: str | None) -> None:
+    def _tell_ended(
+        self, name: str, key: bytes, user: str | None, reason: str | None = None
+    ) -> None:
+        """Tells that the session under ``key`` was "destroyed" or "revoked"."""
         assert self.listener is not None
         mark = self.vault.fingerprint_found(key)
-        event = SessionEvent("revoked", self.now(), mark, user=user, reason=reason)
+        event = SessionEvent(name, self.now(), mark, user=user, reason=reason)
         tell(self.listener, event)
 
     # The store, as others of these layers call it.
@@ -82,6 +85,18 @@ class TellingSessions:
 
     def _delete(self, token: str) -> Awaitable[None]:
         answer = self.vault.delete(token)
+        return answer if self.listener is None else self._noted("write", answer)
+
+    def _load_found(self, key: bytes) -> Awaitable[Record | None]:
+        answer = self.vault.load_found(key)
+        return answer if self.listener is None else self._noted("read", answer)
+
+    def _replace(self, record: Record) -> Awaitable[None]:
+        answer = self.vault.replace(record)
+        return answer if self.listener is None else self._noted("write", answer)
+
+    def _delete_found(self, key: bytes) -> Awaitable[None]:
+        answer = self.vault.delete_found(key)
         return answer if self.listener is None else self._noted("write", answer)
 
     async def _noted(self, operation: str, answer: Awaitable[T]) -> T:

@@ -6,12 +6,19 @@ import asyncio
 import contextvars
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from tornado_sessions.backend import Record
 from tornado_sessions.codec import Envelope, decode
-from tornado_sessions.errors import BackendError, SessionDataError, SessionLimitError
+from tornado_sessions.errors import (
+    BackendError,
+    SessionDataError,
+    SessionGoneError,
+    SessionLimitError,
+)
 from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session, UserSession, check_user
 from tornado_sessions.sessions.base import PATIENCE, BaseSessions
@@ -33,10 +40,10 @@ class _Listed(msgspec.Struct):
     """What the store has of one session: more than one record while it moves."""
 
     envelope: Envelope
-    keys: list[bytes]
+    records: list[tuple[bytes, Record, Envelope]]
 
     def __repr__(self) -> str:
-        return f"<_Listed {len(self.keys)} keys>"
+        return f"<_Listed {len(self.records)} records>"
 
 
 class UsersSessions(BaseSessions):
@@ -84,11 +91,10 @@ class UsersSessions(BaseSessions):
                 "revoke_all() takes the session to spare, such as but=self.session,"
                 f" and not {type(but).__name__}."
             )
-        spared = set() if but is None else {but.id}
         if not self.vault.lists_users:
-            await self._end_before(user, None if but is None else but.id)
+            await self._end_before(user, but)
             return 0
-        return await self._revoke(user, lambda listed: listed.keys() - spared)
+        return await self._revoke(user, lambda listed: listed.keys(), but, all=True)
 
     # What is done to them.
 
@@ -119,10 +125,10 @@ class UsersSessions(BaseSessions):
             except SessionDataError:
                 # It is no session, and nobody can use it as one.
                 continue
-            if envelope.user != user:
+            if envelope.user != user or envelope.successor:
                 continue
             other = listed.setdefault(envelope.id, _Listed(envelope, []))
-            other.keys.append(key)
+            other.records.append((key, record, envelope))
             if _sign_in(envelope) > _sign_in(other.envelope):
                 other.envelope = envelope
         return listed
@@ -135,21 +141,57 @@ class UsersSessions(BaseSessions):
         return sorted(live, key=_sign_in)
 
     async def _revoke(
-        self, user: str, choose: Callable[[dict[str, _Listed]], Collection[str]]
+        self,
+        user: str,
+        choose: Callable[[dict[str, _Listed]], AbstractSet[str]],
+        but: Session | None = None,
+        all: bool = False,
     ) -> int:
-        ended = await self._end(user, choose)
         mine = self._own(user)
-        if mine is not None and mine._base.id in ended:
+        spared: set[str] = set()
+        if all and mine is not None and mine._has_signed_in():
+            # A login of this very request holds.
+            spared.add(mine._base.id)
+        ended = await self._end(user, choose, but, spared)
+        # One that is about to be signed in begins afresh when it is committed.
+        if mine is not None and mine._base.id in ended and not mine._signs_in():
             mine._note_end()
         return len(ended)
 
-    async def _end_before(self, user: str, but: str | None) -> None:
-        await self.vault.end_before(user, self.now(), but)
+    async def _end_before(self, user: str, but: Session | None) -> None:
+        spared, since = None, 0.0
+        # What is about to be signed in will be so after this.
+        if but is not None and but._base.user == user and not but._signs_in():
+            spared, since = but._base.id, _sign_in(but._base)[0]
+        before = await self.vault.end_before(user, self.now(), spared, since)
         if self.listener is not None:
             self._tell("revoked", user=user)
         mine = self._own(user)
-        if mine is not None and mine._base.id != but:
+        if mine is None or mine._base.id == spared or mine._signs_in():
+            return
+        if mine._has_signed_in():
+            # A login of this very request holds: it is stored with a later time.
+            mine._signed_in_at(mine._base.auth_time, before)
+        else:
             mine._note_end()
+
+    async def _spare(self, but: Session) -> set[str]:
+        """Returns the handles of a session to spare, whatever its id is now.
+
+        Raises `.SessionGoneError` if it has ended.
+        """
+        handles = {but.id, but._base.id}
+        if but._token is None:
+            return handles
+        last = await self._last(self.vault.key_of(but._token), {but._base.user})
+        if last is not None and self._is_alive(last[2], self.now()):
+            return handles | {last[2].id}
+        if but._signs_in():
+            return handles
+        raise SessionGoneError(
+            "The session to spare has been ended elsewhere; none of the others is"
+            " ended. Whoever uses it has to sign in again."
+        )
 
     def _own(self, user: str) -> Session | None:
         """Answers the session of the handler that asks, if it is one of ``user``.
@@ -166,22 +208,24 @@ class UsersSessions(BaseSessions):
     async def _end(
         self,
         user: str,
-        choose: Callable[[dict[str, _Listed]], Collection[str]],
-        reason: str | None = None,
-        pausing: bool = True,
+        choose: Callable[[dict[str, _Listed]], AbstractSet[str]],
+        but: Session | None,
+        spared: set[str],
     ) -> set[str]:
-        """Ends those sessions of ``user`` that ``choose`` picks.
+        """Ends those sessions of ``user`` that ``choose`` picks, and that are not spared.
 
-        It looks again until there are none: one that is given a new token while
-        it is ended here is stored under that before its old record is
-        overwritten, so it is found either here or there. Answers the
-        handles of those that were alive.
+        It looks again until there are none: one that is given a new id while it
+        is ended here is stored under that before its old record is overwritten,
+        so it is found either here or there. Each time the session ``but`` has to
+        be alive still. Returns the handles of those that were alive.
         """
         deadline = time.monotonic() + PATIENCE
         ended: set[str] = set()
         while True:
-            listed = await self._list(user, pausing)
-            chosen = choose(listed)
+            listed = await self._list(user)
+            chosen = choose(listed) - spared
+            if but is not None:
+                chosen -= await self._spare(but)
             if not chosen:
                 return ended
             if time.monotonic() > deadline:
@@ -190,32 +234,51 @@ class UsersSessions(BaseSessions):
                     " s: new ones kept coming. Stop whoever signs in, and try again."
                 )
             for number, handle in enumerate(chosen, 1):
-                if pausing and number % _AT_ONCE == 0:
+                if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-                alive = self._is_alive(listed[handle].envelope, self.now())
-                for key in listed[handle].keys:
-                    await self.vault.delete_found(key)
-                    if alive and self.listener is not None:
-                        self._tell_revoked(key, user, reason)
-                self._ended(handle=handle)
-                if alive:
+                if await self._end_listed(user, listed[handle]):
                     ended.add(handle)
+
+    async def _end_listed(
+        self,
+        user: str,
+        listed: _Listed,
+        reason: str | None = None,
+        once: bool = False,
+    ) -> bool:
+        """Ends a session. Returns whether it was alive.
+
+        With ``once``, only if its record is still the one that was listed.
+        """
+        was_alive = False
+        for key, record, envelope in listed.records:
+            done = await self._end_record(key, record.version, {user}, once)
+            if done is None:
+                continue
+            last, newest = done
+            newest = newest or envelope
+            self._ended(handle=newest.id)
+            if self._is_alive(newest, self.now()):
+                was_alive = True
+                if self.listener is not None:
+                    self._tell_ended("revoked", last, user, reason)
+            await self._delete_found(last)
+        return was_alive
 
     # How many there may be.
 
-    def _too_many(self, listed: dict[str, _Listed], limit: int) -> list[str]:
-        """Picks the oldest sign-ins beyond ``limit``: the same ones everywhere."""
-        live = self._live(listed)
-        return [envelope.id for envelope in live[: max(0, len(live) - limit)]]
-
-    async def _refuse_if_too_many(self, user: str, handle: str, limit: int) -> None:
+    async def _refuse_if_too_many(
+        self, user: str, handle: str, former: str, limit: int
+    ) -> None:
         """Raises `.SessionLimitError` if ``user`` has more than ``limit`` sessions.
 
         Of two logins in two processes that take the last place at once, each sees
         one too many. The newer one goes then, and the older one waits for that.
         """
         for pause in _LIMIT_PAUSES:
-            live = self._live(await self._list(user, pausing=False))
+            listed = await self._list(user, pausing=False)
+            listed.pop(former, None)
+            live = self._live(listed)
             if len(live) <= limit:
                 return
             if self.vault.immediate or handle not in {

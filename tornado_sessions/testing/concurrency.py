@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from tornado.httpclient import HTTPResponse
@@ -123,7 +123,7 @@ class ConcurrencyContract(VisitorTests):
             except SessionGoneError as error:
                 raised.append(error)
 
-        for acts in ((look,), (try_to_save,), (regenerate,), (login("ada"),)):
+        for acts in ((look,), (try_to_save,), (regenerate,)):
             ada = self.visitor()
             ada.does(put(a=1))
             late = ada.copy()
@@ -148,14 +148,14 @@ class ConcurrencyContract(VisitorTests):
             await self.cancelled(vault, session.transact(Session.regenerate))
 
         for verb in (regenerate, login("ada")):
-            # The new record is stored, the old one is overwritten and removed.
-            for calls_left in (1, 2, 3):
+            # The new record is stored, the old one is overwritten.
+            for calls_left in (1, 2):
                 ada = self.visitor()
                 ada.does(put(a=1))
                 vault.calls_left = calls_left
                 self.assertEqual(ada.does(put(b=2), verb, save).code, 200)
                 self.assertEqual(ada.sees(), {"a": 1, "b": 2})
-        for calls_left in (2, 3, 4):
+        for calls_left in (2, 3):
             ada = self.visitor()
             ada.does(put(a=1))
             vault.calls_left = calls_left
@@ -176,7 +176,90 @@ class ConcurrencyContract(VisitorTests):
                 response = late.does(act, self.meanwhile(ada, verb))
                 self.assertEqual(response.code, 200)
                 self.assert_cookie_lines(response, lines)
-                self.assertEqual(ada.sees(), {"a": 1} if verb is regenerate else {})
+                ends = destroy in (act, verb)
+                self.assertEqual(ada.sees(), {} if ends else {"a": 1})
+
+    def test_a_logout_with_an_old_id_ends_the_session(self) -> None:
+        """Behaviour 77: whichever came first, the load or the new id."""
+        self.require_revocable()
+        for verb in (regenerate, login("ada")):
+            for loads_first in (True, False):
+                ada = self.visitor()
+                ada.does(put(a=1))
+                late, thief = ada.copy(), ada.copy()
+                if loads_first:
+                    response = late.does(self.meanwhile(ada, verb, regenerate), destroy)
+                else:
+                    ada.does(verb)
+                    ada.does(regenerate)
+                    self.assertEqual(thief.sees(), {})
+                    response = late.does(destroy)
+                self.assertEqual(response.code, 200)
+                self.assert_cookie_lines(response, 1)
+                self.assertEqual(ada.sees(), {})
+
+    def test_a_logout_in_another_process_ends_the_session(self) -> None:
+        """Behaviour 77: whatever the one it went through knows of it."""
+        elsewhere = self.serve_another_process()
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=1))
+        late = ada.copy(elsewhere)
+        late.does(self.meanwhile(ada, login("ada")), destroy)
+        self.assertEqual(ada.sees(), {})
+
+    def test_logouts_and_new_ids_in_parallel_leave_nothing(self) -> None:
+        """Behaviour 77: whatever the order of what the store is asked."""
+        self.require_revocable()
+        for number in range(10):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            acts = [regenerate, regenerate, destroy, regenerate, destroy]
+            acts = acts[number % 5 :] + acts[: number % 5]
+            others = [ada.copy() for _ in acts]
+            crowd = Crowd(len(acts))
+
+            async def all_at_once(
+                others: list[Visitor] = others,
+                crowd: Crowd = crowd,
+                acts: Sequence[Act] = acts,
+            ) -> None:
+                await asyncio.gather(
+                    *(
+                        other.send(look, crowd.join, act)
+                        for other, act in zip(others, acts, strict=True)
+                    )
+                )
+
+            self.complete(all_at_once())
+            for other in (ada, *others):
+                self.assertEqual(other.sees(), {})
+
+    def test_two_logins_of_one_visitor_at_once_both_hold(self) -> None:
+        """Behaviour 76: as of a double click, and each with the cart."""
+        for user in ("ada", "grace"):
+            ada = self.visitor()
+            ada.does(put(cart=1))
+            other = ada.copy()
+            response = other.does(self.meanwhile(ada, login("ada")), login(user))
+            self.assertEqual(response.code, 200)
+            self.assert_cookie_lines(response, 1)
+            self.assertNotEqual(ada.token, other.token)
+            for visitor, name in ((ada, "ada"), (other, user)):
+                who = visitor.asks(lambda handler: handler.session.user)
+                self.assertEqual((who, visitor.sees()), (name, {"cart": 1}))
+
+    def test_a_login_holds_where_the_session_has_ended(self) -> None:
+        """Behaviour 76: with what its own request has set, and nothing else."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=1))
+        late = ada.copy()
+        response = late.does(put(b=2), self.meanwhile(ada, destroy), login("ada"))
+        self.assertEqual(response.code, 200)
+        self.assert_cookie_lines(response, 1)
+        self.assertEqual(late.sees(), {"b": 2})
+        self.assertEqual(late.asks(lambda handler: handler.session.user), "ada")
 
     def test_a_pure_read_overwrites_nothing(self) -> None:
         """Behaviour 40: also where it renews the expiry."""

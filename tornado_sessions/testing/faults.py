@@ -57,13 +57,31 @@ class FaultyVault(Vault):
         async for found in self.inner.find(user):
             yield found
 
+    async def load_found(self, key: bytes) -> Record | None:
+        await self._enter("load")
+        return await self.inner.load_found(key)
+
+    async def replace(self, record: Record) -> None:
+        await self._enter("save")
+        self._fail_if_told("replace")
+        await self.inner.replace(record)
+
     async def delete_found(self, key: bytes) -> None:
         await self._enter("delete")
         await self.inner.delete_found(key)
 
-    async def end_before(self, user: str, time: float, but: str | None) -> None:
+    async def end_before(
+        self, user: str, time: float, but: str | None, since: float = 0.0
+    ) -> float:
         await self._enter("save")
-        await self.inner.end_before(user, time, but)
+        return await self.inner.end_before(user, time, but, since)
+
+    async def not_before(self, user: str) -> float:
+        await self._enter("load")
+        return await self.inner.not_before(user)
+
+    def key_of(self, token: str) -> bytes:
+        return self.inner.key_of(token)
 
     def is_well_formed(self, token: str) -> bool:
         return self.inner.is_well_formed(token)

@@ -212,7 +212,7 @@ class IdentityContract(VisitorTests):
         ada.does(put(a=1))
         vault = self.watch()
         ada.does(regenerate)
-        self.assertEqual(vault.calls[-2:], ["save", "delete"])
+        self.assertEqual(vault.calls[-3:], ["load", "save", "save"])
 
     def test_an_old_record_that_stays_fails_the_request(self) -> None:
         """Behaviour 10: 503, and the new id is never sent."""

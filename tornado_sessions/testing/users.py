@@ -72,6 +72,7 @@ class UsersContract(VisitorTests):
         visitor = self.visitor()
         visitor.does(put(a=1))
         life = int(self.sessions.idle_timeout)
+        visitor.does(login("ada"))
         for act in (_remember, regenerate, login("ada"), put(a=2)):
             self.assertEqual(self.max_age(visitor.does(act)), life)
         self.time += life / 2
@@ -82,6 +83,46 @@ class UsersContract(VisitorTests):
         self.assertIsNone(self.max_age(response))
         self.assertFalse(visitor.asks(lambda handler: handler.session.persistent))
         self.assertIsNone(self.max_age(visitor.does(regenerate)))
+
+    def test_a_login_takes_nothing_but_values_along(self) -> None:
+        """Behaviour 79: what else an anonymous visitor had may have been planted."""
+        visitor = self.visitor()
+        visitor.does(put(a=1, b=2), _remember, _call_it("Planted"))
+        visitor.does(lambda handler: handler.session.flash("Planted."))
+        handle = self.handle(visitor)
+        response = visitor.does(login("ada"))
+        self.assertIsNone(self.max_age(response))
+        self.assertEqual(visitor.sees(), {"a": 1, "b": 2})
+        label = visitor.asks(lambda handler: handler.session.label)
+        flashes = visitor.asks(lambda handler: handler.session.flashes())
+        self.assertEqual((label, flashes), ("", []))
+        self.assertNotEqual(self.handle(visitor), handle)
+
+    def test_a_login_keeps_the_keys_that_it_names(self) -> None:
+        """Behaviour 79: and what the same request has set besides values."""
+        visitor = self.visitor()
+        visitor.does(put(a=1, b=2))
+
+        def sign_in(handler: SessionMixin) -> None:
+            handler.session.persistent = True
+            handler.session.login("ada", keep=["a"])
+
+        life = int(self.sessions.idle_timeout)
+        self.assertEqual(self.max_age(visitor.does(sign_in)), life)
+        self.assertEqual(visitor.sees(), {"a": 1})
+
+    def test_two_logins_out_of_one_session_share_no_handle(self) -> None:
+        """Behaviours 46, 79: so "all but this one" spares one of them alone."""
+        self.require_ending()
+        user = _new_user()
+        planted = self.visitor()
+        planted.does(put(a=1))
+        thief, owner = planted.copy(), planted.copy()
+        thief.does(look, self.meanwhile(owner, login(user)), login(user))
+        self.time += 1
+        owner.does(_revoke_others(user))
+        self.assertEqual(self.user_of(owner), user)
+        self.assertIsNone(self.user_of(thief))
 
     # Listing.
 
@@ -321,13 +362,52 @@ class UsersContract(VisitorTests):
         device = self.device(user)
         self.time += 1
         vault = self.watch()
-        for operation in ("find", "delete") if vault.lists_users else ("save",):
+        for operation in ("find", "replace") if vault.lists_users else ("save",):
             vault.failing = {operation}
             response = device.does(self.revokes(user))
             self.assertEqual(response.code, 503)
             self.assert_cookie_lines(response, 0)
         vault.failing.clear()
         self.assertEqual(self.user_of(device), user)
+
+    def test_what_spares_a_session_that_has_ended_ends_nothing(self) -> None:
+        """Behaviour 78: whoever was signed out signs nobody else out."""
+        self.require_ending()
+        user = _new_user()
+        thief, owner = self.device(user), self.device(user)
+        self.time += 1
+        response = thief.does(
+            look,
+            self.meanwhile(owner, self.revokes(user), login(user)),
+            _revoke_others(user),
+        )
+        self.assertEqual(response.code, 409)
+        self.assertIsNone(self.user_of(thief))
+        self.assertEqual(self.user_of(owner), user)
+
+    def test_a_login_holds_in_the_request_that_revokes_everything(self) -> None:
+        """Behaviour 78: whichever of them comes first, saved or not."""
+        self.require_ending()
+        for acts in ((look,), (save,)):
+            user = _new_user()
+            stolen, device = self.device(user), self.device(user)
+            self.time += 1
+
+            def wait(handler: SessionMixin) -> None:
+                self.time += 1
+
+            device.does(login(user), *acts, wait, self.revokes(user))
+            self.assertEqual(self.user_of(device), user)
+            self.assertIsNone(self.user_of(stolen))
+
+    def test_a_login_holds_though_its_clock_is_behind(self) -> None:
+        """Behaviour 78: everything was revoked by a machine that is ahead."""
+        self.require_ending()
+        user = _new_user()
+        self.time += 100
+        self.complete(self.sessions.revoke_all(user))
+        self.time -= 100
+        self.assertEqual(self.user_of(self.device(user)), user)
 
     # How many there may be.
 
@@ -564,3 +644,10 @@ async def _revoke_own(handler: SessionMixin) -> None:
     session = handler.session
     assert session.user is not None
     assert await handler.sessions.revoke(session.user, session.id)
+
+
+def _revoke_others(user: str) -> Act:
+    async def revoke(handler: SessionMixin) -> None:
+        await handler.sessions.revoke_all(user, but=handler.session)
+
+    return revoke

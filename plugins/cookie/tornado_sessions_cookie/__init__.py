@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import logging
 import os
+import random
 import string
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -24,6 +27,7 @@ from tornado_sessions import (
     Record,
     SessionDataError,
     SessionError,
+    SessionGoneError,
     Vault,
 )
 from tornado_sessions.codec import decode
@@ -53,8 +57,10 @@ _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _COOKIE_BYTES = 4096
 _LONGEST_PREFIX = "__Host-Http-"
 
-# How often ``end_before`` tries while others do the same for the same user.
-_TRIES = 20
+# For how many seconds ``end_before`` tries again while others do the same for the
+# same user, and the longest pause between two tries.
+_PATIENCE = 10.0
+_LONGEST_PAUSE = 0.05
 
 _SECRET_BYTES = 32
 _LAST_VERSION = 2**32 - 1
@@ -206,11 +212,15 @@ class CookieBackend(Vault):
         """Does nothing: the server keeps nothing, and cannot end a session."""
         return
 
-    async def end_before(self, user: str, time: float, but: str | None) -> None:
-        """Notes that the sign-ins of ``user`` before ``time`` count no more.
+    async def end_before(
+        self, user: str, time: float, but: str | None, since: float = 0.0
+    ) -> float:
+        """Stores that the sign-ins of ``user`` before ``time`` no longer count.
 
-        But that of the session whose handle is ``but``. Raises `.SessionError`
-        without a backend ``not_before``.
+        Except that of the session whose handle is ``but``, at ``since``. If that one
+        has ended itself, raises `.SessionGoneError` and stores nothing. Returns the
+        time that counts from now on. Raises `.SessionError` without a backend
+        ``not_before``.
         """
         if self._ends is None:
             raise SessionError(
@@ -218,7 +228,12 @@ class CookieBackend(Vault):
                 " end the sessions of a user. Give it a store for that:"
                 " session_backend='cookie:?not_before=sqlite:///ends.db'."
             )
-        await self._ends.put(user, _End(time, but))
+        return await self._ends.put(user, _End(time, but), since)
+
+    async def not_before(self, user: str) -> float:
+        """Returns the time before which sign-ins of ``user`` do not count, or zero."""
+        end = None if self._ends is None else await self._ends.get(user)
+        return 0.0 if end is None else end.before
 
     async def ping(self) -> None:
         """Asks the backend ``not_before``; without one there is nothing to ask."""
@@ -246,7 +261,7 @@ class CookieBackend(Vault):
         if end is None:
             return False
         since = session.created if session.auth_time is None else session.auth_time
-        return since < end.before and session.id != end.but
+        return end.has_ended(session.id, since)
 
 
 class XAES256GCM:
@@ -294,6 +309,10 @@ class _End(msgspec.Struct):
     #: The first half of the key: a record answers for its own.
     key: str = ""
 
+    def has_ended(self, handle: str | None, since: float) -> bool:
+        """Whether the session with this handle and this sign-in has ended."""
+        return since < self.before and (handle is None or handle != self.but)
+
 
 class _Ends:
     """Keeps in a backend which sessions of users have ended.
@@ -311,27 +330,39 @@ class _Ends:
         key = self._key(user)
         return _read_end(key, await self.backend.load(key))
 
-    async def put(self, user: str, end: _End) -> None:
-        """Keeps ``end`` of ``user``, in place of what was kept before."""
+    async def put(self, user: str, end: _End, since: float) -> float:
+        """Stores ``end`` of ``user`` in place of what was stored before.
+
+        ``since`` is the sign-in of the session that it spares. Returns the time that
+        was stored.
+        """
         key = self._key(user)
         end.key = key[:16].hex()
-        for _ in range(_TRIES):
+        deadline, pause = monotonic() + _PATIENCE, 0.001
+        while True:
             stored = await self.backend.load(key)
             other = _read_end(key, stored)
             if other is not None:
+                if end.but is not None and other.has_ended(end.but, since):
+                    raise SessionGoneError(
+                        "The session to spare has been ended elsewhere; none of the"
+                        " others is ended. Whoever uses it has to sign in again."
+                    )
                 # What has ended does not begin again, whatever the clock says.
                 end.before = max(end.before, other.before)
             version = None if stored is None else stored.version
             try:
                 await self.backend.save(key, Record(_encode_end(end), version))
             except ConflictError as error:
-                conflict = error
+                if monotonic() > deadline:
+                    raise BackendError(
+                        "The sessions of the user could not be ended within"
+                        f" {_PATIENCE:.0f} s: others kept doing the same. Try again."
+                    ) from error
             else:
-                return
-        raise BackendError(
-            "The sessions of the user could not be ended: others kept doing the same."
-            " Try again."
-        ) from conflict
+                return end.before
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _key(self, user: str) -> bytes:
         return hashlib.sha256(self._context + user.encode()).digest()

@@ -1,0 +1,173 @@
+"""Tests of two processes that change one session at once, on one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tornado.web
+
+from tornado_sessions import Session, SessionGoneError, Sessions
+
+ROUNDS = 12
+SECRET = "s" * 43
+
+CHILD = """
+    import asyncio, sys
+    import tornado.web
+    from tornado_sessions import SessionGoneError, Sessions
+
+    async def main():
+        url, secret = sys.argv[1:]
+        sessions = Sessions.of(
+            tornado.web.Application(session_backend=url, cookie_secret=secret)
+        )
+        loop = asyncio.get_running_loop()
+        # Connected before the first race.
+        await sessions.load("A" * 43)
+        print("ready", flush=True)
+        while line := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
+            verb, token = line.split()
+            session = await sessions.load(token)
+            print("loaded", flush=True)
+            await loop.run_in_executor(None, sys.stdin.readline)
+            try:
+                if verb == "revoke_others":
+                    await sessions.revoke_all("ada", but=session)
+                else:
+                    session.login("ada") if verb == "login" else session.regenerate()
+                    await session.save()
+            except SessionGoneError:
+                print("gone", flush=True)
+            else:
+                print(session._token, flush=True)
+        await sessions.close()
+
+    asyncio.run(main())
+"""
+
+
+class Child:
+    """Another process with the same sessions."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def told(self) -> str:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), 60)
+        return line.decode().strip()
+
+    async def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        await self.process.stdin.drain()
+
+
+async def start(url: str) -> Child:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        textwrap.dedent(CHILD),
+        url,
+        SECRET,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    child = Child(process)
+    assert await child.told() == "ready"
+    return child
+
+
+def open_sessions(url: str) -> Sessions:
+    return Sessions.of(
+        tornado.web.Application(session_backend=url, cookie_secret=SECRET)
+    )
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+async def signed_in(sessions: Sessions) -> Session:
+    session = await sessions.load(None)
+    session.login("ada")
+    await session.save()
+    return session
+
+
+@pytest.mark.parametrize("verb", ["regenerate", "login"])
+def test_a_logout_meets_a_new_id(
+    verb: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Behaviour 77: nobody is left signed in, whichever process is first."""
+    url = f"sqlite:///{tmp_path}/s.db"
+
+    async def race() -> None:
+        sessions, child = open_sessions(url), await start(url)
+        for number in range(ROUNDS):
+            session = await sessions.load(None)
+            session["a"] = 1
+            await session.save()
+            old = session._token
+            assert old is not None
+            await child.tell(f"{verb} {old}")
+            assert await child.told() == "loaded"
+            session.destroy()
+            await child.tell("go")
+            # From before the other one begins to after it has ended.
+            await asyncio.sleep(number * 0.001)
+            await session.save()
+            new = await child.told()
+            for token in (old, new):
+                alive = await sessions.load(token)
+                # A login that finds the session ended begins a fresh one, empty.
+                assert alive.is_new or (verb == "login" and "a" not in alive)
+        await child.tell("")
+        await child.process.wait()
+        await sessions.close()
+
+    loop.run_until_complete(race())
+
+
+@pytest.mark.parametrize("store", ["sqlite", "cookie"])
+def test_one_who_was_signed_out_signs_nobody_out(
+    store: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Behaviour 78: of two revocations at once, the one that spares nobody wins."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    if store == "cookie":
+        url = f"cookie:?not_before={url}"
+
+    async def race() -> None:
+        sessions, child = open_sessions(url), await start(url)
+        for number in range(ROUNDS):
+            thief = await signed_in(sessions)
+            await child.tell(f"revoke_others {thief._token}")
+            assert await child.told() == "loaded"
+            await child.tell("go")
+            await asyncio.sleep(number * 0.001)
+            # Neither fails for having met the other.
+            await sessions.revoke_all("ada")
+            owner = await signed_in(sessions)
+            told = await child.told()
+            assert told in ("gone", thief._token)
+            assert (await sessions.load(thief._token)).is_new
+            with pytest.raises(SessionGoneError):
+                await sessions.revoke_all("ada", but=thief)
+            if told == "gone":
+                assert (await sessions.load(owner._token)).user == "ada"
+        await child.tell("")
+        await child.process.wait()
+        await sessions.close()
+
+    loop.run_until_complete(race())
