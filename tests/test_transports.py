@@ -398,6 +398,23 @@ async def test_an_id_is_not_added_once_the_headers_are_out(site: Site) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_page_that_is_sent_in_parts_has_the_id_in_each(site: Site) -> None:
+    """Behaviour 73: its headers went out with the first one."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.write(self.session_url("/a") + " ")
+            await self.flush()
+            self.write(self.session_url("/b"))
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler, f"/?session={token}")
+
+    assert response.body.decode() == f"/a?session={token} /b?session={token}"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.gen_test
 async def test_the_rest_of_the_request_does_not_know_the_id(site: Site) -> None:
     """Behaviour 73: where it might be logged, or put in another URL."""
 
