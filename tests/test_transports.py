@@ -485,6 +485,16 @@ async def test_a_client_of_the_header_learns_what_becomes_of_its_id(site: Site) 
 
 
 @pytest.mark.gen_test
+async def test_of_malformed_ids_the_first_transport_is_answered(site: Site) -> None:
+    """Behaviour 73: a script with a header reads no id of a browser's cookie."""
+    headers = {"Cookie": "session=x", "X-Session-Token": "y"}
+    response = await site.fetch(Begin, headers=headers)
+
+    assert "Set-Cookie" in response.headers
+    assert "X-Session-Token" not in response.headers
+
+
+@pytest.mark.gen_test
 async def test_an_id_in_the_header_counts_over_https(site: Site) -> None:
     """Behaviours 58, 73: also from another machine, through a proxy that says so."""
     server = HTTPServer(site.app, xheaders=True)
