@@ -27,7 +27,7 @@ each_distribution = pytest.mark.parametrize(
 # Imports run downwards only. A module stands above all that it may import.
 levels = (
     {"errors", "events", "logs"},
-    {"backend", "deadlines", "frames", "merge", "options"},
+    {"backend", "deadlines", "frames", "locks", "merge", "options"},
     {
         "codec",
         "cookies",

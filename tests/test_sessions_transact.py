@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from unittest import mock
 
 import pytest
 
 from tests.sessions_case import IDLE, SessionsCase, SlowCount
 from tornado_sessions import (
     BackendError,
+    ConflictError,
     Session,
     SessionDataError,
     SessionError,
@@ -307,6 +309,91 @@ class TransactTest(SessionsCase):
                 " transact() saves them."
             )
         await session.save()
+
+    async def test_another_object_of_the_session_saves_nothing_inside_either(
+        self,
+    ) -> None:
+        """Behaviour 80: they would wait for each other for ever."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+
+        async def save(session: Session) -> None:
+            session["a"] = 1
+            other = await self.sessions.load(token)
+            other["b"] = 1
+            await other.save()
+
+        async def transact(session: Session) -> None:
+            session["a"] = 1
+            other = await self.sessions.load(token)
+            await other.transact(lambda session: session.update(b=1))
+
+        async def save_in_a_task(session: Session) -> None:
+            await asyncio.ensure_future(save(session))
+
+        async def transact_further_inside(session: Session) -> None:
+            inner = await self.sessions.load(await self.stored())
+            await inner.transact(transact)
+
+        for function in (save, transact, save_in_a_task, transact_further_inside):
+            with pytest.raises(SessionError, match="on the same session"):
+                await asyncio.wait_for(session.transact(function), 5)
+            assert await self.values(token) == {"n": 1}
+
+    async def test_a_transaction_may_run_one_of_another_session(self) -> None:
+        """Behaviour 80: each saves its own, and neither is in the other's way."""
+        token, another = await self.stored({"n": 1}), await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+
+        async def count(session: Session) -> None:
+            session["n"] += 1
+            other = await self.sessions.load(another)
+            await other.transact(lambda session: session.update(n=7))
+            other["m"] = 1
+            await other.save()
+
+        await session.transact(count)
+
+        assert await self.values(token) == {"n": 2}
+        assert await self.values(another) == {"n": 7, "m": 1}
+
+    async def test_what_a_transaction_started_may_save_after_it(self) -> None:
+        """Behaviour 80: also while another transaction of the session runs."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        go_on = asyncio.Event()
+
+        async def save_later() -> None:
+            await go_on.wait()
+            other = await self.sessions.load(token)
+            other["late"] = 1
+            await other.save()
+
+        tasks: list[asyncio.Task[None]] = []
+        await session.transact(
+            lambda session: tasks.append(asyncio.create_task(save_later()))
+        )
+        count = SlowCount()
+        counting = asyncio.ensure_future(session.transact(count))
+        await count.begun.wait()
+        go_on.set()
+        await tasks[0]
+        count.go_on.set()
+        await counting
+
+        assert await self.values(token) == {"n": 2, "late": 1}
+
+    async def test_an_error_of_the_function_is_no_conflict(self) -> None:
+        """Behaviour 81: whichever it is, the function is not run again."""
+        token = await self.stored({"n": 1})
+        session = await self.sessions.load(token)
+        for error in (ConflictError("of its own"), BackendError("of its own")):
+            function = mock.Mock(side_effect=error)
+            with pytest.raises(SessionError) as caught:
+                await session.transact(function)
+            assert caught.value is error
+            function.assert_called_once_with(session)
+        assert await self.values(token) == {"n": 1}
 
     async def test_a_save_meanwhile_is_no_mistake(self) -> None:
         """Another task may save the same object; both changes stay."""

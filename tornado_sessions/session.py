@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime
 import difflib
@@ -41,6 +40,7 @@ from tornado_sessions.codec import (
 )
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
+from tornado_sessions.locks import StoreLock
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class Session(MutableMapping[str, Any]):
         # What this request wants the fields to be: ``base`` itself until a
         # verb changes one.
         self._mine = base
-        self._lock: asyncio.Lock | None = None
+        self._lock: StoreLock | None = None
         # The rest is for the core, and not only for this module: it would be in
         # the way of whoever uses a session. What the store has, as this request
         # saw it, and under which token and version; stale after a save, which
@@ -685,10 +685,11 @@ class Session(MutableMapping[str, Any]):
         saved, so a count or a list comes out right however many requests there
         are at once. ``function`` may be a coroutine function. It may run
         several times, so it should change nothing but the session. It cannot
-        call `save` or `transact`, and it cannot answer the request: these raise
-        `.SessionError`. An error that it raises, `~tornado.web.Finish` included,
-        is passed on, and nothing is stored. Answers what ``function`` answered in
-        the run that was saved.
+        call `save` or `transact`, not of another `Session` object of the same record
+        either, and it cannot answer the request: these raise `.SessionError`. An
+        error that it raises, `~tornado.web.Finish` included, is passed on, and
+        nothing is stored. Returns what ``function`` returned in the run that was
+        saved.
 
         Values that were taken out of the session beforehand are no longer part
         of it afterwards. What another task changes in the session while
@@ -705,10 +706,10 @@ class Session(MutableMapping[str, Any]):
 
     # For the core.
 
-    def _turn(self) -> asyncio.Lock:
-        """Answers what the commits of this one object take turns by."""
+    def _turn(self) -> StoreLock:
+        """Returns the lock that the commits of this one object wait for."""
         if self._lock is None:
-            self._lock = asyncio.Lock()
+            self._lock = StoreLock()
         return self._lock
 
     def _pack(self) -> Envelope:

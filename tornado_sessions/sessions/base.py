@@ -22,6 +22,7 @@ from tornado_sessions.errors import (
 )
 from tornado_sessions.events import Listener
 from tornado_sessions.frames import hides_frames
+from tornado_sessions.locks import StoreLock
 from tornado_sessions.session import Session
 from tornado_sessions.sessions.telling import TellingSessions
 from tornado_sessions.sockets import Sockets
@@ -95,7 +96,7 @@ class BaseSessions(TellingSessions):
         self.max_per_user = max_per_user
         self.max_per_user_policy = max_per_user_policy
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+        self._turns: weakref.WeakValueDictionary[str, StoreLock] = (
             weakref.WeakValueDictionary()
         )
         self._purge_timer: asyncio.TimerHandle | None = None
@@ -352,11 +353,11 @@ class BaseSessions(TellingSessions):
 
     # Taking turns, and the end.
 
-    def _turn(self, token: str) -> asyncio.Lock:
-        """Answers what the commits of one session take turns by."""
+    def _turn(self, token: str) -> StoreLock:
+        """Returns the lock that the commits of one session wait for after a conflict."""
         lock = self._turns.get(token)
         if lock is None:
-            lock = self._turns[token] = asyncio.Lock()
+            lock = self._turns[token] = StoreLock()
         return lock
 
     def _ended(self, token: str | None = None, *, handle: str | None = None) -> None:

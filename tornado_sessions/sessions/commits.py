@@ -57,10 +57,23 @@ MOST_IDS = 4
 #: as long again as the clock of the server that purges may be ahead.
 TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
 
-#: The session whose transaction the running code is part of. The tasks that it
-#: starts inherit it.
-_inside: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
-    "tornado_sessions_inside", default=None
+
+class _Transaction:
+    """A transaction, as the code that it runs finds it."""
+
+    __slots__ = ("keeper", "runs", "session", "token")
+
+    def __init__(self, keeper: object, session: Session) -> None:
+        self.keeper = keeper
+        self.session = session
+        self.token = session._token
+        self.runs = True
+
+
+#: The transactions that the running code is part of. The tasks that it starts
+#: inherit them.
+_inside: contextvars.ContextVar[tuple[_Transaction, ...]] = contextvars.ContextVar(
+    "tornado_sessions_inside", default=()
 )
 
 
@@ -200,9 +213,9 @@ class Sessions(UsersSessions):
         the client must hold. Raises as `.Session.save` does; what failed is still
         to be done then.
         """
-        if session._transacting:
+        if _inside.get():
             self._refuse_inside_transact(session)
-        elif self.vault.immediate:
+        if self.vault.immediate and not session._transacting:
             if session._on_socket:
                 session._judge(self.now())
             return self._commit(session, packed, era)
@@ -231,14 +244,23 @@ class Sessions(UsersSessions):
         async with session._turn():
             session._judge(now)
             session._transacting = True
-            inside = _inside.set(session)
+            transaction = _Transaction(self, session)
+            inside = _inside.set((*_inside.get(), transaction))
             try:
-                return await self._transact_in_turn(session, function)
+                answer, failure = await self._transact_in_turn(session, function)
             finally:
-                session._transacting = False
+                session._transacting = transaction.runs = False
                 # What was packed while it ran holds half of it, if anything.
                 session._era += 1
                 _inside.reset(inside)
+        if failure is not None:
+            try:
+                # Outside of the locks: it is not the store that has failed.
+                raise failure
+            finally:
+                # Its traceback refers to this frame: they would be a cycle.
+                del failure
+        return answer
 
     async def _touch(self, token: str) -> float:
         """Notes that the session of ``token`` is in use, if it is time to.
@@ -630,7 +652,8 @@ class Sessions(UsersSessions):
 
     async def _transact_in_turn(
         self, session: Session, function: Callable[[Session], Any]
-    ) -> Any:  # noqa: ANN401
+    ) -> tuple[Any, Exception | None]:
+        """Returns what ``function`` returned, and what it raised."""
         token = session._token
         if token is None:
             before = session._pack()
@@ -649,7 +672,7 @@ class Sessions(UsersSessions):
 
     async def _transact_stored(
         self, session: Session, function: Callable[[Session], Any], token: str
-    ) -> Any:  # noqa: ANN401
+    ) -> tuple[Any, Exception | None]:
         try:
             return await self._run_on_newest(session, function, token)
         except ConflictError:
@@ -662,7 +685,7 @@ class Sessions(UsersSessions):
 
     async def _run_on_newest(
         self, session: Session, function: Callable[[Session], Any], token: str
-    ) -> Any:  # noqa: ANN401
+    ) -> tuple[Any, Exception | None]:
         newest, version = await self._newest(session, token)
         if session._token != token:
             raise SessionGoneError(
@@ -682,12 +705,23 @@ class Sessions(UsersSessions):
         session: Session,
         function: Callable[[Session], Any],
         before: Envelope,
-    ) -> Any:  # noqa: ANN401
-        """Runs ``function`` once and saves; whatever fails, its changes go."""
+    ) -> tuple[Any, Exception | None]:
+        """Runs ``function`` once and saves; whatever fails, its changes go.
+
+        Returns what ``function`` returned, and what it raised. Raises what the
+        saving raises.
+        """
         token, fresh, era = session._token, session._fresh, session._era
+        answer = failure = None
         try:
-            result = function(session)
-            answer = await result if inspect.isawaitable(result) else result
+            try:
+                result = function(session)
+                answer = await result if inspect.isawaitable(result) else result
+            except Exception as error:  # noqa: BLE001 - for whoever called transact()
+                failure = error
+            if failure is not None:
+                self._undo_run(session, token, fresh, era, before)
+                return None, failure
             base, packed = session._base, session._pack()
             kept = token is not None and token == session._token
             if kept and session._era != era:
@@ -703,18 +737,45 @@ class Sessions(UsersSessions):
                 # What has been stored is not taken back by an error that came since.
                 session._adopt(session._base)
         except BaseException:
-            if session._era != era:
-                # It was destroyed, or the response has failed: that holds.
-                session._drop_changes()
-            elif session._token == token:
-                session._adopt(session._base, before)
-                session._fresh = fresh
+            self._undo_run(session, token, fresh, era, before)
             raise
-        return answer
+        finally:
+            # Its traceback refers to this frame: they would be a cycle.
+            del failure
+        return answer, None
+
+    def _undo_run(
+        self,
+        session: Session,
+        token: str | None,
+        fresh: bool,
+        era: int,
+        before: Envelope,
+    ) -> None:
+        if session._era != era:
+            # It was destroyed, or the response has failed: that holds.
+            session._drop_changes()
+        elif session._token == token:
+            session._adopt(session._base, before)
+            session._fresh = fresh
 
     def is_inside_transact(self, session: Session) -> bool:
-        """Whether the function given to `.Session.transact` is what calls this."""
-        return session._transacting and _inside.get() is session
+        """Whether the caller runs inside of a `.Session.transact` of ``session``.
+
+        Of this object, or of another one that has the same record.
+        """
+        return any(
+            transaction.runs
+            and (
+                transaction.session is session
+                or (
+                    transaction.token is not None
+                    and transaction.token == session._token
+                    and transaction.keeper is self
+                )
+            )
+            for transaction in _inside.get()
+        )
 
     def _refuse_inside_transact(self, session: Session) -> None:
         if self.is_inside_transact(session):
