@@ -1,0 +1,131 @@
+"""How the records of a user are found, as tests of a backend."""
+
+from __future__ import annotations
+
+from tornado_sessions.errors import SessionError
+from tornado_sessions.testing.records import (
+    BackendTests,
+    find_keys,
+    find_records,
+    load_record,
+    make_record,
+    new_key,
+    new_keys,
+    new_user,
+    replace_record,
+    run_together,
+)
+
+
+class FindingContract(BackendTests):
+    """What `.Backend.find` yields, where a backend declares ``lists_users``."""
+
+    async def test_find_answers_all_records_of_a_user_and_no_others(self) -> None:
+        """Keys and records of one user: all of them, and loaded in full."""
+        backend, user = self.open_finding(), new_user()
+        records = {key: key + b"data" for key in new_keys(250)}
+        await run_together(
+            backend.save(key, make_record(data, user=user))
+            for key, data in records.items()
+        )
+        await backend.save(new_key(), make_record(b"other", user=new_user()))
+        await backend.save(new_key(), make_record(b"nobody's"))
+
+        found = await find_records(backend, user)
+
+        self.assertEqual({key: record.data for key, record in found}, records)
+        self.assertEqual(len(found), len(records))
+
+    async def test_a_version_that_find_answers_can_be_used(self) -> None:
+        """What `find` answers is what `load` answers."""
+        backend, key, user = self.open_finding(), new_key(), new_user()
+        await backend.save(key, make_record(b"one", user=user))
+        [(found, record)] = await find_records(backend, user)
+
+        await backend.save(found, make_record(b"two", record.version, user=user))
+
+        self.assertEqual((await load_record(backend, key)).data, b"two")
+
+    async def test_find_follows_a_change_of_the_user(self) -> None:
+        """A record is found for the user it was saved with last."""
+        backend, key = self.open_finding(), new_key()
+        first, second = new_user(), new_user()
+        await backend.save(key, make_record(b"one"))
+
+        await replace_record(backend, key, b"two", user=first)
+        self.assertEqual(await find_keys(backend, first), [key])
+        await replace_record(backend, key, b"three", user=second)
+        self.assertEqual(await find_keys(backend, first), [])
+        self.assertEqual(await find_keys(backend, second), [key])
+        await replace_record(backend, key, b"four")
+        self.assertEqual(await find_keys(backend, second), [])
+
+    async def test_find_does_not_answer_what_was_deleted(self) -> None:
+        """A deleted record is found no more; the user's others are."""
+        backend, user = self.open_finding(), new_user()
+        keys = new_keys(3)
+        for key in keys:
+            await backend.save(key, make_record(b"one", user=user))
+
+        await backend.delete(keys[1])
+
+        self.assertEqual(await find_keys(backend, user), sorted([keys[0], keys[2]]))
+
+    async def test_records_can_be_deleted_while_they_are_found(self) -> None:
+        """Behaviour 46: to end all sessions of a user, each is deleted as it comes."""
+        backend, user = self.open_finding(), new_user()
+        await run_together(
+            backend.save(key, make_record(b"one", user=user)) for key in new_keys(250)
+        )
+
+        deleted = 0
+        async for key, _ in backend.find(user):
+            await backend.delete(key)
+            deleted += 1
+
+        self.assertEqual(deleted, 250)
+        self.assertEqual(await find_records(backend, user), [])
+
+    async def test_a_user_without_records_has_none(self) -> None:
+        """Nobody's sessions are no sessions."""
+        backend = self.open_finding()
+        await backend.save(new_key(), make_record(b"nobody's"))
+
+        for user in (new_user(), "", "None"):
+            self.assertEqual(await find_records(backend, user), [])
+
+    async def test_hostile_user_names_are_only_names(self) -> None:
+        """Behaviour 46: one user never gets at another's sessions, whatever the name."""
+        backend, base = self.open_finding(), new_user()
+        endings = ["", " ", "%", "_", "*", "a", "A", "'", "' OR '1'='1", '"', "\\"]
+        endings += ["\r\n", "$ne", "{}", "é", "e\u0301", "ß", "ss", "🍎"]
+        endings += ["x" * 468 + last for last in "ab"]
+        keys = {base + ending: new_key() for ending in endings}
+        for user, key in keys.items():
+            await backend.save(key, make_record(b"one", user=user))
+
+        for user, key in keys.items():
+            with self.subTest(user=user):
+                self.assertEqual(await find_keys(backend, user), [key])
+
+    async def test_a_user_name_with_a_nul_is_refused_or_harmless(self) -> None:
+        """Behaviour 46: a store that cannot hold a NUL says so, and does not cut there."""
+        backend, key, user = self.open_finding(), new_key(), new_user()
+        try:
+            await backend.save(key, make_record(b"one", user=user + "\0a"))
+            found = await find_keys(backend, user + "\0a")
+        except SessionError:
+            pass
+        else:
+            self.assertEqual(found, [key])
+
+        self.assertEqual(await find_records(backend, user), [])
+
+    async def test_without_lists_users_find_says_so(self) -> None:
+        """Where users are not listed, `find` raises and names the backend."""
+        backend = self.open_backend()
+        if backend.lists_users:
+            self.skipTest(f"{type(backend).__name__} declares lists_users.")
+
+        with self.assertRaisesRegex(SessionError, type(backend).__name__):
+            await find_records(backend, new_user())
