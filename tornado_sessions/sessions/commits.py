@@ -443,6 +443,9 @@ class Sessions(UsersSessions):
         user, limit = envelope.user, self.max_per_user
         if user is None or envelope.auth_time == session._base.auth_time:
             return await self._put(session, None, envelope, None)
+        if session._refusal is not None:
+            # The store is not asked for what is not stored.
+            raise SessionError(session._refusal)
         if self.vault.ends_users and not self.vault.lists_users:
             # What has been ended may have been by a clock that is ahead of this one.
             not_before = await self.vault.not_before(user)
