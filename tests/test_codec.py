@@ -567,6 +567,25 @@ class RebaseTest:
 
         assert [encode(side) for side in sides] == before
 
+    def test_what_is_the_same_object_is_not_compared(self) -> None:
+        """Behaviour 70: of thousands of values a request has touched but a few."""
+
+        class Untouched:
+            def __eq__(self, other: object) -> bool:
+                raise AssertionError("It was compared.")
+
+            __hash__ = None
+
+        untouched: Any = {f"key {number}": Untouched() for number in range(3)}
+        base = envelope({"a": 1})
+        mine, theirs = envelope({"a": 2}), envelope({"a": 1, "b": 1})
+        for side in (base, mine, theirs):
+            side.values.update(untouched)
+        merged = rebase(base, mine, theirs)
+
+        assert all(merged.values[key] is untouched[key] for key in untouched)
+        assert (merged.values["a"], merged.values["b"]) == (Raw(b"2"), Raw(b"1"))
+
 
 class SameTest:
     def test_times_make_no_difference(self) -> None:

@@ -172,12 +172,9 @@ def decode_value(raw: Raw) -> Any:  # noqa: ANN401
 
 
 def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
-    """Answers ``theirs`` with what ``mine`` changed since ``base``."""
-    changed = [
-        key
-        for key in dict.fromkeys([*base.values, *mine.values])
-        if base.values.get(key) != mine.values.get(key)
-    ]
+    """Returns ``theirs`` with what ``mine`` changed since ``base``."""
+    changed = [*(base.values.keys() - mine.values.keys())]
+    changed += different(mine.values, base.values)
     merged = merge(
         *(
             {
@@ -201,6 +198,18 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
         if getattr(mine, name) != getattr(base, name)
     }
     return msgspec.structs.replace(theirs, values=values, flashes=flashes, **fields)
+
+
+def different(values: dict[str, Raw], loaded: dict[str, Raw]) -> list[str]:
+    """Returns the keys of ``values`` that are not, or not the same, in ``loaded``."""
+    # Mostly it is the same object, and each comparison would be a call. A session
+    # may have thousands of values.
+    get = loaded.get
+    return [
+        key
+        for key, value in values.items()
+        if (other := get(key)) is not value and other != value
+    ]
 
 
 def latest(flashes: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:

@@ -34,6 +34,7 @@ from tornado_sessions.codec import (
     PLAIN,
     Envelope,
     decode_value,
+    different,
     encode_value,
     latest,
     same_fields,
@@ -792,20 +793,20 @@ class Session(MutableMapping[str, Any]):
         return blank
 
     def _encoded(self) -> dict[str, Raw]:
-        """Answers the values in their encoded form; the loaded dict if equal."""
+        """Returns the values in their encoded form; the loaded dict if equal."""
         values, loaded = self._values, self._base.values
+        encoded = {
+            key: encode_value(key, value)
+            for key, value in values.items()
+            if type(value) is not Raw
+        }
         # Where a merge came between, what nobody looked at may differ, too.
-        merged = self._mine.values is not loaded
-        changed = len(values) != len(loaded)
-        encoded = {}
-        for key, value in values.items():
-            if type(value) is not Raw:
-                encoded[key] = value = encode_value(key, value)
-            elif not merged:
-                continue
-            if loaded.get(key) != value:
-                changed = True
-        return {**values, **encoded} if changed else loaded
+        compared = encoded
+        if self._mine.values is not loaded:
+            compared = {**values, **encoded}
+        if len(values) == len(loaded) and not different(compared, loaded):
+            return loaded
+        return {**values, **encoded}
 
     def _move(self) -> None:
         self._moved = True
