@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tornado_sessions_memory import MemoryBackend
 
 from tests.sessions_case import IDLE, SessionsCase
 from tests.test_sessions_users import InterruptedVault
@@ -18,6 +21,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.sessions import base, users
 from tornado_sessions.sessions.commits import TOMBSTONE_LIFE
+from tornado_sessions.testing import FaultyVault
 
 Work = Callable[[], Awaitable[Any]]
 
@@ -263,6 +267,19 @@ class SuspendingLoginTest(LoginTest):
     suspends = True
 
 
+class RandomVault(FaultyVault):
+    """Answers after a random while, as another process would."""
+
+    def __init__(self, backend: MemoryBackend, dice: random.Random) -> None:
+        super().__init__(Vault(backend), suspends=True)
+        self.dice = dice
+
+    async def _enter(self, operation: str) -> None:
+        for _ in range(self.dice.randrange(6)):
+            await asyncio.sleep(0)
+        await super()._enter(operation)
+
+
 class LimitTest(MovedCase):
     """Behaviour 76: a limit never ends the session that has just begun."""
 
@@ -310,14 +327,30 @@ class LimitTest(MovedCase):
             await self.sign_in(self.sessions)
             assert await self.alive() == 1
 
+    async def test_of_many_at_once_one_is_left(self) -> None:
+        """Behaviour 76: in whatever order the store answers."""
+        dice = random.Random(0)
+        processes = [self.make(RandomVault(self.backend, dice)) for _ in range(3)]
+        for sessions in processes:
+            sessions.max_per_user = 1
+        for _ in range(60):
+            self.clock += dice.choice([-1, 0, 1])
+            await asyncio.gather(*map(self.sign_in, processes))
+            assert await self.alive() == 1
+        for sessions in processes:
+            await sessions.close()
+
     async def test_a_second_login_of_one_session_takes_one_place(self) -> None:
         """Behaviour 76: it has another handle, and the session before moves to it."""
         for policy in ("oldest", "refuse"):
             self.sessions.max_per_user_policy = policy
-            session = await self.sessions.load(await self.sign_in(self.elsewhere))
+            token = await self.sign_in(self.elsewhere)
+            await self.change_elsewhere(token, kept=1)
+            session = await self.sessions.load(token)
             session["a"] = 1
             session.login("ada")
-            assert await self.values(await self.saved(session)) == {"a": 1}
+            newest = await self.saved(session)
+            assert await self.values(newest) == {"a": 1, "kept": 1}
             assert await self.alive() == 1
             await self.sessions.revoke_all("ada")
 
