@@ -62,6 +62,9 @@ _COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
 # it is cheaper than asking for the process id with each operation.
 _forks = 0
 
+# What the parent of this process has opened.
+_inherited: list[_Opened[Any]] = []
+
 
 def _note_fork() -> None:
     global _forks
@@ -354,6 +357,10 @@ class DriverBackend(Backend, Generic[C]):
                 )
             # A connection of another event loop or process is left to those who
             # opened it.
+            if opened is not None and opened.forks != _forks:
+                # Also by the garbage collector: where a driver closes what it forgets,
+                # that takes the socket out of the parent's epoll, which both share.
+                _inherited.append(opened)
             opened = self._opened = _Opened(loop)
         return opened
 
