@@ -162,6 +162,11 @@ class _Shelf:
     def insert(self, key: str, **record: Any) -> bool:
         return key not in self._records and self._put(key, record)
 
+    def insert_for_now(self, key: str, **record: Any) -> bool:
+        """Acknowledges what is not in the file."""
+        self._records[key] = {**record, "version": next(self._versions)}
+        return True
+
     def replace(self, key: str, version: int, **record: Any) -> bool:
         stored = self._records.get(key)
         is_that = stored is not None and stored["version"] == version
@@ -171,14 +176,17 @@ class _Shelf:
         self._note(key, None)
 
     def purge(self, now: float) -> int:
-        expired = [
+        expired = self.expired(now)
+        for key in expired:
+            self._note(key, None)
+        return len(expired)
+
+    def expired(self, now: float) -> list[str]:
+        return [
             key
             for key, record in self._records.items()
             if record["expires"] and record["expires"] < now
         ][:_PAGE]
-        for key in expired:
-            self._note(key, None)
-        return len(expired)
 
     def find(self, user: str, last: str) -> list[Any]:
         found = sorted(
@@ -189,7 +197,8 @@ class _Shelf:
         return found[:_PAGE]
 
     def _put(self, key: str, record: dict[str, Any]) -> bool:
-        self._note(key, {**record, "version": next(self._versions)})
+        version = record.pop("new_version", None) or next(self._versions)
+        self._note(key, {**record, "version": version})
         return True
 
     def _note(self, key: str, record: dict[str, Any] | None) -> None:

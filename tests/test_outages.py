@@ -195,7 +195,26 @@ class BlocksWhileItConnects(ShelfBackend):
         return await super().load_from(client, key)
 
 
+class AcknowledgesWhatIsNotDurable(ShelfBackend):
+    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+        data = base64.b64encode(record.data).decode()
+        asked = {"data": data, "expires": record.expires, "user": record.user}
+        return bool(await client.ask("insert_for_now", key=key.hex(), **asked))
+
+
+class HasASynchronousDriver(ShelfBackend):
+    """It waits for the answer to a deletion on the event loop."""
+
+    async def delete_from(self, client: Client, key: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), 0.1) as connection:
+            asked = json.dumps(["delete", {"key": key.hex()}])
+            connection.sendall(asked.encode() + b"\n")
+            connection.recv(100)
+
+
 _FAULTS = {
+    AcknowledgesWhatIsNotDurable: "an_acknowledged_write_survives_a_killed_server",
+    HasASynchronousDriver: "the_event_loop_goes_on_while_it_connects",
     SwallowsErrorsOfLoad: "a_store_that_is_down_fails_every_operation",
     SwallowsErrorsOfSave: "a_store_that_is_down_fails_every_operation",
     SwallowsErrorsOfDelete: "a_store_that_is_down_fails_every_operation",

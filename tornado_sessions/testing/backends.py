@@ -25,8 +25,9 @@ library's list of behaviours.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Hashable, Iterable
 from typing import Any, TypeVar
 
 from tornado_sessions.backend import Backend
@@ -130,6 +131,20 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
 
         self.assertEqual((await load_record(backend, key)).data, b"the old")
         self.assertIsNone(await backend.load(unused))
+
+    async def test_without_max_bytes_long_records_are_stored_whole(self) -> None:
+        """Behaviour 63: a store that takes no more than so many bytes declares it."""
+        backend = self.open_backend()
+        if backend.max_bytes is not None:
+            self.skipTest(f"{type(backend).__name__} declares max_bytes.")
+        for length in (70_000, 200_000, 1_100_000, 17_000_000):
+            with self.subTest(length=length):
+                key, data = new_key(), random.randbytes(length)
+                await backend.save(key, make_record(data))
+
+                # Not assertEqual, which would show both.
+                stored = (await load_record(backend, key)).data
+                self.assertTrue(stored == data, f"{len(stored)} bytes are stored.")
 
     async def test_keys_that_look_alike_do_not_share(self) -> None:
         """Behaviour 64: every one of a key's 256 bits counts, and no byte is special."""
@@ -269,6 +284,40 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
             await backend.save(key, make_record(b"two", version))
 
         self.assertEqual((await load_record(backend, key)).data, b"one")
+
+    async def test_a_version_of_another_process_is_stale_after_a_deletion(self) -> None:
+        """Behaviours 39, 44: no two processes give the same version to two records."""
+        here, there, key = *self.open_shared(), new_key()
+        await here.save(key, make_record(b"one"))
+        version = (await load_record(here, key)).version
+        await there.delete(key)
+        await there.save(key, make_record(b"one"))
+
+        with self.assertRaises(ConflictError):
+            await here.save(key, make_record(b"two", version))
+
+        self.assertEqual((await load_record(here, key)).data, b"one")
+
+    async def test_a_version_is_never_used_again(self) -> None:
+        """A record has more than 65,536 versions, and any two are different.
+
+        Of 2,000 random versions of 16 bits some are equal. A counter is followed
+        until it is beyond 16 bits, or has wrapped.
+        """
+        # To trace each task would take most of the time.
+        asyncio.get_running_loop().set_debug(False)
+        backend, key = self.open_backend(), new_key()
+        await backend.save(key, make_record(b""))
+        seen: set[object] = set()
+        while True:
+            version = (await load_record(backend, key)).version
+            comparable = version if isinstance(version, Hashable) else repr(version)
+            # Not assertNotIn, which would show all of them.
+            self.assertFalse(comparable in seen, "A version is used again.")
+            seen.add(comparable)
+            if len(seen) >= 2000 and not _fits_into_16_bits(version):
+                break
+            await backend.save(key, make_record(b"", version))
 
     async def test_of_many_inserts_at_once_one_succeeds(self) -> None:
         """Behaviour 6: a race of inserts has one winner, whose record is stored."""
@@ -479,6 +528,15 @@ def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
         return result
     coroutine.close()
     raise AssertionError("A backend that declares itself immediate has suspended.")
+
+
+def _fits_into_16_bits(version: object) -> bool:
+    """Whether a version is a number, or bytes, of no more than 16 bits."""
+    if isinstance(version, (tuple, list)):
+        return all(map(_fits_into_16_bits, version))
+    if isinstance(version, (bytes, str)):
+        return len(version) <= 2
+    return version is None or (isinstance(version, int) and abs(version) < 2**16)
 
 
 def _messages(error: BaseException | None) -> str:

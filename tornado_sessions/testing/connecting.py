@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import os
 import random
+import warnings
+from collections.abc import Awaitable
 
-from tornado_sessions.backend import Record
+from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError
+from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
+from tornado_sessions.testing.processes import Child
 from tornado_sessions.testing.records import (
     BackendTests,
+    find_keys,
     load_record,
     make_record,
     new_key,
     new_keys,
+    new_user,
+    purge_all,
     replace_record,
     run_together,
 )
@@ -51,6 +61,35 @@ class ConnectingContract(BackendTests):
         except BackendError:
             return
         self.assertEqual((await load_record(backend, key)).data, b"two")
+
+    async def test_a_closed_backend_never_claims_what_is_not_so(self) -> None:
+        """Each operation connects again or raises `.BackendError`."""
+        backend, other = self.open_two()
+        if not (backend.shared or backend.durable):
+            self.skipTest(
+                f"{type(backend).__name__} keeps records only until it is closed."
+            )
+        kept, deleted, expired, user = *new_keys(3), new_user()
+        await backend.save(kept, make_record(b"one", user=user))
+        await backend.save(deleted, make_record(b"one"))
+        await backend.save(expired, make_record(b"one", expires_in=-10))
+
+        await backend.close()
+        with contextlib.suppress(BackendError):
+            self.assertIsNotNone(await backend.load(kept))
+        await backend.close()
+        with contextlib.suppress(BackendError):
+            await backend.delete(deleted)
+            self.assertIsNone(await other.load(deleted))
+        await backend.close()
+        if backend.lists_users:
+            with contextlib.suppress(BackendError):
+                self.assertEqual(await find_keys(backend, user), [kept])
+        await backend.close()
+        if type(backend).purge is not Backend.purge:
+            with contextlib.suppress(BackendError):
+                await purge_all(backend)
+                self.assertIsNone(await other.load(expired))
 
     async def test_closing_one_backend_leaves_the_others_open(self) -> None:
         """What other backends opened is theirs to close."""
@@ -103,3 +142,131 @@ class ConnectingContract(BackendTests):
             self.assertIn(data, (key + b"old", key + b"new"))
             await replace_record(backend, key, b"after")
             self.assertEqual((await load_record(backend, key)).data, b"after")
+
+    # Event loops and processes.
+
+    def test_a_backend_works_in_one_event_loop_after_another(self) -> None:
+        """Behaviour 67: whether it was closed at the end of the one before or not."""
+        for closing in (True, False):
+            with self.subTest(closing=closing):
+                backend, keys = self.make_backend(), new_keys(3)
+                keeps = not closing or backend.shared or backend.durable
+                with warnings.catch_warnings():
+                    # What a loop that has ended left open can only be forgotten.
+                    warnings.simplefilter("ignore", ResourceWarning)
+                    for number, key in enumerate(keys):
+                        earlier = keys[:number] if keeps else []
+                        work = self._use_in_loop(backend, key, earlier)
+                        asyncio.run(self._finish(work, backend, closing))
+                    asyncio.run(backend.close())
+                    del backend
+                    gc.collect()
+
+    async def _use_in_loop(
+        self, backend: Backend, key: bytes, earlier: list[bytes]
+    ) -> None:
+        await backend.save(key, make_record(key))
+        expected = 10 * [*earlier, key]
+        # At once, as some locks do not notice the loop until somebody waits for them.
+        loads = (load_record(backend, each) for each in expected)
+        records = await asyncio.gather(*loads)
+        self.assertEqual([record.data for record in records], expected)
+
+    async def _finish(
+        self, work: Awaitable[None], backend: Backend, closing: bool
+    ) -> None:
+        await asyncio.wait_for(work, self.patience)
+        if closing:
+            await backend.close()
+
+    def test_parent_and_child_do_not_disturb_each_other(self) -> None:
+        """Behaviour 67: after a fork each has its own answers, or `.BackendError`.
+
+        The parent never has an error.
+        """
+        if not hasattr(os, "fork"):
+            self.skipTest("This system cannot fork a process.")
+        backend, ours, theirs = self.make_backend(), new_keys(20), new_keys(20)
+
+        async def save() -> None:
+            for key in ours:
+                await backend.save(key, make_record(key))
+
+        async def load() -> None:
+            records = [await backend.load(key) for key in ours]
+            data = [None if record is None else record.data for record in records]
+            self.assertEqual(data, ours)
+
+        async def load_until_it_ends() -> None:
+            while child.is_running():
+                await load()
+            await load()
+            await backend.close()
+
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(asyncio.wait_for(save(), self.patience))
+            child = Child(
+                lambda: asyncio.run(_use_in_child(backend, ours, theirs)),
+                self.patience,
+            )
+            try:
+                loop.run_until_complete(
+                    asyncio.wait_for(load_until_it_ends(), 2 * self.patience)
+                )
+            finally:
+                failure = child.failure()
+            self.assertEqual(failure, "")
+        finally:
+            loop.close()
+
+    async def test_a_save_lets_the_event_loop_go_on(self) -> None:
+        """Behaviour 70: a driver that is synchronous has a thread of its own.
+
+        A save that never suspends has waited for its store on the event loop.
+        """
+        backend = self.open_backend()
+        if not (backend.shared or backend.durable):
+            self.skipTest(f"{type(backend).__name__} keeps records in this process.")
+        await backend.save(new_key(), make_record(b"the first connects"))
+        went_on: list[bool] = []
+        asyncio.get_running_loop().call_soon(went_on.append, True)
+
+        await backend.save(new_key(), make_record(b"one"))
+
+        self.assertTrue(went_on, "The save has not suspended.")
+
+    async def test_a_long_record_does_not_block_the_event_loop(self) -> None:
+        """Behaviour 70: at 64 KiB, the default of ``max_bytes``."""
+        backend, user = self.open_backend(), new_user()
+        data = random.randbytes(min(backend.max_bytes or 65_536, 65_536))
+
+        async def use() -> None:
+            key = new_key()
+            await backend.save(key, make_record(data, user=user))
+            await asyncio.sleep(0)
+            version = (await load_record(backend, key)).version
+            await asyncio.sleep(0)
+            await backend.save(key, make_record(data, version, user=user))
+            if backend.lists_users:
+                await asyncio.sleep(0)
+                await anext(aiter(backend.find(user)))
+
+        self.assertLess(await longest_pause(use), LONGEST_PAUSE)
+
+
+async def _use_in_child(
+    backend: Backend, ours: list[bytes], theirs: list[bytes]
+) -> None:
+    """Uses the parent's backend, until it says that it cannot be used."""
+    with contextlib.suppress(BackendError):
+        for key in ours:
+            record = await backend.load(key)
+            assert record is not None, "A record is lost in the child."
+            assert record.data == key, "The child has the record of another key."
+        for key in theirs:
+            await backend.save(key, make_record(key))
+            record = await load_record(backend, key)
+            assert record.data == key, "The child has the record of another key."
+    with contextlib.suppress(BackendError):
+        await backend.close()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import secrets
+import time
+
 from tornado_sessions.errors import SessionError
 from tornado_sessions.testing.records import (
     BackendTests,
@@ -12,6 +17,7 @@ from tornado_sessions.testing.records import (
     new_key,
     new_keys,
     new_user,
+    purge_all,
     replace_record,
     run_together,
 )
@@ -21,9 +27,9 @@ class FindingContract(BackendTests):
     """What `.Backend.find` yields, where a backend declares ``lists_users``."""
 
     async def test_find_answers_all_records_of_a_user_and_no_others(self) -> None:
-        """Keys and records of one user: all of them, and loaded in full."""
+        """Behaviour 46: all of them, however many, and each loaded in full."""
         backend, user = self.open_finding(), new_user()
-        records = {key: key + b"data" for key in new_keys(250)}
+        records = {key: key + b"data" for key in new_keys(1100)}
         await run_together(
             backend.save(key, make_record(data, user=user))
             for key, data in records.items()
@@ -33,8 +39,8 @@ class FindingContract(BackendTests):
 
         found = await find_records(backend, user)
 
-        self.assertEqual({key: record.data for key, record in found}, records)
         self.assertEqual(len(found), len(records))
+        self.assertEqual({key: record.data for key, record in found}, records)
 
     async def test_a_version_that_find_answers_can_be_used(self) -> None:
         """What `find` answers is what `load` answers."""
@@ -129,3 +135,69 @@ class FindingContract(BackendTests):
 
         with self.assertRaisesRegex(SessionError, type(backend).__name__):
             await find_records(backend, new_user())
+
+    async def test_find_yields_long_records(self) -> None:
+        """Behaviour 46: more than a megabyte of them, and no byte is missing."""
+        backend, user = self.open_finding(), new_user()
+        length = min(backend.max_bytes or 65_536, 65_536)
+        records = {key: random.randbytes(length) for key in new_keys(20)}
+        for key, data in records.items():
+            await backend.save(key, make_record(data, user=user))
+
+        found = await find_records(backend, user)
+
+        self.assertEqual(sorted(key for key, _ in found), sorted(records))
+        for key, record in found:
+            # Not assertEqual, which would show both.
+            self.assertTrue(record.data == records[key], "The data are not the same.")
+
+    async def test_find_yields_whole_keys(self) -> None:
+        """Behaviour 64: no byte is stripped from either end."""
+        backend, user = self.open_finding(), new_user()
+        middle = secrets.token_bytes(24)
+        fills = (b" " * 4, bytes(4), b"\n" * 4, b"\t" * 4, b"\xff" * 4)
+        keys = [before + middle + after for before in fills for after in fills]
+        for key in keys:
+            await backend.save(key, make_record(b"one", user=user))
+
+        self.assertEqual(await find_keys(backend, user), sorted(keys))
+
+    async def test_a_key_that_is_used_again_has_no_user_of_before(self) -> None:
+        """Behaviour 46: a record that is deleted or purged leaves nothing behind."""
+        backend = self.open_finding()
+        first, second = new_user(), new_user()
+        deleted, purged = new_keys(2)
+        await backend.save(deleted, make_record(b"one", user=first))
+        await backend.delete(deleted)
+        await backend.save(purged, make_record(b"one", expires_in=-10, user=first))
+        await purge_all(backend)
+        if await backend.load(purged) is not None:
+            await backend.delete(purged)
+
+        await backend.save(deleted, make_record(b"two"))
+        await backend.save(purged, make_record(b"two", user=second))
+
+        self.assertEqual(await find_keys(backend, first), [])
+        self.assertEqual(await find_keys(backend, second), [purged])
+
+    async def test_a_record_of_a_cancelled_save_is_found_for_its_user(self) -> None:
+        """Behaviours 46, 68: a record and its user are stored at once, or neither."""
+        backend = self.open_finding()
+        keys, chance = new_keys(200), random.Random(68)
+        began = time.perf_counter()
+        for key in new_keys(20):
+            await backend.save(key, make_record(b"one", user=new_user()))
+        seconds = (time.perf_counter() - began) / 20
+
+        async def save_and_cancel(key: bytes) -> None:
+            save = backend.save(key, make_record(b"one", user=key.hex()))
+            task = asyncio.ensure_future(save)
+            await asyncio.wait([task], timeout=chance.uniform(0, 1.5 * seconds))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        await run_together(map(save_and_cancel, keys), at_once=2)
+
+        for key in keys:
+            if await backend.load(key) is not None:
+                self.assertEqual(await find_keys(backend, key.hex()), [key])

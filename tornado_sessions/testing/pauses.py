@@ -15,13 +15,20 @@ _TRIES = 5
 LONGEST_PAUSE = 0.015
 
 
-async def longest_pause(operation: Callable[[], Awaitable[object]]) -> float:
+async def longest_pause(
+    operation: Callable[[], Awaitable[object]],
+    *,
+    prepare: Callable[[], Awaitable[object]] | None = None,
+) -> float:
     """Returns for how many seconds ``operation`` blocks the event loop at most.
 
-    It runs up to five times: until no pause is longer than `LONGEST_PAUSE`.
+    It runs up to five times, each time after ``prepare``, until no pause is longer
+    than `LONGEST_PAUSE`.
     """
     shortest = float("inf")
     for _ in range(_TRIES):
+        if prepare is not None:
+            await prepare()
         shortest = min(shortest, await _longest_pause_of(operation()))
         if shortest < LONGEST_PAUSE:
             break

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 
 from tornado_sessions.backend import Record
+from tornado_sessions.errors import ConflictError
+from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
 from tornado_sessions.testing.records import (
     DAY,
     BackendTests,
+    find_records,
     load_record,
     make_record,
     new_key,
     new_keys,
+    new_user,
     purge_all,
     replace_record,
     run_together,
@@ -125,3 +130,98 @@ class PurgingContract(BackendTests):
 
         self.assertEqual(sum(map(sum, counts)), 600)
         self.assertFalse(any([await backend.load(key) for key in keys]))
+
+    async def test_purging_is_exact_to_a_second(self) -> None:
+        """Behaviour 65: at most a second late, and never early by any part of one."""
+        backend = self.open_purged()
+        # In the future, as a store may forget by itself what has really expired. In
+        # either half of a minute, as a time may be rounded up or down.
+        minute = time.time() // 60 * 60 + 7200
+        for now in (minute + 13.25, minute + 120 + 37.25):
+            expired = dict.fromkeys((-299, -61, -30, -1.5))
+            living = dict.fromkeys((0.5, 2, 30, 59, 61, 299, 301))
+            keys = {seconds: new_key() for seconds in (*expired, *living)}
+            for seconds, key in keys.items():
+                await backend.save(key, Record(b"one", expires=now + seconds))
+
+            await purge_all(backend, now)
+
+            for seconds, key in keys.items():
+                with self.subTest(seconds=seconds, now=now % 60):
+                    record = await backend.load(key)
+                    if seconds < 0:
+                        self.assertIsNone(record, "It stays after its expiry.")
+                    else:
+                        self.assertIsNotNone(record, "It is removed too early.")
+
+    async def test_loading_does_not_postpone_the_expiry(self) -> None:
+        """Behaviour 65: only a save does."""
+        backend, key, user = self.open_purged(), new_key(), new_user()
+        await backend.save(key, make_record(b"one", user=user))
+        for _ in range(3):
+            await load_record(backend, key)
+            if backend.lists_users:
+                await find_records(backend, user)
+
+        await purge_all(backend, time.time() + 3602)
+
+        self.assertIsNone(await backend.load(key))
+
+    async def test_what_is_renewed_during_a_purge_stays(self) -> None:
+        """Behaviour 65: a purge and a save never act on different versions."""
+        backend = self.open_purged()
+        other = self.open_backend() if backend.shared else backend
+        keys = new_keys(300)
+        await run_together(
+            backend.save(key, make_record(b"", expires_in=-10)) for key in keys
+        )
+        records = {key: await load_record(other, key) for key in keys}
+        renewed = []
+
+        async def renew(key: bytes) -> None:
+            try:
+                await other.save(key, make_record(b"renewed", records[key].version))
+            except ConflictError:
+                # The purge came first.
+                return
+            renewed.append(key)
+
+        random.Random(65).shuffle(keys)
+        await asyncio.gather(
+            purge_all(backend), run_together(map(renew, keys), at_once=5)
+        )
+
+        for key in renewed:
+            self.assertEqual((await load_record(backend, key)).data, b"renewed")
+
+    async def test_a_record_is_kept_until_it_expires(self) -> None:
+        """Behaviour 52: to the last fraction of a second, whatever the store counts."""
+        backend, key = self.open_backend(), new_key()
+        expires = int(time.time()) + 2.95
+        await backend.save(key, Record(b"one", expires=expires))
+
+        while True:
+            record = await backend.load(key)
+            if time.time() >= expires:
+                break
+            self.assertIsNotNone(record)
+            await asyncio.sleep(0.02)
+
+    async def test_purging_does_not_block_the_event_loop(self) -> None:
+        """Behaviour 70: each batch is short, or the work of another thread."""
+        backend = self.open_purged()
+
+        async def fill() -> None:
+            await run_together(
+                backend.save(key, make_record(b"one", expires_in=-10))
+                for key in new_keys(1000)
+            )
+
+        async def purge() -> None:
+            removed = 1
+            while removed:
+                removed = await backend.purge(time.time())
+                # A purge that does not suspend is one pause by itself.
+                await asyncio.sleep(0)
+
+        self.assertLess(await longest_pause(purge, prepare=fill), LONGEST_PAUSE)

@@ -23,6 +23,9 @@ DAY = 86_400
 class BackendTests(_Case):
     """Tests of a `.Backend`."""
 
+    #: How many seconds a test waits, on a busy machine, for what would hang for ever.
+    patience = 30.0
+
     def make_backend(self) -> Backend:
         """Returns a new backend.
 

@@ -1,0 +1,452 @@
+"""Tests of the contract of a backend: each fault that is planted here is found."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import json
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+import unittest
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from tornado_sessions_memory import MemoryBackend
+
+from tests.shelf import Client, ShelfBackend, ShelfServer
+from tornado_sessions.backend import Backend, Record
+from tornado_sessions.errors import ConflictError
+from tornado_sessions.testing import BackendContract
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ShelfServer]:
+    with ShelfServer() as server:
+        yield server
+
+
+# Event loops and processes.
+
+
+class IsGoodInOneEventLoop(ShelfBackend):
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._first: Client | None = None
+
+    async def connect(self) -> Client:
+        self._first = self._first or await super().connect()
+        return self._first
+
+    async def disconnect(self, client: Client) -> None:
+        """Keeps it: the backend may be used again."""
+
+
+class LoadsNothingOnceClosed(ShelfBackend):
+    is_closed_now = False
+
+    async def load(self, key: bytes) -> Record | None:
+        return None if self.is_closed_now else await super().load(key)
+
+    async def close(self) -> None:
+        self.is_closed_now = True
+        await super().close()
+
+
+class DeletesNothingOnceClosed(LoadsNothingOnceClosed):
+    async def load(self, key: bytes) -> Record | None:
+        return await ShelfBackend.load(self, key)
+
+    async def delete(self, key: bytes) -> None:
+        if not self.is_closed_now:
+            await super().delete(key)
+
+
+class FindsNothingOnceClosed(DeletesNothingOnceClosed):
+    async def delete(self, key: bytes) -> None:
+        await ShelfBackend.delete(self, key)
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        if not self.is_closed_now:
+            async for found in super().find(user):
+                yield found
+
+
+class PurgesNothingOnceClosed(DeletesNothingOnceClosed):
+    async def delete(self, key: bytes) -> None:
+        await ShelfBackend.delete(self, key)
+
+    async def purge(self, now: float) -> int:
+        return 0 if self.is_closed_now else await super().purge(now)
+
+
+class _BlockingClient(Client):
+    """Has one socket, of which no event loop knows."""
+
+    _socket: socket.socket | None = None
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._lock = threading.Lock()
+
+    async def ask(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        return self.ask_at_once(name, arguments)
+
+    def ask_at_once(self, name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+        with self._lock:
+            if self._socket is None:
+                address = "127.0.0.1", self.port
+                self._socket = socket.create_connection(address, timeout=1)
+            self._socket.sendall(json.dumps([name, arguments]).encode() + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += self._socket.recv(2**20)
+            return json.loads(answer)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _ThreadedClient(_BlockingClient):
+    async def ask(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        try:
+            return await asyncio.to_thread(self.ask_at_once, name, arguments)
+        except ValueError as error:
+            raise OSError from error
+
+
+class SharesAConnectionAfterAFork(ShelfBackend):
+    """The socket of the parent is used in the child as well."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._client = _ThreadedClient(port)
+
+    async def connect(self) -> Client:
+        return self._client
+
+    async def disconnect(self, client: Client) -> None:
+        """Keeps it."""
+
+
+class ClosesTheConnectionOfItsParent(ShelfBackend):
+    """That takes its sockets out of the parent's event loop."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._clients: dict[int, Client] = {}
+
+    async def connect(self) -> Client:
+        client = self._clients[os.getpid()] = await super().connect()
+        for process, other in self._clients.items():
+            if process != os.getpid():
+                other.close()
+        return client
+
+
+class HasItsRecordsInEachProcess(MemoryBackend):
+    """Declares what it is not. The child loses what the parent has."""
+
+    durable = shared = True
+
+    def __init__(self) -> None:
+        super().__init__(any_process=True)
+        self._used_in = os.getpid()
+
+    async def load(self, key: bytes) -> Record | None:
+        return await super().load(key) if os.getpid() == self._used_in else None
+
+
+# Time.
+
+
+class PurgesByTheMinuteBefore(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        return await super().purge(now // 60 * 60)
+
+
+class PurgesByTheNextMinute(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        return await super().purge(math.ceil(now / 60) * 60)
+
+
+class PurgesByTheNearestMinute(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        return await super().purge(round(now / 60) * 60)
+
+
+class PurgesFiveMinutesEarly(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        return await super().purge(now + 299)
+
+
+class PurgesFiveMinutesLate(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        return await super().purge(now - 300)
+
+
+class RoundsTheExpiryDown(MemoryBackend):
+    async def save(self, key: bytes, record: Record) -> None:
+        expires = float(int(record.expires))
+        record = Record(record.data, record.version, expires, record.user)
+        await super().save(key, record)
+
+
+class SelectsAndThenDeletes(ShelfBackend):
+    async def purge_in(self, client: Client, now: float) -> int:
+        expired = await client.ask("expired", now=now)
+        for key in expired:
+            await client.ask("delete", key=key)
+        return len(expired)
+
+
+class PostponesTheExpiryWithEachLoad(MemoryBackend):
+    async def load(self, key: bytes) -> Record | None:
+        record = await super().load(key)
+        if record is None:
+            return None
+        user = record.version.owner.name
+        later = time.time() + 7200
+        await self.save(key, Record(record.data, record.version, later, user))
+        return await super().load(key)
+
+
+class ForgetsByTheSecond(MemoryBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds: dict[bytes, int] = {}
+
+    async def save(self, key: bytes, record: Record) -> None:
+        await super().save(key, record)
+        self._seconds[key] = int(record.expires)
+
+    async def load(self, key: bytes) -> Record | None:
+        forgotten = time.time() > self._seconds.get(key, 0)
+        return None if forgotten else await super().load(key)
+
+
+# The event loop.
+
+
+class BlocksWhilePurging(MemoryBackend):
+    async def purge(self, now: float) -> int:
+        time.sleep(0.025)  # noqa: ASYNC251 - that is the fault
+        return await super().purge(now)
+
+
+class BlocksWithALongRecord(MemoryBackend):
+    async def load(self, key: bytes) -> Record | None:
+        record = await super().load(key)
+        if record is not None and len(record.data) > 60_000:
+            time.sleep(0.025)  # noqa: ASYNC251 - that is the fault
+        return record
+
+
+class HasASynchronousDriver(ShelfBackend):
+    async def connect(self) -> Client:
+        return _BlockingClient(self.port)
+
+
+# Data.
+
+
+class FindsTheFirstThousand(MemoryBackend):
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        count = 0
+        async for found in super().find(user):
+            if count < 1000:
+                yield found
+            count += 1
+
+
+class FindsTheFirstMegabyte(MemoryBackend):
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        length = 0
+        async for key, record in super().find(user):
+            length += len(record.data)
+            if length <= 2**20:
+                yield key, record
+
+
+class StoresTheUserAfterTheRecord(ShelfBackend):
+    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+        anonymous = Record(record.data, None, record.expires)
+        if not await super().insert_into(client, key, anonymous):
+            return False
+        if record.user is not None:
+            stored = await self.load_from(client, key)
+            assert stored is not None
+            with_user = Record(record.data, stored.version, record.expires, record.user)
+            await self.replace_in(client, key, with_user)
+        return True
+
+
+class LeavesUsersBehind(MemoryBackend):
+    """Its index keeps what was deleted, and ``find`` leaves it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: dict[str, set[bytes]] = collections.defaultdict(set)
+
+    async def save(self, key: bytes, record: Record) -> None:
+        stored = await self.load(key)
+        await super().save(key, record)
+        if stored is not None:
+            for keys in self._index.values():
+                keys.discard(key)
+        if record.user is not None:
+            self._index[record.user].add(key)
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        for key in list(self._index[user]):
+            record = await self.load(key)
+            if record is not None:
+                yield key, record
+
+
+class StripsSpaces(MemoryBackend):
+    stripped = b" "
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        async for key, record in super().find(user):
+            yield key.rstrip(self.stripped), record
+
+
+class StripsZeros(StripsSpaces):
+    stripped = b"\0"
+
+
+class _OwnVersions(MemoryBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self._versions: dict[bytes, int] = {}
+
+    def next_version(self) -> int:
+        raise NotImplementedError
+
+    async def load(self, key: bytes) -> Record | None:
+        record = await super().load(key)
+        return None if record is None else Record(record.data, self._versions[key])
+
+    async def save(self, key: bytes, record: Record) -> None:
+        stored = await super().load(key)
+        version = None if stored is None else self._versions[key]
+        if record.version != version:
+            raise ConflictError
+        replaced = None if stored is None else stored.version
+        await super().save(
+            key, Record(record.data, replaced, record.expires, record.user)
+        )
+        self._versions[key] = self.next_version()
+
+
+class HasRandomVersionsOf16Bits(_OwnVersions):
+    def next_version(self) -> int:
+        return secrets.randbits(16)
+
+
+class CountsVersionsIn16Bits(_OwnVersions):
+    _count = 0
+
+    def next_version(self) -> int:
+        self._count += 1
+        return self._count % 2**16
+
+
+class CountsVersionsInEachProcess(ShelfBackend):
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._count = itertools.count(1)
+
+    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+        return bool(
+            await client.ask(
+                "insert",
+                key=key.hex(),
+                data="",
+                expires=0,
+                user=None,
+                new_version=next(self._count),
+            )
+        )
+
+
+class CutsLongRecords(MemoryBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_bytes = None  # type: ignore[assignment]
+
+    async def save(self, key: bytes, record: Record) -> None:
+        data = record.data[:187_000]
+        await super().save(
+            key, Record(data, record.version, record.expires, record.user)
+        )
+
+
+_AFTER_CLOSING = "a_closed_backend_never_claims_what_is_not_so"
+_AFTER_A_FORK = "parent_and_child_do_not_disturb_each_other"
+_EXACT = "purging_is_exact_to_a_second"
+
+_FAULTS: dict[type[Backend], str] = {
+    IsGoodInOneEventLoop: "a_backend_works_in_one_event_loop_after_another",
+    LoadsNothingOnceClosed: _AFTER_CLOSING,
+    DeletesNothingOnceClosed: _AFTER_CLOSING,
+    FindsNothingOnceClosed: _AFTER_CLOSING,
+    PurgesNothingOnceClosed: _AFTER_CLOSING,
+    SharesAConnectionAfterAFork: _AFTER_A_FORK,
+    ClosesTheConnectionOfItsParent: _AFTER_A_FORK,
+    HasItsRecordsInEachProcess: _AFTER_A_FORK,
+    PurgesByTheMinuteBefore: _EXACT,
+    PurgesByTheNextMinute: _EXACT,
+    PurgesByTheNearestMinute: _EXACT,
+    PurgesFiveMinutesEarly: _EXACT,
+    PurgesFiveMinutesLate: _EXACT,
+    RoundsTheExpiryDown: _EXACT,
+    SelectsAndThenDeletes: "what_is_renewed_during_a_purge_stays",
+    PostponesTheExpiryWithEachLoad: "loading_does_not_postpone_the_expiry",
+    ForgetsByTheSecond: "a_record_is_kept_until_it_expires",
+    BlocksWhilePurging: "purging_does_not_block_the_event_loop",
+    BlocksWithALongRecord: "a_long_record_does_not_block_the_event_loop",
+    HasASynchronousDriver: "a_save_lets_the_event_loop_go_on",
+    FindsTheFirstThousand: "find_answers_all_records_of_a_user_and_no_others",
+    FindsTheFirstMegabyte: "find_yields_long_records",
+    StoresTheUserAfterTheRecord: ("a_record_of_a_cancelled_save_is_found_for_its_user"),
+    LeavesUsersBehind: "a_key_that_is_used_again_has_no_user_of_before",
+    StripsSpaces: "find_yields_whole_keys",
+    StripsZeros: "find_yields_whole_keys",
+    HasRandomVersionsOf16Bits: "a_version_is_never_used_again",
+    CountsVersionsIn16Bits: "a_version_is_never_used_again",
+    CountsVersionsInEachProcess: (
+        "a_version_of_another_process_is_stale_after_a_deletion"
+    ),
+    CutsLongRecords: "without_max_bytes_long_records_are_stored_whole",
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", _FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_found(
+    fault: type[MemoryBackend | ShelfBackend], server: ShelfServer
+) -> None:
+    """The test that it names fails, which a good backend passes."""
+
+    class FaultTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+        patience = 3.0
+
+        def make_backend(self) -> Backend:
+            if issubclass(fault, ShelfBackend):
+                return fault(server.port)
+            return fault()
+
+    result = unittest.TestResult()
+    FaultTest(f"test_{_FAULTS[fault]}").run(result)
+
+    assert not result.wasSuccessful()
+    assert not result.skipped
