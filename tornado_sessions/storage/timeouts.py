@@ -27,6 +27,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+if sys.version_info >= (3, 11):
+    _cancellations = asyncio.Task.cancelling
+else:
+
+    def _cancellations(task: asyncio.Task[Any]) -> int:
+        # Python 3.10 does not count the cancellations of a task. There, a cancellation
+        # that arrives together with the timeout is reported as the timeout.
+        return 0
+
+
 # How often in its time limit a pending operation is looked at.
 _TICKS = 20
 
@@ -109,11 +119,3 @@ class Timeouts:
             if pending.deadline <= due and not pending.expired:
                 pending.expired = pending.task.cancel()
         loop.call_later(self.timeout / _TICKS, self._tick, loop)
-
-
-def _cancellations(task: asyncio.Task[Any]) -> int:
-    # Python 3.10 does not count the cancellations of a task. There, a cancellation
-    # that arrives together with the timeout is reported as the timeout.
-    if sys.version_info < (3, 11):
-        return 0
-    return task.cancelling()
