@@ -251,6 +251,10 @@ def test_a_planted_fault_is_found(fault: type[ShelfBackend]) -> None:
         def make_backend(self, port: int, timeout: float) -> ShelfBackend:
             return fault(port, timeout=timeout)
 
+        async def asyncTearDown(self) -> None:
+            while _left_open:
+                _left_open.pop().close()
+
     result = unittest.TestResult()
     FaultTest(f"test_{_FAULTS[fault]}").run(result)
 
