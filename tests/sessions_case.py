@@ -10,6 +10,7 @@ from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import Session, Sessions, Vault
 from tornado_sessions.codec import Envelope, decode
+from tornado_sessions.session import state_of
 from tornado_sessions.testing import FaultyVault
 
 START = 1_000_000.0
@@ -45,19 +46,19 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         """Answers the token of a session that was stored a while ago."""
         session = await self.elsewhere.load(None)
         session.update(values or {"kept": 0})
-        await self.elsewhere.commit(session)
-        assert session._token is not None
-        return session._token
+        await self.elsewhere.commit(state_of(session))
+        assert state_of(session).token is not None
+        return state_of(session).token
 
     async def change_elsewhere(self, token: str, **values: Any) -> None:
         session = await self.elsewhere.load(token)
         session.update(values)
-        await self.elsewhere.commit(session)
+        await self.elsewhere.commit(state_of(session))
 
     async def end_elsewhere(self, token: str) -> None:
         session = await self.elsewhere.load(token)
         session.destroy()
-        await self.elsewhere.commit(session)
+        await self.elsewhere.commit(state_of(session))
 
     async def values(self, token: str | None) -> dict[str, Any]:
         """Answers what the next request sees, in whatever process."""

@@ -14,6 +14,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import SessionMixin, Sessions
+from tornado_sessions.session import state_of
 from tornado_sessions.testing.faults import FaultyVault
 
 
@@ -50,9 +51,9 @@ class Visited:
         session = await Sessions(self.vault.inner).load(None)
         session.update(values)
         await session.save()
-        assert session._token is not None
-        self.token = session._token
-        return session._token
+        assert state_of(session).token is not None
+        self.token = state_of(session).token
+        return state_of(session).token
 
     async def end(self, token: str | None = None) -> None:
         """Ends the visitor's session, as another request would."""

@@ -40,6 +40,7 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import users
 from tornado_sessions.testing import FaultyVault
 
@@ -136,10 +137,10 @@ def shown(session: Session) -> State:
     """Answers the state that a session shows."""
     return {
         "values": copy.deepcopy(dict(session)),
-        "flashes": dict(session._mine.flashes.values()),
+        "flashes": dict(state_of(session).current.flashes.values()),
         "user": session.user,
         "auth_time": session.auth_time,
-        "idle": session._mine.idle,
+        "idle": state_of(session).current.idle,
     }
 
 
@@ -454,8 +455,10 @@ class Visit:
         await self.world.turn()
         await self._finish()
         # The response, with its cookie.
-        token = self.session._token
-        if token != sent and not (token is None and not self.session._destroyed):
+        token = state_of(self.session).token
+        if token != sent and not (
+            token is None and not state_of(self.session).destroyed
+        ):
             self.world.cookies[self.plan.visitor] = token
 
     def _sees(self, state: State) -> None:
@@ -512,7 +515,7 @@ class Visit:
             self._acknowledge()
         else:
             self.mine = self.before
-            if self.session._token != self.token:
+            if state_of(self.session).token != self.token:
                 # The login was stored before the function ran.
                 self._acknowledge()
         self.before = None
@@ -635,17 +638,17 @@ class Visit:
         return {self.session.id, *(kept.handle for kept in chain)}
 
     async def _revoke(self, work: Awaitable[int], due: set[str]) -> None:
-        users.own.set(self.session)
+        users.own.set(state_of(self.session))
         self.revoked.clear()
         self.is_revoking = True
         succeeded = await self._attempt(work)
         self.is_revoking = False
         if not succeeded:
             return
-        own = self.session._base.id if self._has_signed_in else None
+        own = state_of(self.session).base.id if self._has_signed_in else None
         assert not (due - self._spared() - {own}) & self._of("ada")
         if self.token is not None and (
-            self.session._token is None
+            state_of(self.session).token is None
             or (
                 self.base["user"] == "ada"
                 and not self.signs_in
@@ -653,13 +656,13 @@ class Visit:
             )
         ):
             # It was its own.
-            assert self.session._token is None
+            assert state_of(self.session).token is None
             assert not self._is_alive()
             self._begins_anew()
 
     @property
     def _has_signed_in(self) -> bool:
-        return self.session._has_signed_in()
+        return state_of(self.session).has_signed_in
 
     # What is committed.
 
@@ -682,14 +685,14 @@ class Visit:
 
     def _acknowledge(self) -> None:
         """Holds the session to what it has said that it has stored."""
-        assert not self.session._ended
+        assert not state_of(self.session).ended
         for ended in self.ending:
             # And all that it has become.
             assert not any(
                 kept.is_alive(self.world.now) for kept in self.world.chain(ended)
             )
         self.ending = []
-        token, former = self.session._token, self.token
+        token, former = state_of(self.session).token, self.token
         if former is None:
             assert (token is not None) == _is_worth_storing(self.mine)
             self.moved = self.mine
@@ -757,14 +760,14 @@ class Visit:
         """Commits as `SessionMixin` does."""
         session = self.session
         if self.plan.fails:
-            session._drop_changes()
+            state_of(session).discard()
             self._drop_changes()
-        packed, era = session._pack(), session._era
+        packed, era = state_of(session).pack(), state_of(session).generation
 
         async def commit() -> None:
-            await self.sessions.commit(session, packed, era)
-            assert not session._fresh
-            assert not session._ended
+            await self.sessions.commit(state_of(session), packed, era)
+            assert not state_of(session).needs_new_id
+            assert not state_of(session).ended
 
         faults = self.faults
         if await self._attempt(commit()):
@@ -778,8 +781,8 @@ class Visit:
                     or self.world.now >= kept.lifetime_ends
                 )
         else:
-            session._drop_changes()
-            session._ended = {}
+            state_of(session).discard()
+            state_of(session).ended = {}
             self._drop_changes()
 
     def _drop_changes(self) -> None:

@@ -39,6 +39,7 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import commits
 from tornado_sessions.testing import FaultyVault
 
@@ -153,8 +154,8 @@ class Site:
         if user is not None:
             session.login(user)
         await session.save()
-        assert session._token is not None
-        self.tokens.append(session._token)
+        assert state_of(session).token is not None
+        self.tokens.append(state_of(session).token)
         self.sentry.sent.clear()
 
     async def does(self, act: Act, **headers: str) -> HTTPResponse:

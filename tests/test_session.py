@@ -25,11 +25,18 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, decode, encode, encode_value
+from tornado_sessions.session import state_of
+from tornado_sessions.state import SessionState
 
 TOKEN = "A" * 43
 START = 1_000_000.0
 IDLE = 3_600.0
 LIFETIME = 36_000.0
+
+
+def view(sessions: Any, *args: Any, **kwargs: Any) -> Session:  # noqa: ANN401
+    """Returns a session with a state that is made of the rest."""
+    return Session(sessions, SessionState(sessions, *args, **kwargs))
 
 
 class Clock:
@@ -51,7 +58,7 @@ def sessions(clock: Clock) -> Sessions:
 
 @pytest.fixture
 def new(sessions: Sessions) -> Session:
-    return Session(sessions)
+    return view(sessions)
 
 
 #: Makes a session of the values that the store is said to hold.
@@ -65,14 +72,14 @@ def loaded(sessions: Sessions) -> Loaded:
         envelope = Envelope(
             START, START, START + IDLE, encoded, id="handle", format=FORMAT, **fields
         )
-        return Session(sessions, decode(encode(envelope)), TOKEN, version=1)
+        return view(sessions, decode(encode(envelope)), TOKEN, version=1)
 
     return make
 
 
 def values_after(session: Session) -> dict[str, Any]:
     """Answers the values that a commit would store, as the next request sees them."""
-    return dict(Session(session._keeper, decode(encode(session._pack()))))
+    return dict(view(state_of(session).rules, decode(encode(state_of(session).pack()))))
 
 
 class MappingTest:
@@ -301,7 +308,7 @@ class ChangeTest:
         assert session.id
         assert session.user is None
         assert session.flashes() == []
-        assert session._pack() is session._base
+        assert state_of(session).pack() is state_of(session).base
         assert not session.modified
 
     def test_a_default_is_no_change(self, loaded: Loaded) -> None:
@@ -310,7 +317,7 @@ class ChangeTest:
 
         assert session.pop("x", None) is None
         assert session.setdefault("a", 2) == 1
-        assert session._pack() is session._base
+        assert state_of(session).pack() is state_of(session).base
 
     @pytest.mark.parametrize(
         "change",
@@ -365,7 +372,7 @@ class ChangeTest:
         session = loaded({"a": {"b": [1]}})
         change(session)
 
-        assert session._pack() is session._base
+        assert state_of(session).pack() is state_of(session).base
         assert not session.modified
 
     def test_a_nested_change_is_stored(self, loaded: Loaded) -> None:
@@ -379,7 +386,7 @@ class ChangeTest:
         """Behaviour 41: what is stored is a copy."""
         session = loaded()
         session["a"] = session["b"] = [1]
-        after = Session(session._keeper, session._pack())
+        after = view(state_of(session).rules, state_of(session).pack())
         after["a"].append(2)
 
         assert dict(after) == {"a": [1, 2], "b": [1]}
@@ -388,17 +395,17 @@ class ChangeTest:
         """Behaviour 41: a change after it is no part of it."""
         session = loaded()
         session["a"] = value = [1]
-        packed = session._pack()
+        packed = state_of(session).pack()
         value.append(2)
 
-        assert dict(Session(session._keeper, packed)) == {"a": [1]}
+        assert dict(view(state_of(session).rules, packed)) == {"a": [1]}
 
     def test_two_sessions_of_one_record_share_nothing(self, sessions: Sessions) -> None:
         """Behaviour 41: what one request changes no other one sees."""
         envelope = Envelope(
             START, START, START, {"a": encode_value("a", [1])}, format=FORMAT
         )
-        one, other = Session(sessions, envelope), Session(sessions, envelope)
+        one, other = view(sessions, envelope), view(sessions, envelope)
         one["a"].append(2)
         one["b"] = 1
 
@@ -411,7 +418,7 @@ class ChangeTest:
 
         assert session.modified
         with pytest.raises(SessionDataError, match=r"'cart' cannot be stored .*: set"):
-            session._pack()
+            state_of(session).pack()
 
     def test_a_loaded_value_that_became_bad_is_refused(self, loaded: Loaded) -> None:
         """Behaviour 25: it is enough that it was looked at."""
@@ -421,7 +428,7 @@ class ChangeTest:
         with pytest.raises(
             SessionDataError, match=r"'a'\[1\] cannot be stored .*: set"
         ):
-            session._pack()
+            state_of(session).pack()
 
     def test_dropping_takes_back_what_was_loaded(self, loaded: Loaded) -> None:
         """Behaviour 29: all that was changed goes, a login with it."""
@@ -429,7 +436,7 @@ class ChangeTest:
         session["a"].append(2)
         session["b"] = 1
         session.login("ada")
-        session._drop_changes()
+        state_of(session).discard()
 
         assert dict(session) == {"a": [1]}
         assert session.user is None
@@ -441,7 +448,7 @@ class NewTest:
 
     def test_untouched_it_is_not_stored(self, new: Session) -> None:
         """Behaviours 13, 14: there is nothing to commit."""
-        assert new._pack() is new._base
+        assert state_of(new).pack() is state_of(new).base
         assert not new.modified
         assert new.is_new
 
@@ -452,7 +459,7 @@ class NewTest:
         new.flash("Saved.")
         new.flashes()
 
-        assert new._pack() is new._base
+        assert state_of(new).pack() is state_of(new).base
 
     def test_settings_of_an_empty_one_are_not_stored(self, new: Session) -> None:
         """Behaviour 14: neither an expiry nor "remember me" is worth a record."""
@@ -477,7 +484,7 @@ class NewTest:
         change(new)
 
         assert new.modified
-        assert new._pack() is not new._base
+        assert state_of(new).pack() is not state_of(new).base
 
     def test_its_times_are_those_of_the_request(self, new: Session) -> None:
         """It begins now."""
@@ -491,10 +498,10 @@ class NewTest:
         session = loaded({"a": 1})
         session.clear()
 
-        assert session._pack() is not session._base
+        assert state_of(session).pack() is not state_of(session).base
         assert values_after(session) == {}
-        assert session._token == TOKEN
-        assert not session._ended
+        assert state_of(session).token == TOKEN
+        assert not state_of(session).ended
 
 
 class HandleTest:
@@ -504,18 +511,18 @@ class HandleTest:
         new["a"] = 1
 
         assert new.id == handle
-        assert new._pack().id == handle
-        assert new._pack().id == handle
+        assert state_of(new).pack().id == handle
+        assert state_of(new).pack().id == handle
 
     def test_it_is_minted_when_it_is_stored(self, new: Session) -> None:
         """Nobody has to have read it."""
         new["a"] = 1
 
-        assert new._pack().id == new.id
+        assert state_of(new).pack().id == new.id
 
     def test_it_is_random(self, sessions: Sessions) -> None:
         """96 bits in base64url, and no two alike."""
-        handles = {Session(sessions).id for _ in range(100)}
+        handles = {view(sessions).id for _ in range(100)}
 
         assert len(handles) == 100
         assert all(re.fullmatch(r"[\w-]{16}", handle) for handle in handles)
@@ -543,7 +550,7 @@ class LabelTest:
 
         session.label = "Firefox on Linux"
 
-        assert session.label == session._pack().label == "Firefox on Linux"
+        assert session.label == state_of(session).pack().label == "Firefox on Linux"
 
     def test_alone_it_stores_nothing(self, new: Session) -> None:
         """Behaviour 14: nothing is worth storing that says only what it is called."""
@@ -593,7 +600,7 @@ class LabelTest:
 
     def test_after_the_headers_it_needs_a_session(self, new: Session) -> None:
         """Behaviour 28: none can be begun then."""
-        new._sent = True
+        state_of(new).headers_sent = True
 
         with pytest.raises(SessionError, match="This visitor has no session yet"):
             new.label = "Firefox"
@@ -619,9 +626,9 @@ class LoginTest:
 
         assert session.user == "ada"
         assert session.auth_time == clock.now
-        assert session._fresh
-        assert session._pack().user == "ada"
-        assert session._pack().auth_time == clock.now
+        assert state_of(session).needs_new_id
+        assert state_of(session).pack().user == "ada"
+        assert state_of(session).pack().auth_time == clock.now
 
     def test_it_keeps_the_values(self, loaded: Loaded) -> None:
         """Behaviour 79: a cart that was filled beforehand."""
@@ -641,7 +648,7 @@ class LoginTest:
             label="Planted",
         )
         session.login("ada")
-        packed = session._pack()
+        packed = state_of(session).pack()
 
         assert packed.id not in ("", "handle")
         assert (packed.flashes, packed.label, packed.persistent) == ({}, "", None)
@@ -655,7 +662,7 @@ class LoginTest:
         session.flash("Welcome.")
         session.login("ada")
         session.label = "A phone"
-        packed = session._pack()
+        packed = state_of(session).pack()
 
         assert [*packed.flashes.values()] == [("Welcome.", "info")]
         assert (packed.persistent, packed.idle, packed.label) == (True, 60.0, "A phone")
@@ -807,8 +814,8 @@ class LoginTest:
         session.logout()
 
         assert session.user is None
-        assert session._destroyed
-        assert list(session._ended) == [TOKEN]
+        assert state_of(session).destroyed
+        assert list(state_of(session).ended) == [TOKEN]
 
 
 class EndingTest:
@@ -821,7 +828,7 @@ class EndingTest:
         assert session.user is None
         assert session.flashes() == []
         assert session.is_new
-        assert list(session._ended) == [TOKEN]
+        assert list(state_of(session).ended) == [TOKEN]
 
     def test_destroying_a_new_one_ends_nothing(self, new: Session) -> None:
         """Behaviour 43: there is no record to remove."""
@@ -829,7 +836,7 @@ class EndingTest:
         new.destroy()
 
         assert not new.modified
-        assert not new._ended
+        assert not state_of(new).ended
         assert dict(new) == {}
 
     def test_destroying_twice_ends_one(self, loaded: Loaded) -> None:
@@ -838,7 +845,7 @@ class EndingTest:
         session.destroy()
         session.destroy()
 
-        assert list(session._ended) == [TOKEN]
+        assert list(state_of(session).ended) == [TOKEN]
 
     def test_a_write_after_it_begins_a_new_session(self, loaded: Loaded) -> None:
         """Behaviour 43: without a token, and with a handle of its own."""
@@ -846,18 +853,18 @@ class EndingTest:
         session.destroy()
         session["b"] = 2
 
-        assert session._token is None
+        assert state_of(session).token is None
         assert values_after(session) == {"b": 2}
-        assert session._pack().id != "handle"
+        assert state_of(session).pack().id != "handle"
 
     def test_destroying_holds_when_all_is_dropped(self, loaded: Loaded) -> None:
         """Behaviour 29: only `destroy` does."""
         session = loaded({"a": 1})
         session.destroy()
         session["b"] = 1
-        session._drop_changes()
+        state_of(session).discard()
 
-        assert list(session._ended) == [TOKEN]
+        assert list(state_of(session).ended) == [TOKEN]
         assert dict(session) == {}
 
     def test_a_regenerate_before_it_is_forgotten(self, loaded: Loaded) -> None:
@@ -867,15 +874,15 @@ class EndingTest:
         session.regenerate()
         session.destroy()
 
-        assert not session._fresh
-        assert list(session._ended) == [TOKEN]
+        assert not state_of(session).needs_new_id
+        assert list(state_of(session).ended) == [TOKEN]
 
     def test_regenerating_keeps_values_and_user(self, loaded: Loaded) -> None:
         """Behaviour 9: what changes is the token."""
         session = loaded({"a": 1}, user="ada")
         session.regenerate()
 
-        assert session._fresh
+        assert state_of(session).needs_new_id
         assert session.modified
         assert session.user == "ada"
         assert dict(session) == {"a": 1}
@@ -884,7 +891,7 @@ class EndingTest:
         """Behaviour 9: it gets a fresh token anyway."""
         new.regenerate()
 
-        assert not new._fresh
+        assert not state_of(new).needs_new_id
 
 
 class ExpiryTest:
@@ -902,7 +909,7 @@ class ExpiryTest:
 
         assert session.expires == START + 60
         assert session.expires_in == 60
-        assert getattr(session._pack(), name) == 60.0
+        assert getattr(state_of(session).pack(), name) == 60.0
 
     def test_what_is_none_stays(self, loaded: Loaded) -> None:
         """Each of the two can be set alone."""
@@ -910,15 +917,18 @@ class ExpiryTest:
         session.set_expiry(lifetime=120)
         session.set_expiry()
 
-        assert session._pack().idle == 60.0
-        assert session._pack().lifetime == 120.0
+        assert state_of(session).pack().idle == 60.0
+        assert state_of(session).pack().lifetime == 120.0
         assert session.expires == START + 60
 
     def test_both_are_given_back_to_the_settings(self, loaded: Loaded) -> None:
         """Behaviour 79: where it has set nothing, that changes nothing."""
         session = loaded(idle=60.0, lifetime=120.0)
         session.reset_expiry()
-        assert (session._pack().idle, session._pack().lifetime) == (None, None)
+        assert (state_of(session).pack().idle, state_of(session).pack().lifetime) == (
+            None,
+            None,
+        )
         assert session.expires == START + IDLE
 
         session = loaded()
@@ -930,7 +940,7 @@ class ExpiryTest:
         session = loaded(idle=60.0)
         session.set_expiry(idle=60)
 
-        assert session._pack() is session._base
+        assert state_of(session).pack() is state_of(session).base
 
     @pytest.mark.parametrize("value", [0, -1, datetime.timedelta(0), -0.5])
     @pytest.mark.parametrize("name", ["idle", "lifetime"])
@@ -944,7 +954,7 @@ class ExpiryTest:
         session = loaded({"a": 1}, user="ada")
         session.set_expiry(**{name: value})
 
-        assert list(session._ended) == [TOKEN]
+        assert list(state_of(session).ended) == [TOKEN]
         assert session.user is None
         assert dict(session) == {}
 
@@ -1013,7 +1023,7 @@ class ExpiryTest:
 
         session.persistent = True
         assert session.persistent is True
-        assert session._pack().persistent is True
+        assert state_of(session).pack().persistent is True
 
     def test_a_session_may_refuse_to_persist(
         self, loaded: Loaded, sessions: Sessions
@@ -1025,7 +1035,7 @@ class ExpiryTest:
 
         session.persistent = False
         assert session.persistent is False
-        assert session._pack().persistent is False
+        assert state_of(session).pack().persistent is False
 
     @pytest.mark.parametrize("value", ["yes", 1])
     def test_persistent_is_true_or_false(self, loaded: Loaded, value: Any) -> None:  # noqa: ANN401
@@ -1042,7 +1052,7 @@ class ExpiryTest:
         session.persistent = None
 
         assert session.persistent is False
-        assert session._pack().persistent is None
+        assert state_of(session).pack().persistent is None
 
 
 class FlashTest:
@@ -1060,14 +1070,14 @@ class FlashTest:
         session = loaded(flashes={"1": ("Saved.", "info")})
 
         assert session.flashes() == [("Saved.", "info")]
-        assert session._pack().flashes == {}
+        assert state_of(session).pack().flashes == {}
 
     def test_the_oldest_comes_first(self, loaded: Loaded) -> None:
         """However many there are."""
         session = loaded()
         for number in range(20):
             session.flash(str(number))
-        after = Session(session._keeper, decode(encode(session._pack())))
+        after = view(state_of(session).rules, decode(encode(state_of(session).pack())))
 
         assert [text for text, _ in after.flashes()] == [str(n) for n in range(20)]
 
@@ -1200,9 +1210,11 @@ class AttributeTest:
 
     def test_an_error_inside_a_property_is_not_hidden(self) -> None:
         """It is not told as an attribute that is missing."""
-        keeper: Any = types.SimpleNamespace(now=lambda: 0.0, _ends=lambda _: 1.0)
-        with pytest.raises(AttributeError, match="_is_persistent"):
-            Session(keeper).persistent  # noqa: B018
+        rules: Any = types.SimpleNamespace(
+            now=lambda: 0.0, idle_timeout=1.0, lifetime=1.0
+        )
+        with pytest.raises(AttributeError, match="'persistent'"):
+            view(rules).persistent  # noqa: B018
 
     def test_private_names_are_told_as_python_does(self, loaded: Loaded) -> None:
         """Whoever asks for them wants no value."""
@@ -1230,7 +1242,7 @@ class SentTest:
     ) -> None:
         """Behaviour 28: the message names what was called."""
         session = loaded({"a": 1})
-        session._sent = True
+        state_of(session).headers_sent = True
         with pytest.raises(SessionError) as caught:
             verb(session)
 
@@ -1251,7 +1263,7 @@ class SentTest:
         self, new: Session, write: Callable[[Session], None]
     ) -> None:
         """Behaviour 28: nobody would learn its token."""
-        new._sent = True
+        state_of(new).headers_sent = True
         with pytest.raises(SessionError) as caught:
             write(new)
 
@@ -1276,7 +1288,7 @@ class SentTest:
         """Behaviour 28: it would be there again in the next request."""
         sessions.revocable = False
         session = loaded({"a": 1}, flashes={"1": ("Hello.", "info")})
-        session._sent = True
+        state_of(session).headers_sent = True
         with pytest.raises(SessionError, match="keeps the session in the cookie"):
             remove(session)
 
@@ -1285,7 +1297,7 @@ class SentTest:
     def test_a_stored_session_can_be_changed(self, loaded: Loaded) -> None:
         """Behaviour 28: its token stays, so a late save is possible."""
         session = loaded({"a": 1})
-        session._sent = True
+        state_of(session).headers_sent = True
         session["a"] = 2
         session.flash("x")
         session.set_expiry(idle=60)
@@ -1295,7 +1307,7 @@ class SentTest:
     def test_destroying_ends_the_record(self, loaded: Loaded) -> None:
         """It needs no cookie."""
         session = loaded()
-        session._sent = True
+        state_of(session).headers_sent = True
         session.destroy()
 
-        assert list(session._ended) == [TOKEN]
+        assert list(state_of(session).ended) == [TOKEN]

@@ -27,6 +27,7 @@ from tornado_sessions import (
     registry,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import commits
 from tornado_sessions.testing import FaultyVault
 
@@ -44,16 +45,16 @@ class LoadTest(SessionsCase):
         for token in (UNKNOWN, "", "../../etc/passwd", "é" * 43):
             session = await self.sessions.load(token)
             session["a"] = 1
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
-            assert session._token not in (None, token)
+            assert state_of(session).token not in (None, token)
             assert await self.values(token) == {}
 
     async def test_a_known_token_is_loaded_with_one_call(self) -> None:
         """Where the store is called, it is called once."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert dict(session) == {"a": 1}
         assert not session.is_new
@@ -75,14 +76,14 @@ class LoadTest(SessionsCase):
         with self.assertLogs("tornado_sessions") as logged:
             session = await self.sessions.load(token)
         session["a"] = 1
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         (logged_record,) = logged.records
         assert logged_record.getMessage() == (
             f"The record of session {self.vault.fingerprint(token)} cannot be decoded; it is"
             " treated as no session and left as it is."
         )
-        assert session._token != token
+        assert state_of(session).token != token
         record = await self.vault.inner.load(token)
         assert record is not None
         assert record.data == b"secret rubbish"
@@ -160,7 +161,7 @@ class CommitTest(SessionsCase):
         session = await self.sessions.load(None)
         session["a"] = 1
         del session["a"]
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert session.is_new
         assert self.vault.calls == []
@@ -169,18 +170,18 @@ class CommitTest(SessionsCase):
         """Behaviour 15: with a token for the client."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(session)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["save"]
-        assert await self.values(session._token) == {"a": 1}
+        assert await self.values(state_of(session).token) == {"a": 1}
 
     async def test_an_unchanged_session_is_not_written(self) -> None:
         """Behaviours 18, 22: neither read nor assigned an equal value."""
         token = await self.stored({"a": {"b": 1}})
         session = await self.sessions.load(token)
         session["a"] = {"b": 1}
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load"]
 
@@ -189,10 +190,10 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": {"b": 1}})
         session = await self.sessions.load(token)
         session["a"]["b"] = 2
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
-        assert session._token == token
+        assert state_of(session).token == token
         assert await self.values(token) == {"a": {"b": 2}}
 
     async def test_emptying_keeps_the_record(self) -> None:
@@ -200,9 +201,9 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
         session.clear()
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
-        assert session._token == token
+        assert state_of(session).token == token
         assert await self.is_alive(token)
         assert await self.values(token) == {}
 
@@ -238,7 +239,7 @@ class CommitTest(SessionsCase):
         session = await self.sessions.load(token)
         session["a"] = 2
         await session.save()
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
 
@@ -264,7 +265,7 @@ class CommitTest(SessionsCase):
         await session.save()
 
         assert session.last_seen == self.clock
-        assert session.expires == (await self.envelope(session._token)).expires
+        assert session.expires == (await self.envelope(state_of(session).token)).expires
         assert session.expires_in == IDLE
 
     async def test_a_save_of_a_setting_pushes_the_end_forward(self) -> None:
@@ -310,9 +311,9 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
         session["a"] = 2
-        packed = session._pack()
+        packed = state_of(session).pack()
         session["a"] = 3
-        await self.sessions.commit(session, packed)
+        await self.sessions.commit(state_of(session), packed)
 
         assert await self.values(token) == {"a": 2}
         assert session.modified
@@ -328,24 +329,27 @@ class CommitTest(SessionsCase):
         """Behaviour 15: a login alone is worth a record, and the store is told."""
         session = await self.sessions.load(None)
         session.login("ada")
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
-        loaded = await self.elsewhere.load(session._token)
+        loaded = await self.elsewhere.load(state_of(session).token)
         assert loaded.user == "ada"
         assert len([key async for key in self.backend.find("ada")]) == 1
+
+    async def one_of(self, tokens: list[str]) -> Session:
+        return Session(self.sessions, await self.sessions.load_one_of(tokens))
 
     async def test_of_several_ids_the_one_that_is_alive_is_loaded(self) -> None:
         """Behaviour 35: wherever it stands; of none that is alive, a new session."""
         token = await self.stored({"a": 1})
         for tokens in ([token, UNKNOWN], [UNKNOWN, "malformed", token]):
-            assert await self.sessions.load_one_of(tokens) == {"a": 1}
+            assert await self.one_of(tokens) == {"a": 1}
 
-        assert (await self.sessions.load_one_of([UNKNOWN, "malformed"])).is_new
+        assert (await self.one_of([UNKNOWN, "malformed"])).is_new
 
     async def test_of_several_ids_that_are_alive_nothing_is_stored(self) -> None:
         """Behaviour 35: no session is guessed."""
         tokens = [await self.stored({"a": 1}) for _ in range(2)]
-        session = await self.sessions.load_one_of(tokens)
+        session = await self.one_of(tokens)
         await session.save()
         session["a"] = 2
         with pytest.raises(SessionError) as caught:
@@ -361,7 +365,7 @@ class CommitTest(SessionsCase):
     async def test_too_many_ids_are_not_looked_up(self) -> None:
         """Behaviour 35: a request makes four calls at the most."""
         token = await self.stored({"a": 1})
-        session = await self.sessions.load_one_of([token, *"1234"])
+        session = await self.one_of([token, *"1234"])
         session["a"] = 1
         with pytest.raises(SessionError) as caught:
             await session.save()
@@ -384,7 +388,7 @@ class CommitTest(SessionsCase):
         """Behaviour 28: what was written before the headers left is too late."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        session._sent = True
+        state_of(session).headers_sent = True
         with pytest.raises(SessionError) as caught:
             await session.save()
 
@@ -399,7 +403,7 @@ class CommitTest(SessionsCase):
         """Behaviour 28: it needs no new token."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        session._sent = True
+        state_of(session).headers_sent = True
         session["a"] = 2
         await session.save()
 
@@ -413,11 +417,11 @@ class CommitTest(SessionsCase):
         await session.save()
         assert session.id == handle
 
-        again = await self.sessions.load(session._token)
+        again = await self.sessions.load(state_of(session).token)
         assert again.id == handle
         again.regenerate()
         await again.save()
-        assert (await self.sessions.load(again._token)).id == handle
+        assert (await self.sessions.load(state_of(again).token)).id == handle
 
     async def test_the_cookie_is_due_where_it_carries_an_age(self) -> None:
         """Behaviour 51: it agrees with the record, so it is renewed when that is."""
@@ -432,13 +436,13 @@ class CommitTest(SessionsCase):
             if before is not None:
                 session.persistent = before
             await session.save()
-            session = await self.sessions.load(session._token)
+            session = await self.sessions.load(state_of(session).token)
             session["a"] = 2
             if after is not None:
                 session.persistent = after
             await session.save()
 
-            assert session._cookie_due is due
+            assert state_of(session).cookie_due is due
 
 
 class SuspendingCommitTest(CommitTest):
@@ -527,7 +531,7 @@ class ConflictTest(SessionsCase):
         session["cart"]["pear"] = 1
         session["n"] = 2
         await self.change_elsewhere(token, cart={"plum": 1}, n=3, new=1)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert await self.values(token) == {
             "cart": {"plum": 1, "pear": 1},
@@ -620,7 +624,7 @@ class ConflictTest(SessionsCase):
         ):
             self.clock = START
             session = await self.sessions.load(token)
-            session._on_socket = True
+            state_of(session).on_socket = True
             session.update(change)
             self.clock = START + IDLE
             with pytest.raises(SessionGoneError):
@@ -631,9 +635,9 @@ class ConflictTest(SessionsCase):
         """Behaviours 47, 48: the socket itself need not have noticed."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        session._on_socket = True
+        state_of(session).on_socket = True
         self.clock += IDLE / 2
-        await self.elsewhere.commit(await self.elsewhere.load(token))
+        await self.elsewhere.commit(await self.elsewhere.load_state(token))
         self.clock += IDLE / 2
         await session.save()
         session["b"] = 1
@@ -645,7 +649,7 @@ class ConflictTest(SessionsCase):
         """Behaviour 47: not by when one before it on the same socket has ended."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        session._on_socket = True
+        state_of(session).on_socket = True
         count = SlowCount()
         counting = asyncio.ensure_future(session.transact(count))
         await count.begun.wait()
@@ -689,14 +693,14 @@ class ConflictTest(SessionsCase):
         session = await self.sessions.load(token)
         other = await self.elsewhere.load(token)
         other.regenerate()
-        await self.elsewhere.commit(other)
+        await self.elsewhere.commit(state_of(other))
         for change in (lambda: session.update(a=2), session.regenerate):
             change()
             with pytest.raises(SessionGoneError):
                 await session.save()
-            session._drop_changes()
+            state_of(session).discard()
 
-        assert await self.values(other._token) == {"a": 1}
+        assert await self.values(state_of(other).token) == {"a": 1}
 
     async def test_messages_of_two_requests_are_all_shown(self) -> None:
         """Behaviour 38: oldest first, as far as each request is concerned."""
@@ -706,7 +710,7 @@ class ConflictTest(SessionsCase):
             session.flash(f"mine {number}")
         other = await self.elsewhere.load(token)
         other.flash("theirs")
-        await self.elsewhere.commit(other)
+        await self.elsewhere.commit(state_of(other))
         await session.save()
         shown = [text for text, _ in (await self.sessions.load(token)).flashes()]
 
@@ -734,7 +738,7 @@ class ContestedVault(FaultyVault):
             self.won += 1
             rival = await self.elsewhere.load(token)
             rival["rival"] = self.won
-            await self.elsewhere.commit(rival)
+            await self.elsewhere.commit(state_of(rival))
         return await super().save(token, record)
 
 
@@ -752,7 +756,7 @@ class ContestTest(SessionsCase):
         session["a"] = 2
         await session.save()
 
-        assert await self.values(session._token) == {"a": 2, "rival": 5}
+        assert await self.values(state_of(session).token) == {"a": 2, "rival": 5}
 
     async def test_a_transaction_tries_again(self) -> None:
         """Behaviour 37: on what the other one saved."""
@@ -764,7 +768,11 @@ class ContestTest(SessionsCase):
 
         await session.transact(add)
 
-        assert await self.values(session._token) == {"a": 1, "rival": 5, "sum": 6}
+        assert await self.values(state_of(session).token) == {
+            "a": 1,
+            "rival": 5,
+            "sum": 6,
+        }
 
     async def test_a_save_that_has_lost_often_is_soon_tried_again(self) -> None:
         """Behaviour 36: the pause between two tries does not grow for ever."""
@@ -773,7 +781,7 @@ class ContestTest(SessionsCase):
         session["a"] = 2
         await asyncio.wait_for(session.save(), 10)
 
-        assert await self.values(session._token) == {"a": 2, "rival": 25}
+        assert await self.values(state_of(session).token) == {"a": 2, "rival": 25}
 
     async def test_patience_has_an_end(self) -> None:
         """Behaviour 37: after so long it is a failure, with a hint."""
@@ -793,7 +801,7 @@ class ContestTest(SessionsCase):
                 " changing it. Store less often, or spread what changes over several"
                 " sessions."
             )
-        assert (await self.values(session._token))["a"] == 1
+        assert (await self.values(state_of(session).token))["a"] == 1
 
     async def test_the_clock_of_the_sessions_is_no_measure(self) -> None:
         """Behaviour 53: time that stands still is no reason to try for ever."""
@@ -844,16 +852,16 @@ class RegenerateTest(SessionsCase):
         session["a"] = 1
         session.login("ada")
         await session.save()
-        old = session._token
+        old = state_of(session).token
         assert old is not None
         session = await self.sessions.load(old)
         session.regenerate()
         session.regenerate()
         await session.save()
 
-        assert session._token not in (None, old)
+        assert state_of(session).token not in (None, old)
         assert not await self.is_alive(old)
-        loaded = await self.sessions.load(session._token)
+        loaded = await self.sessions.load(state_of(session).token)
         assert dict(loaded) == {"a": 1}
         assert loaded.user == "ada"
 
@@ -862,10 +870,10 @@ class RegenerateTest(SessionsCase):
         session = await self.sessions.load(await self.stored())
         session.regenerate()
         await session.save()
-        token = session._token
+        token = state_of(session).token
         await session.save()
 
-        assert session._token == token
+        assert state_of(session).token == token
 
     async def test_the_new_record_exists_before_the_old_one_goes(self) -> None:
         """Behaviour 10: a crash in between loses nothing."""
@@ -879,7 +887,7 @@ class RegenerateTest(SessionsCase):
         assert vault.alive == [[True, True]]
         assert vault.calls == ["load", "save", "save"]
         assert not await self.is_alive(token)
-        assert await self.values(session._token) == {"a": 2}
+        assert await self.values(state_of(session).token) == {"a": 2}
 
     async def test_where_the_old_stays_the_new_one_goes(self) -> None:
         """Behaviour 10: the client will never learn of it."""
@@ -891,7 +899,7 @@ class RegenerateTest(SessionsCase):
         with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
-        assert session._token == token
+        assert state_of(session).token == token
         assert await self.values(token) == {"a": 1}
         assert vault.calls == ["load", "save", "save", "delete"]
         assert repr(self.backend).startswith("<MemoryBackend 1 of")
@@ -900,7 +908,7 @@ class RegenerateTest(SessionsCase):
         vault.failing.clear()
         await session.save()
         assert not await self.is_alive(token)
-        assert await self.values(session._token) == {"a": 2}
+        assert await self.values(state_of(session).token) == {"a": 2}
 
     async def test_where_neither_can_be_removed_the_first_error_is_raised(self) -> None:
         """Behaviour 10: the old one goes on."""
@@ -912,7 +920,7 @@ class RegenerateTest(SessionsCase):
         with pytest.raises(BackendError, match="Cannot replace"):
             await session.save()
 
-        assert session._token == token
+        assert state_of(session).token == token
         assert await self.is_alive(token)
 
     async def test_it_loses_nothing_that_is_saved_meanwhile(self) -> None:
@@ -929,7 +937,7 @@ class RegenerateTest(SessionsCase):
         session["b"] = 1
         await session.save()
 
-        assert await self.values(session._token) == {"a": 1, "b": 1, "c": 1}
+        assert await self.values(state_of(session).token) == {"a": 1, "b": 1, "c": 1}
         # The session, and what is left of the one before.
         assert repr(self.backend).startswith("<MemoryBackend 2 of")
 
@@ -942,7 +950,7 @@ class RegenerateTest(SessionsCase):
         await self.change_elsewhere(token, a=2, c=1)
         await session.save()
 
-        assert await self.values(session._token) == {"a": 2, "b": 1, "c": 1}
+        assert await self.values(state_of(session).token) == {"a": 2, "b": 1, "c": 1}
 
     async def test_it_can_be_destroyed_at_once(self) -> None:
         """Behaviour 9: nothing is left in the store."""
@@ -964,11 +972,11 @@ class RegenerateTest(SessionsCase):
         session.flash("Hello Ada.")
         await session.save()
         adas = session.id
-        session = await self.sessions.load(session._token)
+        session = await self.sessions.load(state_of(session).token)
         session.login("grace")
         await session.save()
         graces = session.id
-        loaded = await self.sessions.load(session._token)
+        loaded = await self.sessions.load(state_of(session).token)
 
         assert loaded.user == "grace"
         assert dict(loaded) == {}
@@ -983,14 +991,14 @@ class RegenerateTest(SessionsCase):
         session = await self.sessions.load(None)
         session.login("ada")
         await session.save()
-        token = session._token
+        token = state_of(session).token
         assert token is not None
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, secret=1)
         session.login("grace")
         await session.save()
 
-        assert await self.values(session._token) == {}
+        assert await self.values(state_of(session).token) == {}
 
     async def test_a_transaction_of_another_user_takes_nothing_along_either(
         self,
@@ -1000,13 +1008,13 @@ class RegenerateTest(SessionsCase):
         session.login("ada")
         session.label = "Ada's phone"
         await session.save()
-        token, adas = session._token, session.id
+        token, adas = state_of(session).token, session.id
         assert token is not None
         session = await self.sessions.load(token)
         session.login("grace")
         await self.change_elsewhere(token, secret=1)
         await session.transact(lambda session: session.update(mine=1))
-        loaded = await self.elsewhere.load(session._token)
+        loaded = await self.elsewhere.load(state_of(session).token)
 
         assert (loaded.user, loaded.label, dict(loaded)) == ("grace", "", {"mine": 1})
         assert loaded.id != adas
@@ -1015,13 +1023,15 @@ class RegenerateTest(SessionsCase):
         """Behaviour 29: as where the response fails while it is being stored."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        before = session._pack()
+        before = state_of(session).pack()
         session.login("ada")
         session["b"] = 1
         await self.change_elsewhere(token, c=1)
         await session.save()
-        await self.sessions.commit(session, before, session._era)
-        loaded = await self.elsewhere.load(session._token)
+        await self.sessions.commit(
+            state_of(session), before, state_of(session).generation
+        )
+        loaded = await self.elsewhere.load(state_of(session).token)
 
         assert (loaded.user, dict(loaded)) == (None, {"a": 1, "c": 1})
 
@@ -1033,7 +1043,7 @@ class RegenerateTest(SessionsCase):
         session.login("ada")
         session.login("grace")
         await session.save()
-        loaded = await self.elsewhere.load(session._token)
+        loaded = await self.elsewhere.load(state_of(session).token)
 
         assert (loaded.user, dict(loaded)) == ("grace", {})
         assert loaded.id == session.id
@@ -1048,7 +1058,7 @@ class DestroyTest(SessionsCase):
         await session.save()
 
         assert not await self.is_alive(token)
-        assert session._destroyed
+        assert state_of(session).destroyed
         assert session.is_new
 
     async def test_where_it_cannot_be_removed_it_is_still_to_be_done(self) -> None:
@@ -1080,8 +1090,8 @@ class DestroyTest(SessionsCase):
         await session.save()
 
         assert not await self.is_alive(token)
-        assert session._token != token
-        assert await self.values(session._token) == {"b": 2}
+        assert state_of(session).token != token
+        assert await self.values(state_of(session).token) == {"b": 2}
 
     async def test_several_can_be_ended_in_one_request(self) -> None:
         """Behaviour 43: each one that came into being."""
@@ -1090,7 +1100,7 @@ class DestroyTest(SessionsCase):
         session.destroy()
         session["a"] = 1
         await session.save()
-        second = session._token
+        second = state_of(session).token
         assert second is not None
         session.destroy()
         await session.save()
@@ -1180,7 +1190,7 @@ class OfTest:
             session = await sessions.load(None)
             session["a"] = 1
             await session.save()
-            values = dict(await sessions.load(session._token))
+            values = dict(await sessions.load(state_of(session).token))
             await sessions.close()
             return values
 
@@ -1240,7 +1250,7 @@ class HangingStoreTest(SessionsCase):
         # Each can be tried again.
         self.vault.failing.clear()
         await asyncio.gather(*(session.save() for session in sessions))
-        assert len(await self.values(sessions[0]._token)) == 22
+        assert len(await self.values(state_of(sessions[0]).token)) == 22
 
     async def test_transactions_fail_at_once_as_well(self) -> None:
         """Behaviour 80: those that wait are not run any more."""
@@ -1312,4 +1322,4 @@ class HangingStoreTest(SessionsCase):
         with pytest.raises(BackendError, match="Another store"):
             await failing
 
-        assert await self.values(session._token) == {"kept": 0, "a": 1}
+        assert await self.values(state_of(session).token) == {"kept": 0, "a": 1}

@@ -19,6 +19,7 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import base, users
 from tornado_sessions.sessions.commits import TOMBSTONE_LIFE
 from tornado_sessions.testing import FaultyVault
@@ -45,8 +46,8 @@ class MovedCase(SessionsCase):
 
     async def saved(self, session: Session) -> str:
         await session.save()
-        assert session._token is not None
-        return session._token
+        assert state_of(session).token is not None
+        return state_of(session).token
 
     async def signed_in(self, user: str = "ada", token: str | None = None) -> str:
         session = await self.elsewhere.load(token)
@@ -146,7 +147,7 @@ class LogoutTest(MovedCase):
         session["b"] = 1
         await session.save()
 
-        assert await self.values(session._token) == {"b": 1}
+        assert await self.values(state_of(session).token) == {"b": 1}
         assert await self.values(newest) == {"a": 1}
 
     async def test_a_logout_does_not_follow_for_ever(self) -> None:
@@ -219,14 +220,14 @@ class LoginTest(MovedCase):
         session = await self.sessions.load(token)
         self.store.before_replace = move
         await session.transact(lambda session: session.login("ada"))
-        assert (await self.elsewhere.load(session._token)).user == "ada"
+        assert (await self.elsewhere.load(state_of(session).token)).user == "ada"
 
         session = await self.sessions.load(await self.stored({"a": 1}))
-        assert session._token is not None
-        await self.moved(session._token)
+        assert state_of(session).token is not None
+        await self.moved(state_of(session).token)
         session.login("ada")
         await session.transact(lambda session: session.update(b=2))
-        loaded = await self.elsewhere.load(session._token)
+        loaded = await self.elsewhere.load(state_of(session).token)
         assert (loaded.user, dict(loaded)) == ("ada", {"a": 1, "b": 2})
 
     async def test_it_takes_nothing_else_along_that_came_late(self) -> None:
@@ -244,7 +245,7 @@ class LoginTest(MovedCase):
 
         assert dict(loaded) == {"cart": {"pear": 1, "apple": 1}}
         assert (loaded.persistent, loaded.label, loaded.flashes()) == (False, "", [])
-        assert loaded._base.idle is None
+        assert state_of(loaded).base.idle is None
 
     async def test_settings_given_back_are_merged(self) -> None:
         """Behaviours 38, 79: with what another request has changed meanwhile."""
@@ -260,7 +261,10 @@ class LoginTest(MovedCase):
         loaded = await self.elsewhere.load(token)
 
         assert loaded["a"] == 1
-        assert (loaded._base.persistent, loaded._base.idle) == (None, None)
+        assert (state_of(loaded).base.persistent, state_of(loaded).base.idle) == (
+            None,
+            None,
+        )
 
 
 class SuspendingLoginTest(LoginTest):
@@ -429,7 +433,7 @@ class RevokeTest(MovedCase):
                     token = await self.moved(token, user)
                 other = await self.signed_in()
                 session = await self.sessions.load(token)
-                users.own.set(session)
+                users.own.set(state_of(session))
                 session.login("ada")
                 if saves:
                     await session.save()
@@ -444,7 +448,7 @@ class RevokeTest(MovedCase):
         """Behaviour 78: with a new handle that is not stored yet."""
         token, other = await self.signed_in(), await self.signed_in()
         session = await self.sessions.load(token)
-        users.own.set(session)
+        users.own.set(state_of(session))
         session["a"] = 1
         session.login("ada")
         assert await self.sessions.revoke_all("ada", but=session) == 1

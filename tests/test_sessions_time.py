@@ -26,6 +26,7 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import base
 from tornado_sessions.testing import FaultyVault
 
@@ -45,7 +46,7 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         # Not noted, as it comes within a tenth of the last one that was.
         self.clock = START + IDLE / 10 - 1
-        await self.sessions.commit(await self.sessions.load(token))
+        await self.sessions.commit(await self.sessions.load_state(token))
         self.clock = START + IDLE - 1
         assert await self.is_alive(token)
 
@@ -59,28 +60,30 @@ class ExpiryTest(SessionsCase):
             self.clock += IDLE / 2
             session = await self.sessions.load(token)
             assert not session.is_new
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
     async def test_activity_pushes_an_idle_timeout_of_its_own_forward(self) -> None:
         """Behaviours 48, 50: however much shorter it is than that of the settings."""
         session = await self.sessions.load(await self.stored())
         session.set_expiry(idle=IDLE / 20)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         for _ in range(5):
             self.clock += IDLE / 40
-            session = await self.sessions.load(session._token)
+            session = await self.sessions.load(state_of(session).token)
             assert not session.is_new
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
     async def test_a_read_writes_little_in_an_idle_timeout_of_its_own(self) -> None:
         """Behaviours 49, 50: the longer it is, the less."""
         session = await self.sessions.load(await self.stored())
         session.set_expiry(idle=5 * IDLE)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         self.vault.calls.clear()
         for _ in range(20):
             self.clock += IDLE / 10
-            await self.sessions.commit(await self.sessions.load(session._token))
+            await self.sessions.commit(
+                await self.sessions.load_state(state_of(session).token)
+            )
 
         assert self.vault.calls.count("save") == 4
 
@@ -91,7 +94,7 @@ class ExpiryTest(SessionsCase):
             self.clock += IDLE / 2
             session = await self.sessions.load(token)
             session["at"] = self.clock
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
         assert session.expires == START + LIFETIME
 
         self.clock = START + LIFETIME - 0.001
@@ -104,28 +107,30 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         while self.clock < START + LIFETIME - IDLE:
             self.clock += IDLE / 2
-            await self.sessions.commit(await self.sessions.load(token))
+            await self.sessions.commit(await self.sessions.load_state(token))
         session = await self.sessions.load(token)
         session.login("ada")
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         login = self.clock
-        assert (await self.envelope(session._token)).expires == login + IDLE
+        assert (await self.envelope(state_of(session).token)).expires == login + IDLE
 
         while self.clock + IDLE / 2 < login + LIFETIME:
             self.clock += IDLE / 2
-            await self.sessions.commit(await self.sessions.load(session._token))
-        assert session._token is not None
+            await self.sessions.commit(
+                await self.sessions.load_state(state_of(session).token)
+            )
+        assert state_of(session).token is not None
         self.clock = login + LIFETIME - 0.001
-        assert await self.is_alive(session._token)
+        assert await self.is_alive(state_of(session).token)
         self.clock = login + LIFETIME
-        assert not await self.is_alive(session._token)
+        assert not await self.is_alive(state_of(session).token)
 
     async def test_busy_reading_costs_few_writes(self) -> None:
         """Behaviour 49: at most one per tenth of the idle timeout."""
         token = await self.stored()
         for _ in range(1_000):
             self.clock += IDLE / 1_000
-            await self.sessions.commit(await self.sessions.load(token))
+            await self.sessions.commit(await self.sessions.load_state(token))
 
         assert self.vault.calls.count("save") == 10
 
@@ -135,8 +140,8 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
         session["a"] = 1
-        await self.sessions.commit(session)
-        await self.sessions.commit(await self.sessions.load(token))
+        await self.sessions.commit(state_of(session))
+        await self.sessions.commit(await self.sessions.load_state(token))
 
         assert self.vault.calls.count("save") == 1
         assert (await self.envelope(token)).expires == self.clock + IDLE
@@ -148,7 +153,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         session["a"] = 1
         await session.save()
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
 
@@ -172,12 +177,12 @@ class ExpiryTest(SessionsCase):
         token = await self.stored({"a": 1})
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
-        await self.sessions.commit(session)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
+        await self.sessions.commit(state_of(session))
         assert self.vault.calls == ["load", "save"]
 
         session["a"] = 2
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert await self.values(token) == {"a": 2}
 
     async def test_a_renewal_overwrites_nothing(self) -> None:
@@ -186,7 +191,7 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, a=2)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert await self.values(token) == {"a": 2}
 
@@ -197,11 +202,11 @@ class ExpiryTest(SessionsCase):
         session, late = await self.sessions.load(token), await self.sessions.load(other)
         await self.end_elsewhere(other)
         await self.end_elsewhere(token)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert not await self.is_alive(token)
 
         self.clock = START + IDLE
-        await self.sessions.commit(late)
+        await self.sessions.commit(state_of(late))
         assert not await self.is_alive(other)
 
     async def test_a_slow_request_counts_as_use(self) -> None:
@@ -210,7 +215,7 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE - 1
         session = await self.sessions.load(token)
         self.clock += IDLE
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
         assert self.vault.calls == ["load", "save"]
@@ -222,7 +227,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, a=2)
         self.clock += IDLE / 2
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert self.vault.calls == ["load", "save", "load", "save"]
         assert (await self.envelope(token)).expires == self.clock + IDLE
         assert await self.values(token) == {"a": 2}
@@ -238,8 +243,8 @@ class ExpiryTest(SessionsCase):
         sessions = [await self.sessions.load(token) for _ in range(3)]
         self.vault.calls.clear()
         for session in sessions:
-            await self.sessions.commit(session)
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
+            await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["save", "save", "save"]
 
@@ -249,8 +254,8 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 2
         session = await self.sessions.load(token)
         self.clock += IDLE / 4
-        await self.elsewhere.commit(await self.elsewhere.load(token))
-        await self.sessions.commit(session)
+        await self.elsewhere.commit(await self.elsewhere.load_state(token))
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save", "load"]
 
@@ -263,7 +268,7 @@ class ExpiryTest(SessionsCase):
         self.clock += lifetime - 1
         session, reading = [await self.sessions.load(token) for _ in range(2)]
         self.clock += 2
-        await self.sessions.commit(reading)
+        await self.sessions.commit(state_of(reading))
         assert "save" not in self.vault.calls
 
         session["a"] = 3
@@ -295,7 +300,7 @@ class ExpiryTest(SessionsCase):
         with self.assertLogs("tornado_sessions", "WARNING"):
             await session.save()
         self.vault.failing.clear()
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -313,7 +318,7 @@ class ExpiryTest(SessionsCase):
                     await session.save()
             self.vault.failing.clear()
             await session.reload()
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
             assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -330,7 +335,7 @@ class ExpiryTest(SessionsCase):
         session.login("ada")
         with pytest.raises(SessionLimitError):
             await session.save()
-        await sessions.commit(session)
+        await sessions.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -356,7 +361,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         self.vault.failing.add("save")
         with self.assertLogs("tornado_sessions", "WARNING") as logged:
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
         assert [record.getMessage() for record in logged.records] == [
             "A session could not be renewed: Cannot save the session."
@@ -373,7 +378,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         self.backend.max_bytes = 1
         with self.assertLogs("tornado_sessions", "WARNING"):
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
         assert await self.values(token) == {"a": 1}
 
@@ -389,7 +394,7 @@ class ExpiryTest(SessionsCase):
 
         vault = LeavingVault(Vault(self.backend))
         sessions = self.make(vault)
-        await sessions.commit(await sessions.load(token))
+        await sessions.commit(await sessions.load_state(token))
 
         assert vault.calls == ["load", "save"]
         assert await self.values(token) == {"a": 1}
@@ -399,14 +404,14 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         session = await self.sessions.load(token)
         session.set_expiry(idle=5 * IDLE, lifetime=6 * IDLE)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert (await self.envelope(token)).expires == START + 5 * IDLE
 
         self.clock = START + 4 * IDLE
         session = await self.sessions.load(token)
         assert session.expires_in == IDLE
         session["a"] = 1
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert (await self.envelope(token)).expires == START + 6 * IDLE
 
         self.clock = START + 6 * IDLE
@@ -417,7 +422,7 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         session = await self.sessions.load(token)
         session.set_expiry(lifetime=0)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save", "delete"]
         assert not await self.is_alive(token)
@@ -429,12 +434,12 @@ class ExpiryTest(SessionsCase):
         with mock.patch.object(self.backend, "save", wraps=self.backend.save) as save:
             session = await sessions.load(None)
             session["a"] = 1
-            await sessions.commit(session)
+            await sessions.commit(state_of(session))
 
         (_, record), _ = save.call_args
         assert record.expires == START + year + 300
         self.clock += year - 1
-        assert not (await sessions.load(session._token)).is_new
+        assert not (await sessions.load(state_of(session).token)).is_new
 
     async def test_settings_that_became_shorter_count(self) -> None:
         """Behaviour 47: where record and settings disagree, the earlier end."""
@@ -565,7 +570,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         session = await self.sessions.load(None)
         assert self.sessions._purge_timer is None
         session["a"] = 1
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
 
         assert self.sessions._purge_timer is not None
 
@@ -618,7 +623,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
 
         session = await self.sessions.load(UNKNOWN)
         session["a"] = 1
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         assert self.sessions._purge_timer is None
 
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
@@ -700,11 +705,11 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         """And may be called twice."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         await self.sessions.close()
         await self.sessions.close()
 
-        assert (await self.sessions.load(session._token)).is_new
+        assert (await self.sessions.load(state_of(session).token)).is_new
 
     async def test_an_error_of_a_task_is_told_to_whoever_waits(self) -> None:
         """Behaviour 34: and to nobody else, when the client has hung up."""

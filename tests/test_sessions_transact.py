@@ -16,6 +16,7 @@ from tornado_sessions import (
     SessionError,
     SessionGoneError,
 )
+from tornado_sessions.session import state_of
 
 
 class ReloadTest(SessionsCase):
@@ -43,7 +44,7 @@ class ReloadTest(SessionsCase):
         await session.save()
 
         assert session.user is None
-        assert session._token == token
+        assert state_of(session).token == token
 
     async def test_the_session_is_in_use_all_the_same(self) -> None:
         """Behaviour 48: a request that reloads and only reads is activity, too."""
@@ -51,7 +52,7 @@ class ReloadTest(SessionsCase):
         self.clock += IDLE / 2
         session = await self.sessions.load(token)
         await session.reload()
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         self.clock += IDLE / 2
 
         assert await self.is_alive(token)
@@ -113,7 +114,7 @@ class TransactTest(SessionsCase):
             return "done"
 
         assert await session.transact(count) == "done"
-        assert await self.values(session._token) == {"n": 2}
+        assert await self.values(state_of(session).token) == {"n": 2}
 
     async def test_it_stores_a_new_session(self) -> None:
         """Behaviour 15: with what was written before."""
@@ -121,7 +122,7 @@ class TransactTest(SessionsCase):
         session["a"] = 1
         await session.transact(lambda session: session.update(b=2))
 
-        assert await self.values(session._token) == {"a": 1, "b": 2}
+        assert await self.values(state_of(session).token) == {"a": 1, "b": 2}
         assert self.vault.calls == ["save"]
 
     async def test_a_new_session_without_a_change_is_not_stored(self) -> None:
@@ -179,7 +180,7 @@ class TransactTest(SessionsCase):
 
         await session.save()
         assert await self.values(token) == {"a": 2, "b": 1}
-        assert session._token == token
+        assert state_of(session).token == token
 
     async def test_a_bad_value_drops_what_the_function_changed(self) -> None:
         """Behaviour 25: the previous record stays intact."""
@@ -216,7 +217,7 @@ class TransactTest(SessionsCase):
         self.vault.failing.clear()
         await session.transact(lambda session: session.update(n=1))
 
-        envelope = await self.envelope(session._token)
+        envelope = await self.envelope(state_of(session).token)
         assert (envelope.idle, envelope.label) == (10, "a phone")
 
     async def test_a_session_that_ended_is_not_brought_back(self) -> None:
@@ -243,7 +244,7 @@ class TransactTest(SessionsCase):
         await session.transact(sign_in)
 
         assert not await self.is_alive(token)
-        loaded = await self.elsewhere.load(session._token)
+        loaded = await self.elsewhere.load(state_of(session).token)
         assert (loaded.user, dict(loaded)) == ("ada", {"n": 2})
 
     async def test_the_function_may_destroy(self) -> None:
@@ -431,8 +432,10 @@ class TransactTest(SessionsCase):
         counting = asyncio.ensure_future(session.transact(count))
         await count.begun.wait()
         session["a"] = 2
-        packed = session._pack()
-        committing = asyncio.ensure_future(self.sessions.commit(session, packed))
+        packed = state_of(session).pack()
+        committing = asyncio.ensure_future(
+            self.sessions.commit(state_of(session), packed)
+        )
         await asyncio.sleep(0)
         count.go_on.set()
         await asyncio.gather(counting, committing)
@@ -475,7 +478,7 @@ class TransactTest(SessionsCase):
 
         await session.transact(count)
 
-        assert await self.values(session._token) == {"n": 21}
+        assert await self.values(state_of(session).token) == {"n": 21}
         assert not await self.is_alive(token)
 
     async def test_it_may_move_after_it_has_met_another_request(self) -> None:
@@ -493,7 +496,7 @@ class TransactTest(SessionsCase):
 
         await asyncio.wait_for(session.transact(count), 2)
 
-        assert await self.values(session._token) == {"n": 21}
+        assert await self.values(state_of(session).token) == {"n": 21}
 
     async def test_a_session_may_expire_while_it_runs(self) -> None:
         """Behaviour 47: it was alive when the request began."""
@@ -517,9 +520,9 @@ class TransactTest(SessionsCase):
             session["n"] += 1
 
         session["a"] = 2
-        packed, era = session._pack(), session._era
+        packed, era = state_of(session).pack(), state_of(session).generation
         await session.transact(count)
-        await self.sessions.commit(session, packed, era)
+        await self.sessions.commit(state_of(session), packed, era)
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
@@ -531,13 +534,13 @@ class TransactTest(SessionsCase):
             counting = asyncio.ensure_future(session.transact(count))
             await count.begun.wait()
             session["a"] = 2
-            packed, era = session._pack(), session._era
+            packed, era = state_of(session).pack(), state_of(session).generation
             count.go_on.set()
             await counting
-            await self.sessions.commit(session, packed, era)
+            await self.sessions.commit(state_of(session), packed, era)
 
             n = 1 if token is None else 2
-            assert await self.values(session._token) == {"n": n, "a": 2}
+            assert await self.values(state_of(session).token) == {"n": n, "a": 2}
 
 
 class SuspendingTransactTest(TransactTest):

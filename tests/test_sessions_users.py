@@ -21,6 +21,7 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions import users
 from tornado_sessions.testing import FaultyVault
 
@@ -36,16 +37,16 @@ class UsersTest(SessionsCase):
         session = await self.elsewhere.load(None)
         session.update(values)
         session.login(user)
-        await self.elsewhere.commit(session)
-        assert session._token is not None
-        return session._token
+        await self.elsewhere.commit(state_of(session))
+        assert state_of(session).token is not None
+        return state_of(session).token
 
     async def regenerate_elsewhere(self, token: str) -> str:
         session = await self.elsewhere.load(token)
         session.regenerate()
-        await self.elsewhere.commit(session)
-        assert session._token is not None
-        return session._token
+        await self.elsewhere.commit(state_of(session))
+        assert state_of(session).token is not None
+        return state_of(session).token
 
     async def test_a_session_that_moves_after_the_listing_is_revoked(self) -> None:
         """Behaviour 46: the listing does not know its new record."""
@@ -105,7 +106,7 @@ class UsersTest(SessionsCase):
 
         self.store.before_replace = revoke
         with pytest.raises(SessionGoneError):
-            await self.sessions.commit(session)
+            await self.sessions.commit(state_of(session))
 
         assert await self.sessions.of_user("ada") == []
 
@@ -156,7 +157,7 @@ class UsersTest(SessionsCase):
         shop = self.make(Vault(self.backend, "shop"))
         session = await shop.load(None)
         session.login("ada")
-        await shop.commit(session)
+        await shop.commit(state_of(session))
         await self.signed_in("ada")
 
         assert len(await shop.of_user("ada")) == 1
@@ -238,12 +239,12 @@ class UsersTest(SessionsCase):
             for _ in range(250):
                 session = await sessions.load(None)
                 session.login("ada")
-                await sessions.commit(session)
+                await sessions.commit(state_of(session))
             sessions.max_per_user, sessions.max_per_user_policy = 1, policy
             session = await sessions.load(None)
             session.login("ada")
             with pytest.raises((StopIteration, SessionLimitError)):
-                sessions.commit(session).send(None)
+                sessions.commit(state_of(session)).send(None)
 
     async def test_what_is_spared_is_a_session(self) -> None:
         """A handle would spare nothing, or everything."""
@@ -264,7 +265,7 @@ class UsersTest(SessionsCase):
             await session.save()
         await session.reload()
         self.store.failing.clear()
-        users.own.set(session)
+        users.own.set(state_of(session))
         await self.sessions.revoke_all("ada")
 
         assert dict(session) == {"a": 1}
@@ -285,9 +286,9 @@ class LimitTest(SessionsCase):
     async def sign_in(self, sessions: Sessions) -> str:
         session = await sessions.load(None)
         session.login("ada")
-        await sessions.commit(session)
-        assert session._token is not None
-        return session._token
+        await sessions.commit(state_of(session))
+        assert state_of(session).token is not None
+        return state_of(session).token
 
     async def test_of_two_for_one_place_the_older_waits(self) -> None:
         """Behaviour 46: until the newer one has gone, which is not stored for good."""
@@ -348,7 +349,7 @@ class LimitTest(SessionsCase):
         async def move() -> None:
             session = await self.elsewhere.load(token)
             session.regenerate()
-            await self.elsewhere.commit(session)
+            await self.elsewhere.commit(state_of(session))
 
         self.store.before_end = move
         fresh = await self.sign_in(self.sessions)

@@ -17,6 +17,7 @@ from tornado.web import Application, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import SessionError, SessionMixin, Sessions, Vault
+from tornado_sessions.session import state_of
 from tornado_sessions.settings import read_settings
 from tornado_sessions.transports import (
     Transports,
@@ -239,8 +240,8 @@ class Site:
         session = await Sessions.of(self.app).load(None)
         session.update(values)
         await session.save()
-        assert session._token is not None
-        return session._token
+        assert state_of(session).token is not None
+        return state_of(session).token
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import tornado.web
 
 from tornado_sessions import Session, SessionGoneError, Sessions
+from tornado_sessions.session import state_of
 
 ROUNDS = 12
 SECRET = "s" * 43
@@ -21,6 +22,7 @@ CHILD = """
     import asyncio, sys
     import tornado.web
     from tornado_sessions import SessionGoneError, Sessions
+    from tornado_sessions.session import state_of
 
     async def main():
         url, secret = sys.argv[1:]
@@ -45,7 +47,7 @@ CHILD = """
             except SessionGoneError:
                 print("gone", flush=True)
             else:
-                print(session._token, flush=True)
+                print(state_of(session).token, flush=True)
         await sessions.close()
 
     asyncio.run(main())
@@ -118,7 +120,7 @@ def test_a_logout_meets_a_new_id(
             session = await sessions.load(None)
             session["a"] = 1
             await session.save()
-            old = session._token
+            old = state_of(session).token
             assert old is not None
             await child.tell(f"{verb} {old}")
             assert await child.told() == "loaded"
@@ -152,7 +154,7 @@ def test_one_who_was_signed_out_signs_nobody_out(
         sessions, child = open_sessions(url), await start(url)
         for number in range(ROUNDS):
             thief = await signed_in(sessions)
-            await child.tell(f"revoke_others {thief._token}")
+            await child.tell(f"revoke_others {state_of(thief).token}")
             assert await child.told() == "loaded"
             await child.tell("go")
             await asyncio.sleep(number * 0.001)
@@ -160,12 +162,12 @@ def test_one_who_was_signed_out_signs_nobody_out(
             await sessions.revoke_all("ada")
             owner = await signed_in(sessions)
             told = await child.told()
-            assert told in ("gone", thief._token)
-            assert (await sessions.load(thief._token)).is_new
+            assert told in ("gone", state_of(thief).token)
+            assert (await sessions.load(state_of(thief).token)).is_new
             with pytest.raises(SessionGoneError):
                 await sessions.revoke_all("ada", but=thief)
             if told == "gone":
-                assert (await sessions.load(owner._token)).user == "ada"
+                assert (await sessions.load(state_of(owner).token)).user == "ada"
         await child.tell("")
         await child.process.wait()
         await sessions.close()

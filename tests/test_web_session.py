@@ -32,6 +32,7 @@ from tornado_sessions import (
     recent_login,
 )
 from tornado_sessions.cookies import Cookie
+from tornado_sessions.state import SessionState
 from tornado_sessions.transports import Transports
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
@@ -104,7 +105,7 @@ async def test_the_session_cannot_be_replaced(site: Site) -> None:
         def get(self) -> None:
             self.session |= {"b": 2}
             try:
-                self.session = Session(self.sessions)
+                self.session = Session(self.sessions, SessionState(self.sessions))
             except AttributeError as error:
                 messages.append(str(error))
 

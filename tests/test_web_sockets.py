@@ -30,6 +30,7 @@ from tornado_sessions import (
     SessionGoneError,
     SessionMixin,
 )
+from tornado_sessions.session import state_of
 from tornado_sessions.sockets import Sockets
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
@@ -1087,7 +1088,7 @@ async def test_a_session_that_is_revoked_closes_its_sockets(
     session = await site.sessions.load(token)
     session.login("ada")
     await session.save()
-    site.token = session._token
+    site.token = state_of(session).token
     socket = await site.connect(Socket)
 
     assert await site.sessions.revoke("ada", session.id)

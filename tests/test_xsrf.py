@@ -15,6 +15,7 @@ from tornado.web import Application, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import SessionMixin, Sessions
+from tornado_sessions.session import state_of
 from tornado_sessions.settings import Settings, read_settings
 from tornado_sessions.transports import Transports
 from tornado_sessions.xsrf import Binding, XSRFKeys, mask, unmask
@@ -428,11 +429,11 @@ async def begin(site: Site) -> tuple[str, str, str]:
     session = await sessions.load(None)
     session["a"] = 1
     await session.save()
-    assert session._token is not None
+    assert state_of(session).token is not None
     assert sessions.xsrf_keys is not None
-    signed = SECRET + sessions.xsrf_keys.sign(session._token, SECRET)
+    signed = SECRET + sessions.xsrf_keys.sign(state_of(session).token, SECRET)
     cookie, form = (mask(data, 0).decode() for data in (signed, SECRET))
-    return session._token, cookie, form
+    return state_of(session).token, cookie, form
 
 
 @pytest.mark.parametrize("way", ["cookie", "query"])

@@ -21,23 +21,17 @@ from tornado_sessions.errors import (
     SessionGoneError,
 )
 from tornado_sessions.events import Listener
+from tornado_sessions.expiry import is_alive, reason_of_end
 from tornado_sessions.frames import hides_frames
 from tornado_sessions.locks import StoreLock
-from tornado_sessions.session import Session
 from tornado_sessions.sessions.telling import TellingSessions
 from tornado_sessions.sockets import Sockets
+from tornado_sessions.state import SessionState
 from tornado_sessions.transports import Transports
 from tornado_sessions.vault import Vault
 from tornado_sessions.xsrf import XSRFKeys
 
 logger = logging.getLogger("tornado_sessions")
-
-#: How many seconds the clocks of two servers may differ.
-CLOCK_SKEW = 300.0
-
-#: For how many seconds a store keeps a record after its session has ended. A
-#: request that loaded the session in time may save it later.
-KEPT_AFTER_END = 300.0
 
 #: How many seconds pass between two clean-ups, give or take a third, so that
 #: the processes of one store take it in turns.
@@ -158,35 +152,6 @@ class BaseSessions(TellingSessions):
             await asyncio.wait(self._tasks)
         await self.vault.close()
 
-    def _ends(self, envelope: Envelope) -> float:
-        """Answers when a session ends that is not used again.
-
-        That is after its idle timeout or its lifetime, whichever is first, in
-        seconds since the epoch. The lifetime counts from the sign-in, or
-        from the beginning where nobody has signed in.
-        """
-        began, idle, life = envelope.auth_time, envelope.idle, envelope.lifetime
-        return min(
-            envelope.seen + (self.idle_timeout if idle is None else idle),
-            (envelope.created if began is None else began)
-            + (self.lifetime if life is None else life),
-        )
-
-    def _timeout(self, envelope: Envelope) -> float:
-        """Answers for how many seconds a session can be left alone at the most."""
-        idle = self.idle_timeout if envelope.idle is None else envelope.idle
-        life = self.lifetime if envelope.lifetime is None else envelope.lifetime
-        return min(idle, life)
-
-    def _throttle(self, envelope: Envelope) -> float:
-        """Returns how many seconds pass at least between two renewals."""
-        return (self.idle_timeout if envelope.idle is None else envelope.idle) / 10
-
-    def _is_persistent(self, envelope: Envelope) -> bool:
-        """Tells whether the cookie of a session outlives the browser."""
-        own = envelope.persistent
-        return self.persistent if own is None else own
-
     # Reading.
 
     def _read(
@@ -197,7 +162,7 @@ class BaseSessions(TellingSessions):
         Whether it has expired is judged by the time ``judged_at``, if that is given.
         """
         envelope = self._decode(token, record)
-        if envelope is None or self._is_alive(envelope, now, judged_at):
+        if envelope is None or is_alive(envelope, self, now, judged_at):
             return envelope
         # That it was replaced while it was used is no news.
         if self.listener is not None and not envelope.successor:
@@ -218,28 +183,15 @@ class BaseSessions(TellingSessions):
                 self._tell("refused", token, reason="undecodable")
             return None
 
-    def _is_alive(
-        self, envelope: Envelope, now: float, judged_at: float | None = None
-    ) -> bool:
-        if judged_at is None:
-            judged_at = now
-        # Where the record and the settings of today disagree, the earlier end
-        # counts. The settings may have changed since the record was stored.
-        return (
-            judged_at < envelope.expires
-            and judged_at < self._ends(envelope)
-            and envelope.created <= now + CLOCK_SKEW >= envelope.seen
-        )
-
-    async def _newest(self, session: Session, token: str) -> tuple[Envelope, Any]:
-        """Returns what the store has of ``session`` now, and its version.
+    async def _newest(self, state: SessionState, token: str) -> tuple[Envelope, Any]:
+        """Returns what the store has of a session now, and its version.
 
         Raises `.SessionGoneError` if the session was ended, or had expired when
         the request began.
         """
         record = await self._load(token)
         if record is not None:
-            envelope = self._read(token, record, self.now(), session._judged_at)
+            envelope = self._read(token, record, self.now(), state.judged_at)
             if envelope is not None:
                 return envelope, record.version
         raise SessionGoneError(
@@ -266,12 +218,7 @@ class BaseSessions(TellingSessions):
             # What is left of one that was ended.
             self._tell_unknown(token)
             return
-        own, began = envelope.lifetime, envelope.auth_time
-        life = self.lifetime if own is None else own
-        ends = (envelope.created if began is None else began) + life
-        # Else it comes from the future.
-        idle = now >= min(envelope.expires, self._ends(envelope))
-        reason = "lifetime" if now >= ends else "idle" if idle else "clock"
+        reason = reason_of_end(envelope, self, now)
         self._tell("expired", token, user=envelope.user, reason=reason)
 
     # Ending.

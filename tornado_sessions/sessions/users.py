@@ -19,9 +19,11 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.expiry import expires_at, is_alive
 from tornado_sessions.frames import hides_frames
-from tornado_sessions.session import Session, UserSession, check_user
+from tornado_sessions.session import Session, UserSession, check_user, state_of
 from tornado_sessions.sessions.base import PATIENCE, BaseSessions
+from tornado_sessions.state import SessionState, is_persistent
 
 # How many seconds a login that might be refused for another one that is under
 # way waits, at most, before it looks again.
@@ -31,7 +33,7 @@ _LIMIT_PAUSES = (0.005, 0.01, 0.02, 0.04, 0.0)
 _AT_ONCE = 100
 
 #: The session of the request whose handler has asked for all sessions.
-own: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+own: contextvars.ContextVar[SessionState | None] = contextvars.ContextVar(
     "tornado_sessions_own", default=None
 )
 
@@ -91,10 +93,11 @@ class UsersSessions(BaseSessions):
                 "revoke_all() takes the session to spare, such as but=self.session,"
                 f" and not {type(but).__name__}."
             )
+        spared = None if but is None else state_of(but)
         if not self.vault.lists_users:
-            await self._end_before(user, but)
+            await self._end_before(user, spared)
             return 0
-        return await self._revoke(user, lambda listed: listed.keys(), but, all=True)
+        return await self._revoke(user, lambda listed: listed.keys(), spared, all=True)
 
     # What is done to them.
 
@@ -103,9 +106,9 @@ class UsersSessions(BaseSessions):
             id=envelope.id,
             created=envelope.created,
             last_seen=envelope.seen,
-            expires=min(envelope.expires, self._ends(envelope)),
+            expires=min(envelope.expires, expires_at(envelope, self)),
             auth_time=envelope.auth_time,
-            persistent=self._is_persistent(envelope),
+            persistent=is_persistent(envelope, self),
             label=envelope.label,
         )
 
@@ -137,79 +140,79 @@ class UsersSessions(BaseSessions):
         """Answers those sessions that are alive, the oldest sign-in first."""
         now = self.now()
         envelopes = (each.envelope for each in listed.values())
-        live = [each for each in envelopes if self._is_alive(each, now)]
+        live = [each for each in envelopes if is_alive(each, self, now)]
         return sorted(live, key=_sign_in)
 
     async def _revoke(
         self,
         user: str,
         choose: Callable[[dict[str, _Listed]], AbstractSet[str]],
-        but: Session | None = None,
+        but: SessionState | None = None,
         all: bool = False,
     ) -> int:
         mine = self._own(user)
         spared: set[str] = set()
-        if all and mine is not None and mine._has_signed_in():
+        if all and mine is not None and mine.has_signed_in:
             # A login of this very request holds.
-            spared.add(mine._base.id)
+            spared.add(mine.base.id)
         ended = await self._end(user, choose, but, spared)
         # One that is about to be signed in begins afresh when it is committed.
-        if mine is not None and mine._base.id in ended and not mine._signs_in():
-            mine._note_end()
+        if mine is not None and mine.base.id in ended and not mine.signs_in:
+            mine.note_end()
         return len(ended)
 
-    async def _end_before(self, user: str, but: Session | None) -> None:
+    async def _end_before(self, user: str, but: SessionState | None) -> None:
         spared, since = None, 0.0
         # What is about to be signed in will be so after this.
-        if but is not None and but._base.user == user and not but._signs_in():
-            spared, since = but._base.id, _sign_in(but._base)[0]
+        if but is not None and but.base.user == user and not but.signs_in:
+            spared, since = but.base.id, _sign_in(but.base)[0]
         before = await self.vault.end_before(user, self.now(), spared, since)
         if self.listener is not None:
             self._tell("revoked", user=user)
         mine = self._own(user)
-        if mine is None or mine._base.id == spared or mine._signs_in():
+        if mine is None or mine.base.id == spared or mine.signs_in:
             return
-        if mine._has_signed_in():
+        if mine.has_signed_in:
             # A login of this very request holds: it is stored with a later time.
-            mine._signed_in_at(mine._base.auth_time, before)
+            mine.move_sign_in(mine.base.auth_time, before)
         else:
-            mine._note_end()
+            mine.note_end()
 
-    async def _spare(self, but: Session) -> set[str]:
+    async def _spare(self, but: SessionState) -> set[str]:
         """Returns the handles of a session to spare, whatever its id is now.
 
         Raises `.SessionGoneError` if it has ended.
         """
-        handles = {but.id, but._base.id}
-        if but._token is None:
+        handles = {but.handle(), but.base.id}
+        if but.token is None:
             return handles
-        last = await self._last(self.vault.key_of(but._token), {but._base.user})
-        if last is not None and self._is_alive(last[2], self.now()):
+        last = await self._last(self.vault.key_of(but.token), {but.base.user})
+        if last is not None and is_alive(last[2], self, self.now()):
             return handles | {last[2].id}
-        if but._signs_in():
+        if but.signs_in:
             return handles
         raise SessionGoneError(
             "The session to spare has been ended elsewhere; none of the others is"
             " ended. Whoever uses it has to sign in again."
         )
 
-    def _own(self, user: str) -> Session | None:
+    def _own(self, user: str) -> SessionState | None:
         """Answers the session of the handler that asks, if it is one of ``user``.
 
         It is none where that user is another application's of this process. Nor is
         one of nobody, though it may be on its way to the user, under one handle.
         """
         mine = own.get()
-        if mine is None or mine._token is None or mine._base.user != user:
+        if mine is None or mine.token is None or mine.base.user != user:
             return None
-        keeper: object = mine._keeper
-        return mine if keeper is self else None
+        rules: object = mine.rules
+        return mine if rules is self else None
 
     async def _end(
         self,
         user: str,
         choose: Callable[[dict[str, _Listed]], AbstractSet[str]],
-        but: Session | None,
+        but: SessionState | None,
         spared: set[str],
     ) -> set[str]:
         """Ends those sessions of ``user`` that ``choose`` picks, and that are not spared.
@@ -258,7 +261,7 @@ class UsersSessions(BaseSessions):
             last, newest = done
             newest = newest or envelope
             self._ended(handle=newest.id)
-            if self._is_alive(newest, self.now()):
+            if is_alive(newest, self, self.now()):
                 was_alive = True
                 if self.listener is not None:
                     self._tell_ended("revoked", last, user, reason)

@@ -10,6 +10,7 @@ import tornado.web
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.sessions.users import own
+from tornado_sessions.state import SessionState
 from tornado_sessions.unknown import UnloadedSession
 
 
@@ -18,6 +19,8 @@ class SessionHandler(tornado.web.RequestHandler):
 
     # Of the class, so that a request that needs no session sets nothing up.
     _sessions: Sessions | None = None
+    _state: SessionState | None = None
+    # The view of it that the application has.
     _session: Session | None = None
     _session_loaded = False
     _session_used = False
@@ -34,7 +37,7 @@ class SessionHandler(tornado.web.RequestHandler):
     def sessions(self) -> Sessions:
         """All sessions of this application."""
         # Whoever asks may be about to revoke the session of this very request.
-        own.set(self._session)
+        own.set(self._state)
         return self._all_sessions
 
     @property
@@ -55,8 +58,7 @@ class SessionHandler(tornado.web.RequestHandler):
         if session is None:
             if not self._session_loaded:
                 return self._get_unloaded_session()
-            session = self._session = Session(self._all_sessions)
-            session._sent = self._headers_written
+            session = self._session = Session(self._all_sessions, self._get_state())
         self._session_used = True
         return session
 
@@ -68,6 +70,14 @@ class SessionHandler(tornado.web.RequestHandler):
                 "self.session cannot be replaced. Change its values with update() and"
                 " clear(), or end it with destroy()."
             )
+
+    def _get_state(self) -> SessionState:
+        """Returns the state of the session, which begins with its first use."""
+        state = self._state
+        if state is None:
+            state = self._state = SessionState(self._all_sessions)
+            state.headers_sent = self._headers_written
+        return state
 
     def _get_unloaded_session(self) -> Session:
         # Tornado sets the status after set_default_headers() was called.

@@ -10,8 +10,8 @@ from typing import Any
 from tornado_sessions.cookies import Cookie
 from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hides_frames
-from tornado_sessions.session import Session
 from tornado_sessions.sessions import MOST_IDS, logger
+from tornado_sessions.state import SessionState
 from tornado_sessions.transports import (
     HEADER,
     PARAMETER,
@@ -20,7 +20,6 @@ from tornado_sessions.transports import (
     read_header,
     take_from_url,
 )
-from tornado_sessions.unknown import AmbiguousSession
 from tornado_sessions.web.base import SessionHandler
 from tornado_sessions.web.loopback import is_on_loopback
 
@@ -85,28 +84,29 @@ class IdHandler(SessionHandler):
             return url
         if self._transports is None or "query" not in self._transports.names:
             return url
-        session = self.session
+        self._session_used = True
+        state = self._get_state()
         has_cookie = self._way == "cookie" and self._client_token is not None
         if has_cookie or self._way in ("header", ""):
             return url
-        if session._fresh or (
-            session._token is None and session._pack() is not session._base
+        if state.needs_new_id or (
+            state.token is None and state.pack() is not state.base
         ):
             raise SessionError(
                 "session_url() needs the session's id, which is drawn when the session"
                 " is saved. Call 'await self.session.save()' before it."
             )
-        if session._token is None:
+        if state.token is None:
             return url
         request = self.request
-        linked = put_in_url(url, session._token, request.protocol, request.host)
+        linked = put_in_url(url, state.token, request.protocol, request.host)
         if linked != url:
             if self._headers_written and not self._id_in_url:
                 raise SessionError(
                     "session_url() needs headers of its own, and the headers of the"
                     " response are out already. Call it before flush()."
                 )
-            self._linked_token, self._id_in_url = session._token, True
+            self._linked_token, self._id_in_url = state.token, True
         return linked
 
     def get_template_namespace(self) -> dict[str, Any]:
@@ -208,15 +208,15 @@ class IdHandler(SessionHandler):
         if PARAMETER in request.body_arguments:
             request.arguments[PARAMETER] = list(request.body_arguments[PARAMETER])
 
-    async def _load_one_of(self, tokens: Sequence[str]) -> Session:
+    async def _load_one_of(self, tokens: Sequence[str]) -> SessionState:
         """Loads the session of a request that came with several ids."""
         sessions = self._all_sessions
-        session = await sessions.load_one_of(tokens)
-        self._is_ambiguous = isinstance(session, AmbiguousSession)
-        if session._token is not None:
-            self._client_token = session._token
+        state = await sessions.load_one_of(tokens)
+        self._is_ambiguous = state.refusal is not None
+        if state.token is not None:
+            self._client_token = state.token
         elif not self._is_ambiguous:
-            return session
+            return state
         if self._is_ambiguous and sessions.listener is not None:
             reason = "two cookies" if self._way == "cookie" else "two ids"
             sessions._tell("refused", reason=reason)
@@ -225,7 +225,7 @@ class IdHandler(SessionHandler):
             _AMBIGUOUS if self._is_ambiguous else _ONE_ALIVE,
             self._described(len(tokens)),
         )
-        return session
+        return state
 
     def _described(self, count: int) -> str:
         """Returns what a log line says of the ``count`` ids of the request."""
@@ -267,11 +267,11 @@ class IdHandler(SessionHandler):
     # What it is told.
 
     def _write_transport_headers(
-        self, session: Session, transports: Transports
+        self, state: SessionState, transports: Transports
     ) -> None:
         if self._session_used and transports.vary:
             self._add_vary(transports.vary)
-        token = session._token
+        token = state.token
         if token is not None and self._linked_token not in (None, token):
             logger.warning(
                 "session_url() was called before the session was given a new id: the"
@@ -281,17 +281,17 @@ class IdHandler(SessionHandler):
             )
         if self._way != "header":
             return
-        if self._is_expired(session):
+        if self._is_expired(state):
             token = ""
         elif token is None or token == self._client_token:
             return
         self.set_header(HEADER, token or "")
         self.set_header("Cache-Control", "no-store")
 
-    def _write_session_cookie(self, session: Session) -> None:
+    def _write_session_cookie(self, state: SessionState) -> None:
         """Tells the client of its new cookie, or that it is to drop the one it has."""
-        token = session._token
-        if token is None and not self._is_expired(session):
+        token = state.token
+        if token is None and not self._is_expired(state):
             return
         cookie = self._find_session_cookie()
         if cookie is None:
@@ -299,14 +299,13 @@ class IdHandler(SessionHandler):
         if token is None:
             line = cookie.expired_line()
         else:
-            age = max(1, session.expires_in) if session.persistent else None
+            age = max(1, state.expires_in) if state.is_persistent else None
             line = cookie.line(token, age)
         self._add_header("Set-Cookie", line)
         self.set_header("Cache-Control", "no-store")
 
-    def _is_expired(self, session: Session) -> bool:
+    def _is_expired(self, state: SessionState) -> bool:
         """Whether the client is told to drop the id that it has sent."""
-        return session._token is None and (
-            self._is_ambiguous
-            or (self._client_token is not None and session._destroyed)
+        return state.token is None and (
+            self._is_ambiguous or (self._client_token is not None and state.destroyed)
         )

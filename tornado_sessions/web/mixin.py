@@ -63,11 +63,11 @@ class SessionMixin(SocketHandler):
             self._client_token = tokens[0]
             try:
                 if len(tokens) == 1:
-                    self._session = await sessions.load(tokens[0])
+                    self._state = await sessions.load_state(tokens[0])
                 else:
-                    self._session = await self._load_one_of(tokens)
+                    self._state = await self._load_one_of(tokens)
                     self._session_loaded = True
-                    self._confirm_xsrf(self._session)
+                    self._confirm_xsrf(self._state)
             except BaseException as error:
                 # They would be in this frame of the error.
                 tokens, lines = (), []
@@ -102,7 +102,7 @@ class SessionMixin(SocketHandler):
                 if self._committing:
                     return self._wait_for_commit()
                 return self._commit_then(self._flush_committed)
-            if self._session is not None or self._speaks or not self._session_loaded:
+            if self._state is not None or self._speaks or not self._session_loaded:
                 self._write_session_headers()
         return super().flush(include_footers)
 
@@ -111,14 +111,14 @@ class SessionMixin(SocketHandler):
     ) -> asyncio.Future[None]:
         """Commits the session, then finishes the response."""
         self._refuse_inside_transact()
-        session = self._session
-        if session is not None:
+        state = self._state
+        if state is not None:
             if self._status_code == 101:
-                self._refuse_unsaved_id(session)
+                self._refuse_unsaved_id(state)
             else:
                 # What is changed from now on has to be saved with save().
-                session._finished_by = type(self).__name__
-        if self._session is None or self._finished or not self._must_commit():
+                state.finished_by = type(self).__name__
+        if self._state is None or self._finished or not self._must_commit():
             return super().finish(chunk)
         if chunk is not None:
             self.write(chunk)
@@ -138,23 +138,23 @@ class SessionMixin(SocketHandler):
         """Answers a failed store with 503, and says nothing of its reasons."""
         self._refuse_inside_transact()
         error = kwargs.get("exc_info", (None, None))[1]
-        if self._session is not None:
+        if self._state is not None:
             # The response is made anew.
-            self._session._finished_by = ""
+            self._state.finished_by = ""
         if isinstance(error, BackendError):
             # In debug mode the traceback would carry the store's own text.
             del kwargs["exc_info"]
             self._store_failed = self._speaks = True
             status_code = 503
-        elif isinstance(error, SessionError) and self._session is not None:
+        elif isinstance(error, SessionError) and self._state is not None:
             if isinstance(error, SessionGoneError):
                 status_code = 409
             elif isinstance(error, SessionLimitError):
                 status_code = 403
-            elif self._session._refusal is not None:
+            elif self._state.refusal is not None:
                 status_code = 400
             # It is answered; there is nothing to try again.
-            self._session._drop_changes()
+            self._state.discard()
         if self.settings.get("serve_traceback") and _tells_of_store(error):
             # The handler has made an error of its own of it.
             kwargs.pop("exc_info", None)
@@ -216,11 +216,11 @@ class SessionMixin(SocketHandler):
             logger.exception("%s.log_exception() failed.", type(self).__name__)
 
     def _refuse_inside_transact(self) -> None:
-        session = self._session
+        state = self._state
         if (
-            session is not None
-            and session._transacting
-            and self._all_sessions.is_inside_transact(session)
+            state is not None
+            and state.is_transacting
+            and self._all_sessions.is_inside_transact(state)
         ):
             raise SessionError(
                 "The function given to transact() answered the request, with finish(),"
@@ -233,29 +233,29 @@ class SessionMixin(SocketHandler):
 
     def _must_commit(self) -> bool:
         """Tells whether there is anything to commit, and packs it."""
-        session = self._session
+        state = self._state
         # After a 101 Tornado takes the socket away at once: it cannot wait.
-        if session is None or self._commit_failed or self._status_code == 101:
+        if state is None or self._commit_failed or self._status_code == 101:
             return False
-        if not (self._session_used or session._renew or self._committing):
+        if not (self._session_used or state.renew or self._committing):
             return False
         if self._status_code >= 500:
-            session._drop_changes()
-            session._renew = False
+            state.discard()
+            state.renew = False
         # Nothing may raise here that send_error() could meet. The commit finds
         # it again and answers it.
         try:
-            self._packed = session._pack()
+            self._packed = state.pack()
         except Exception:  # noqa: BLE001
             self._packed = None
-        self._packed_era = session._era
+        self._packed_era = state.generation
         return (
             self._committing
-            or self._packed is not session._base
-            or session._fresh
-            or session._renew
-            or session._moving
-            or bool(session._ended)
+            or self._packed is not state.base
+            or state.needs_new_id
+            or state.renew
+            or state.is_moving
+            or bool(state.ended)
         )
 
     def _commit_then(
@@ -264,9 +264,9 @@ class SessionMixin(SocketHandler):
         # A finish() while a flush() waits: finish is what follows.
         self._send = send
         if not self._committing:
-            assert self._session is not None
+            assert self._state is not None
             # What waits for a transaction of another task is not done in place.
-            if self._all_sessions.vault.immediate and not self._session._transacting:
+            if self._all_sessions.vault.immediate and not self._state.is_transacting:
                 return self._commit_now()
             self._committing = True
             self._all_sessions._start(self._commit_and_tell())
@@ -315,28 +315,28 @@ class SessionMixin(SocketHandler):
 
     async def _commit(self) -> asyncio.Future[None] | None:
         """Commits and sends; every error is answered here."""
-        session = self._session
-        assert session is not None
+        state = self._state
+        assert state is not None
         try:
             try:
                 while True:
                     packed = self._packed
-                    await self._all_sessions.commit(session, packed, self._packed_era)
+                    await self._all_sessions.commit(state, packed, self._packed_era)
                     if self._packed is packed and not (
-                        session._fresh or session._ended
+                        state.needs_new_id or state.ended
                     ):
                         break
                     # A finish() came while a flush() waited, or a verb.
             except SessionGoneError as error:
                 logger.info("%s", error)
-                session._drop_changes()
-                session._cookie_due = False
+                state.discard()
+                state.cookie_due = False
             except BaseException as error:
                 hide_frames(error)
                 self._commit_failed = True
                 # send_error() calls finish() again: nothing may be left to do.
-                session._drop_changes()
-                session._ended = {}
+                state.discard()
+                state.ended = {}
                 raise
             finally:
                 self._committing = self._finished = False
@@ -366,30 +366,26 @@ class SessionMixin(SocketHandler):
         if self._id_in_url:
             self.set_header("Referrer-Policy", "no-referrer")
             self.set_header("Cache-Control", "no-store")
-        session = self._session
-        if session is None:
+        state = self._state
+        if state is None:
             if self._unloaded_session is not None:
                 self._add_vary(getattr(self._transports, "vary", "Cookie"))
             if self._xsrf is not None:
                 self._write_xsrf_cookie()
             return
-        session._sent = True
+        state.headers_sent = True
         if (self._sessions or self._all_sessions).xsrf_keys is not None:
             self._write_xsrf_cookie()
         if self._status_code == 101:
-            self._open_socket(session)
+            self._open_socket(state)
         if self._transports is not None:
-            self._write_transport_headers(session, self._transports)
+            self._write_transport_headers(state, self._transports)
             if self._way != "cookie":
                 return
         elif self._session_used:
             self._add_vary("Cookie")
-        if (
-            session._token is None
-            or session._token != self._client_token
-            or session._cookie_due
-        ):
-            self._write_session_cookie(session)
+        if state.token is None or state.token != self._client_token or state.cookie_due:
+            self._write_session_cookie(state)
 
 
 class SuspendedError(RuntimeError):

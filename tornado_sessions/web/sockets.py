@@ -11,8 +11,8 @@ from typing import TypeVar
 import tornado.websocket
 
 from tornado_sessions.errors import BackendError, SessionError
-from tornado_sessions.session import Session
 from tornado_sessions.sessions import logger
+from tornado_sessions.state import SessionState
 from tornado_sessions.web.xsrf import XSRFHandler
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class SocketHandler(XSRFHandler):
     def on_connection_close(self) -> None:
         """Forgets a WebSocket that was closed."""
         if self._socket_token is not None:
-            if self._session is not None and self._session.modified:
+            if self._state is not None and self._state.is_changed:
                 logger.warning(
                     "A WebSocket of %s was closed with changes to its session that"
                     " nobody has saved. Nothing is saved by itself there: call 'await"
@@ -57,9 +57,11 @@ class SocketHandler(XSRFHandler):
             self.__dict__.pop("on_message", None)
         super().on_connection_close()
 
-    def _refuse_unsaved_id(self, session: Session) -> None:
+    def _refuse_unsaved_id(self, state: SessionState) -> None:
         """Raises `.SessionError` for what needs an id that a handshake cannot send."""
-        if session._fresh or (session._token is None and session.user is not None):
+        if state.needs_new_id or (
+            state.token is None and state.current.user is not None
+        ):
             raise SessionError(
                 "login() and regenerate() give the session another id, and it was not"
                 " saved before the WebSocket handshake: no cookie can be sent after"
@@ -67,10 +69,10 @@ class SocketHandler(XSRFHandler):
                 " 'await self.session.save()' before 'await super().get()'."
             )
 
-    def _open_socket(self, session: Session) -> None:
-        session._on_socket = True
-        if session._token is None:
-            if session.modified:
+    def _open_socket(self, state: SessionState) -> None:
+        state.on_socket = True
+        if state.token is None:
+            if state.is_changed:
                 logger.warning(
                     "A change to a new session cannot be kept: it was not saved before"
                     " the WebSocket handshake, and no cookie can be sent after that."
@@ -80,8 +82,8 @@ class SocketHandler(XSRFHandler):
             return
         if not isinstance(self, tornado.websocket.WebSocketHandler):
             return
-        sessions, self._socket_token = self._all_sessions, session._token
-        sessions.sockets.add(self, session._token, session._base.id)
+        sessions, self._socket_token = self._all_sessions, state.token
+        sessions.sockets.add(self, state.token, state.base.id)
         if not self.session_keep_alive:
             return
         if sessions.revocable:

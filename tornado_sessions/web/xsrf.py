@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import tornado.web
 
 from tornado_sessions.cookies import Cookie
-from tornado_sessions.session import Session
 from tornado_sessions.sessions import MOST_IDS
-from tornado_sessions.unknown import AmbiguousSession
+from tornado_sessions.state import SessionState
 from tornado_sessions.web.ids import IdHandler
 from tornado_sessions.xsrf import Binding, mask
 
@@ -79,13 +78,13 @@ class XSRFHandler(IdHandler):
         self._xsrf_unconfirmed = len(tokens) > 1
         return None
 
-    def _confirm_xsrf(self, session: Session) -> None:
+    def _confirm_xsrf(self, state: SessionState) -> None:
         """Verifies the token of a request that came with several ids again.
 
         Which of them is alive was not known before ``session`` was loaded. Raises
         `~tornado.web.HTTPError` with 403.
         """
-        self._xsrf_tokens = _alive(session)
+        self._xsrf_tokens = _alive(state)
         if self._xsrf is not None:
             is_good = self._xsrf.confirm(self._xsrf_tokens)
             if self._xsrf_unconfirmed and not is_good:
@@ -118,20 +117,20 @@ class XSRFHandler(IdHandler):
 
     def _write_xsrf_cookie(self) -> None:
         """Has the client's XSRF cookie hold for the id that it has from now on."""
-        session, binding = self._session, self._bind_xsrf()
+        state, binding = self._state, self._bind_xsrf()
         if binding.handed_out:
             self.set_header("Cache-Control", "no-store")
             if not self._session_used:
                 self._add_vary("Cookie")
         token = self._client_token
-        if session is not None and session._token is not None:
-            token = session._token
+        if state is not None and state.token is not None:
+            token = state.token
         data = binding.renewed(token, self._has_moved())
         cookie = self._find_xsrf_cookie()
         if data is None or cookie is None:
             return
         age = self._all_sessions.xsrf_max_age
-        if age is None and session is not None and session.user is not None:
+        if age is None and state is not None and state.current.user is not None:
             # As Tornado does for whoever is signed in.
             age = _SIGNED_IN_AGE
         masked = mask(data, self._all_sessions.now()).decode()
@@ -140,13 +139,13 @@ class XSRFHandler(IdHandler):
 
     def _has_moved(self) -> bool:
         """Tells whether what was handed out for this session before is void."""
-        session = self._session
-        return session is not None and (session._moved or session._destroyed)
+        state = self._state
+        return state is not None and (state.has_new_id or state.destroyed)
 
 
-def _alive(session: Session) -> Sequence[str]:
+def _alive(state: SessionState) -> Sequence[str]:
     """Returns those ids of a request of which a session has been found."""
-    if session._token is not None:
-        return (session._token,)
+    if state.token is not None:
+        return (state.token,)
     # To destroy() ends all of them.
-    return tuple(session._found) if isinstance(session, AmbiguousSession) else ()
+    return tuple(state.found)

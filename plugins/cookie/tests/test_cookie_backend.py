@@ -30,6 +30,7 @@ from tornado_sessions import (
     SessionError,
     Sessions,
 )
+from tornado_sessions.session import state_of
 from tornado_sessions.sessions.users import own
 
 SECRET = "first secret, 32 bytes or longer"
@@ -622,7 +623,7 @@ class OlderTest(unittest.IsolatedAsyncioTestCase):
         session = await sessions.load(None)
         session["credits"] = 10
         await session.save()
-        older = session._token
+        older = state_of(session).token
 
         spent = await sessions.load(older)
         spent["credits"] = 0
@@ -679,9 +680,9 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     async def signed_in(self, user: str = "ada") -> str:
         session = await self.sessions.load(None)
         session.login(user)
-        await self.sessions.commit(session)
+        await self.sessions.commit(state_of(session))
         self.time += 1
-        return session._token or ""
+        return state_of(session).token or ""
 
     async def user(self, token: str) -> str | None:
         return (await self.sessions.load(token)).user
@@ -729,7 +730,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 46: whose users may have the same names, such as numbers."""
         session = await self.sessions.load(await self.signed_in("1"))
         # As asking for self.sessions does.
-        own.set(session)
+        own.set(state_of(session))
         await Sessions(self.make("shop")).revoke_all("1")
         self.assertEqual(session.user, "1")
 
@@ -740,8 +741,8 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 12: a visitor's session is in the cookie, and whole."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(session)
-        await self.sessions.load(session._token)
+        await self.sessions.commit(state_of(session))
+        await self.sessions.load(state_of(session).token)
         self.assertEqual(self.store.loads, 0)
 
         ada = await self.signed_in()

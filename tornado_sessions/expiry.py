@@ -1,0 +1,103 @@
+"""When a session ends: pure functions of its envelope, the settings and a time.
+
+All times are seconds since the epoch. The settings are the application's; what
+`.Session.set_expiry` has set for one session is in its envelope.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tornado_sessions.codec import Envelope
+
+#: How many seconds the clocks of two servers may differ.
+CLOCK_SKEW = 300.0
+
+#: For how many seconds a store keeps a record after its session has ended. A
+#: request that loaded the session in time may save it later.
+KEPT_AFTER_END = 300.0
+
+#: For how many seconds a record says which one has replaced it: five minutes, and
+#: as long again as the clock of the server that purges may be ahead.
+TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
+
+
+class Limits(Protocol):
+    """The settings that end a session, in seconds."""
+
+    @property
+    def idle_timeout(self) -> float: ...
+    @property
+    def lifetime(self) -> float: ...
+
+
+def expires_at(envelope: Envelope, limits: Limits) -> float:
+    """Returns when a session ends that is not used again.
+
+    That is after its idle timeout or its lifetime, whichever comes first. The
+    lifetime counts from the sign-in, or from the beginning where nobody has
+    signed in.
+    """
+    idle = envelope.idle
+    return min(
+        envelope.seen + (limits.idle_timeout if idle is None else idle),
+        _lifetime_ends(envelope, limits),
+    )
+
+
+def longest_left(envelope: Envelope, limits: Limits) -> float:
+    """Returns how many seconds a session can be left unused at most."""
+    idle, life = envelope.idle, envelope.lifetime
+    return min(
+        limits.idle_timeout if idle is None else idle,
+        limits.lifetime if life is None else life,
+    )
+
+
+def renewal_interval(envelope: Envelope, limits: Limits) -> float:
+    """Returns how many seconds pass at least between two renewals."""
+    idle = envelope.idle
+    return (limits.idle_timeout if idle is None else idle) / 10
+
+
+def is_renewal_due(envelope: Envelope, limits: Limits, now: float) -> bool:
+    """Whether the use of a session at ``now`` has to be stored."""
+    return now - envelope.seen >= renewal_interval(envelope, limits)
+
+
+def is_alive(
+    envelope: Envelope, limits: Limits, now: float, judged_at: float | None = None
+) -> bool:
+    """Whether a session has neither expired nor comes from the future.
+
+    Whether it has expired is judged by ``judged_at``, if that is given: by when a
+    request began.
+    """
+    if judged_at is None:
+        judged_at = now
+    # Where the record and the settings of today disagree, the earlier end counts.
+    # The settings may have changed since the record was stored.
+    return (
+        judged_at < envelope.expires
+        and judged_at < expires_at(envelope, limits)
+        and envelope.created <= now + CLOCK_SKEW >= envelope.seen
+    )
+
+
+def reason_of_end(envelope: Envelope, limits: Limits, now: float) -> str:
+    """Returns why a session is not alive: "lifetime", "idle", or "clock".
+
+    The clock is the reason where the session comes from the future.
+    """
+    if now >= _lifetime_ends(envelope, limits):
+        return "lifetime"
+    if now >= min(envelope.expires, expires_at(envelope, limits)):
+        return "idle"
+    return "clock"
+
+
+def _lifetime_ends(envelope: Envelope, limits: Limits) -> float:
+    began, life = envelope.auth_time, envelope.lifetime
+    return (envelope.created if began is None else began) + (
+        limits.lifetime if life is None else life
+    )

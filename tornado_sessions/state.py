@@ -1,0 +1,493 @@
+"""What one request knows of its session, what it wants of it, and what is to do.
+
+`SessionState` does no I/O and knows no handler. A `.Session` is the view of it
+that an application holds; the core makes the store agree with it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from tornado_sessions.codec import (
+    FORMAT,
+    PLAIN,
+    Envelope,
+    decode_value,
+    different,
+    encode_value,
+    latest,
+    same_fields,
+)
+from tornado_sessions.errors import SessionDataError, SessionError
+from tornado_sessions.expiry import Limits, expires_at, longest_left
+from tornado_sessions.locks import StoreLock
+
+#: By how many seconds a sign-in is later than one that it has to come after.
+SIGN_IN_STEP = 0.001
+
+# The fields that a login does not take along, and what they begin with.
+_SETTINGS = {"idle": None, "lifetime": None, "persistent": None, "label": ""}
+
+# Shared by all states that ended nothing; nobody puts anything there.
+_nothing: dict[str, Any] = {}
+
+
+class Rules(Limits, Protocol):
+    """The settings and the clock of the application."""
+
+    #: See `.Vault.revocable`.
+    revocable: bool
+    #: The setting ``session_persistent``.
+    persistent: bool
+
+    def now(self) -> float: ...
+
+
+class Ended(NamedTuple):
+    """What is known of a session that a request has destroyed."""
+
+    user: str | None = None
+    #: The version of the record, if it is the one that is stored.
+    version: Any = None
+
+
+class Login(NamedTuple):
+    """A sign-in of this request."""
+
+    #: When it counts from, in seconds since the epoch.
+    since: float
+    #: The keys of the values that it takes along; None for all.
+    keep: frozenset[str] | None
+
+
+class SessionState:
+    """The state of one session in one request.
+
+    Its fields are for the core and for the response; an application sees a
+    `.Session`. Without ``base`` it is that of a session that begins now.
+    """
+
+    __slots__ = (
+        "base",
+        "cookie_due",
+        "current",
+        "destroyed",
+        "ended",
+        "finished_by",
+        "found",
+        "generation",
+        "has_new_id",
+        "headers_sent",
+        "is_late",
+        "is_moving",
+        "is_transacting",
+        "judged_at",
+        "lock",
+        "login",
+        "needs_new_id",
+        "on_socket",
+        "own",
+        "refusal",
+        "renew",
+        "rules",
+        "stale",
+        "superseded",
+        "token",
+        "values",
+        "version",
+    )
+
+    def __init__(
+        self,
+        rules: Rules,
+        base: Envelope | None = None,
+        token: str | None = None,
+        version: Any = None,  # noqa: ANN401
+        renew: bool = False,
+        loaded_at: float | None = None,
+    ) -> None:
+        self.rules = rules
+        if base is None:
+            base = self.blank()
+        #: What the store has, as this request saw it, and under which token and
+        #: version. It is stale after a save, which returns no version.
+        self.base = base
+        self.token = token
+        self.version = version
+        self.stale = False
+        #: What this request wants the fields to be: ``base`` itself until a verb
+        #: changes one.
+        self.current = base
+        #: The values. Those that nobody has looked at are still encoded.
+        self.values: dict[str, Any] = dict(base.values)
+        #: What was packed in one generation is void in the next. One begins with
+        #: another base, see `adopt`, and with the end of a transaction.
+        self.generation = 0
+        #: When the session has to have been alive, in seconds since the epoch: when
+        #: the request loaded it; on a WebSocket when a message saves or loads it.
+        self.judged_at = base.created if loaded_at is None else loaded_at
+        self.on_socket = False
+        #: What the commit has to do besides storing what changed: note that the
+        #: session is in use, give it a new id, and end the sessions of tokens that
+        #: were destroyed.
+        self.renew = renew
+        self.needs_new_id = False
+        self.ended: dict[str, Ended] = _nothing
+        #: What the response has to say about the cookie, and whether what was handed
+        #: out for the id before is void.
+        self.destroyed = False
+        self.has_new_id = False
+        self.cookie_due = False
+        #: The headers of the response have been sent.
+        self.headers_sent = False
+        #: The handler that has finished its response, and whether something was
+        #: changed after that.
+        self.finished_by = ""
+        self.is_late = False
+        #: Why nothing of it can be stored; None where it can. Of a request that came
+        #: with several ids, those that are alive, each with its user.
+        self.refusal: str | None = None
+        self.found: Mapping[str, str | None] = _nothing
+        #: The tokens that the request came with and whose sessions have others now.
+        self.superseded: tuple[str, ...] = ()
+        #: What this request itself has set: names of fields, and keys of flashes. A
+        #: login takes nothing else of these along.
+        self.own: frozenset[str] = frozenset()
+        self.login: Login | None = None
+        #: In progress are: a commit that gives the client another token; a
+        #: transaction.
+        self.is_moving = False
+        self.is_transacting = False
+        self.lock: StoreLock | None = None
+
+    def __repr__(self) -> str:
+        return f"<SessionState {len(self.values)} values>"
+
+    # What it is.
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether the cookie outlives the browser."""
+        return is_persistent(self.current, self.rules)
+
+    @property
+    def expires_in(self) -> int:
+        """How many seconds are left, rounded up. See `.Session.expires_in`."""
+        longest = longest_left(self.current, self.rules)
+        left = min(self.current.expires - self.rules.now(), longest)
+        return max(0, math.ceil(left))
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether this request has signed somebody in and has not stored it yet."""
+        return self.current.auth_time not in (None, self.base.auth_time)
+
+    @property
+    def has_signed_in(self) -> bool:
+        """Whether this request has signed somebody in and has stored it."""
+        return self.login is not None and self.login.since == self.base.auth_time
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is anything to commit besides a renewal."""
+        try:
+            return self.pack() is not self.base or self.needs_new_id or bool(self.ended)
+        except SessionDataError:
+            return True
+
+    def handle(self) -> str:
+        """Returns the public handle, which is drawn when it is first needed."""
+        if not self.current.id:
+            self.set_fields(id=secrets.token_urlsafe(12))
+        return self.current.id
+
+    # Values.
+
+    def get(self, key: str) -> Any:  # noqa: ANN401
+        """Returns a value, decoded. Raises `KeyError` if there is none."""
+        value = self.values[key]
+        if type(value) is Raw:
+            value = decode_value(value)
+            # What nobody can change need not be compared at the end.
+            if type(value) not in PLAIN:
+                self.values[key] = value
+        return value
+
+    def pack(self) -> Envelope:
+        """Returns what this request would store.
+
+        That is ``base``, the very object, if nothing has changed. Raises
+        `.SessionDataError` for a value that cannot be stored.
+        """
+        base, current = self.base, self.current
+        values = self._encoded()
+        if values is base.values and (current is base or same_fields(current, base)):
+            return base
+        if self.token is None and not (values or current.user or current.flashes):
+            # Nothing worth storing has come of it.
+            return base
+        return msgspec.structs.replace(current, id=self.handle(), values=values)
+
+    def _encoded(self) -> dict[str, Raw]:
+        """Returns the values in their encoded form; the loaded dict if equal."""
+        values, loaded = self.values, self.base.values
+        encoded = {
+            key: encode_value(key, value)
+            for key, value in values.items()
+            if type(value) is not Raw
+        }
+        # After a merge, what nobody looked at may differ, too.
+        compared = encoded
+        if self.current.values is not loaded:
+            compared = {**values, **encoded}
+        if len(values) == len(loaded) and not different(compared, loaded):
+            return loaded
+        return {**values, **encoded}
+
+    def describe_lost(self) -> str:
+        """Returns what was changed and not stored, as a log may say it."""
+        base, values = self.base, self.values
+        changed = sum(key not in values for key in base.values)
+        for key, value in values.items():
+            try:
+                encoded = value if type(value) is Raw else encode_value(key, value)
+            except SessionDataError:
+                encoded = None
+            changed += encoded is None or base.values.get(key) != encoded
+        lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
+        if self.current is not base and not same_fields(self.current, base):
+            lost.append("a message or setting of the session")
+        if self.ended:
+            lost.append("its end")
+        return " and ".join(lost)
+
+    # What the verbs do.
+
+    def set_fields(self, **fields: Any) -> None:
+        """Sets fields of the envelope."""
+        self.current = msgspec.structs.replace(self.current, **fields)
+
+    def set_own(self, **fields: Any) -> None:
+        """Sets fields as the application asks for. A login takes them along."""
+        self.set_fields(**fields)
+        self.own = self.own.union(fields)
+
+    def set_expiry(self, **fields: float | None) -> None:
+        """Sets ``idle`` and ``lifetime``, and when the session expires."""
+        self.set_own(**fields)
+        self.update_expiry()
+
+    def update_expiry(self) -> None:
+        """Sets when the session expires unless it is used again."""
+        self.set_fields(expires=expires_at(self.current, self.rules))
+
+    def add_flash(self, text: str, category: str) -> None:
+        """Adds a message. Of more than 20 the oldest is dropped."""
+        key = secrets.token_hex(4)
+        flashes = {**self.current.flashes, key: (text, category)}
+        self.set_fields(flashes=latest(flashes))
+        self.own |= {key}
+
+    def regenerate(self) -> None:
+        """Has the next commit give the session another id."""
+        self.has_new_id = True
+        self.needs_new_id = self.token is not None
+
+    def sign_in(self, user: str, keep: frozenset[str] | None) -> None:
+        """Signs ``user`` in. See `.Session.login`."""
+        self.regenerate()
+        if self.current.user not in (None, user):
+            keep = frozenset()
+            self.own = frozenset()
+        if keep is not None:
+            for key in [key for key in self.values if key not in keep]:
+                del self.values[key]
+        if self.login is not None and self.login.keep is not None and self.signs_in:
+            # An earlier login of this request, not stored yet, has kept these alone.
+            keep = self.login.keep if keep is None else self.login.keep & keep
+        if self.current.user != user:
+            self._forget_settings()
+        now = since = self.rules.now()
+        if self.base.auth_time is not None and self.base.auth_time >= since:
+            # The clock has gone back. A sign-in is later than the one before.
+            since = self.base.auth_time + SIGN_IN_STEP
+        self.login = Login(since, keep)
+        # Whoever has a copy of the session from before does not share the handle.
+        self.set_fields(id="", user=user, auth_time=since, seen=now)
+        self.update_expiry()
+
+    def move_sign_in(self, before: float | None, since: float | None) -> None:
+        """Notes that a sign-in at ``before`` counts from ``since``."""
+        if since == before or since is None:
+            return
+        if self.login is not None and self.login.since == before:
+            self.login = Login(since, self.login.keep)
+        if self.current.auth_time == before:
+            self.set_fields(auth_time=since)
+
+    def destroy(self) -> None:
+        """Ends the session with the next commit. See `.Session.destroy`."""
+        if self.refusal is not None and self.found:
+            self._end({token: Ended(user) for token, user in self.found.items()})
+            self.refusal = None
+        if self.token is not None:
+            version = None if self.stale else self.version
+            self._end({self.token: Ended(self.base.user, version)})
+        if self.superseded:
+            self._end(dict.fromkeys(self.superseded, Ended()))
+            self.superseded = ()
+        self.note_end()
+
+    # What the core notes.
+
+    def adopt(self, base: Envelope, current: Envelope | None = None) -> None:
+        """Takes ``base`` as what the store has and ``current`` as its own."""
+        self.generation += 1
+        self.base = base
+        self.current = current or base
+        self.values = dict(self.current.values)
+
+    def adopt_loaded(
+        self,
+        base: Envelope,
+        version: Any,  # noqa: ANN401
+        current: Envelope | None = None,
+    ) -> None:
+        """Takes what was just loaded, with its version."""
+        self.adopt(base, current)
+        self.version, self.stale = version, False
+
+    def settle(self, base: Envelope, token: str, packed: Envelope) -> None:
+        """Notes that ``packed`` was stored in place of ``base``, under ``token``.
+
+        What this request saw is the base of the next comparison, and not what
+        it was merged into: otherwise a value that was only read would look as if
+        it had been changed back.
+        """
+        if self.base is not base:
+            # It was destroyed meanwhile: what has just been stored ends as well.
+            if token not in self.ended:
+                self._end({token: Ended(packed.user)})
+            return
+        if is_persistent(packed, self.rules) or is_persistent(base, self.rules):
+            self.cookie_due = True
+        if self.current is base or same_fields(self.current, packed):
+            self.current = packed
+        self.base, self.token = packed, token
+        self.version, self.stale = None, True
+        self.renew = False
+
+    def note_end(self) -> None:
+        """Notes that the record has ended, or ends with the next commit."""
+        self.destroyed = True
+        self.token = self.version = None
+        self.stale = self.renew = self.needs_new_id = False
+        self._forget_request()
+        self.adopt(self.blank())
+
+    def discard(self) -> None:
+        """Drops what this request changed. What it destroyed stays destroyed."""
+        # Another base than a commit in progress began with: what that stores of a
+        # new session ends again.
+        self.adopt(self.blank() if self.token is None else self.base)
+        self.needs_new_id = False
+        self._forget_request()
+
+    def judge(self, now: float) -> None:
+        """Notes that a save, a transaction or a reload begins at ``now``.
+
+        For a request it changes nothing: what was alive when the request loaded it
+        is alive for the request. On a WebSocket each message is judged by itself.
+        """
+        if self.on_socket:
+            self.judged_at = now
+            if self.token is not None and now >= self.base.expires:
+                # Other requests may have kept it alive.
+                self.stale = True
+
+    def turn(self) -> StoreLock:
+        """Returns the lock that the commits of this state wait for."""
+        if self.lock is None:
+            self.lock = StoreLock()
+        return self.lock
+
+    # What is refused.
+
+    def check_change(self) -> None:
+        """Raises for a change that comes too late, and notes one that may be lost."""
+        if self.headers_sent:
+            self.require_cookie()
+        if self.finished_by:
+            self.is_late = True
+
+    def check_removal(self) -> None:
+        """Does the same for something that is removed."""
+        # Without a record only a change is taken back that was not stored.
+        if self.token is not None:
+            self.check_change()
+
+    def require_headers(self, what: str) -> None:
+        """Raises `.SessionError` if no new cookie can be sent any more."""
+        if self.headers_sent:
+            raise SessionError(
+                f"{what} needs a new cookie, and the headers of the response are"
+                " out already. Call it before flush() and finish()."
+            )
+
+    def require_cookie(self) -> None:
+        """Raises `.SessionError` if a change could not reach the client."""
+        if not self.rules.revocable:
+            raise SessionError(
+                "This backend keeps the session in the cookie, and the headers of the"
+                " response are out: it can no longer be changed. Change it before"
+                " flush() and finish(); for WebSockets, and for what outlives the"
+                " response, use a backend that keeps sessions on the server."
+            )
+        if self.token is None:
+            raise SessionError(
+                "This visitor has no session yet, and the headers of the response are"
+                " out, so none can be begun. Write to the session before flush() and"
+                " finish(), and before a WebSocket is opened."
+            )
+
+    # What these are made of.
+
+    def blank(self) -> Envelope:
+        """Returns the envelope of a session that begins now."""
+        now = self.rules.now()
+        blank = Envelope(now, now, 0.0, {}, format=FORMAT)
+        blank.expires = expires_at(blank, self.rules)
+        return blank
+
+    def _end(self, ended: Mapping[str, Ended]) -> None:
+        self.ended = {**self.ended, **ended}
+
+    def _forget_settings(self) -> None:
+        """Drops flashes and settings that this request has not set itself."""
+        fields: dict[str, Any] = {
+            name: default for name, default in _SETTINGS.items() if name not in self.own
+        }
+        flashes = self.current.flashes.items()
+        kept = {key: flash for key, flash in flashes if key in self.own}
+        self.set_fields(flashes=kept, **fields)
+
+    def _forget_request(self) -> None:
+        self.own, self.login = frozenset(), None
+
+
+def is_persistent(envelope: Envelope, rules: Rules) -> bool:
+    """Whether the cookie of a session outlives the browser."""
+    own = envelope.persistent
+    return rules.persistent if own is None else own
+
+
+def keep_only(envelope: Envelope, keys: Collection[str]) -> Envelope:
+    """Returns ``envelope`` without the values whose keys are not in ``keys``."""
+    values = {key: raw for key, raw in envelope.values.items() if key in keys}
+    return msgspec.structs.replace(envelope, values=values)
