@@ -10,9 +10,6 @@ import random
 import secrets
 import socket
 import struct
-import subprocess
-import sys
-import textwrap
 import time
 import unittest
 from collections.abc import Awaitable, Callable
@@ -34,7 +31,7 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
-from tornado_sessions.testing import BackendContract, HandlerContract
+from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
 
 URL = os.environ.get("SESSIONS_TEST_MEMCACHED_URL", "")
 
@@ -57,6 +54,17 @@ class MemcachedHandlerTest(HandlerContract, AsyncHTTPTestCase):
 
     def make_session_backend(self) -> str:
         return URL
+
+
+@needs_memcached
+class MemcachedOutageTest(OutageContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends whose store fails."""
+
+    def make_server(self) -> Memcached:
+        return Memcached()
+
+    def make_backend(self, port: int, timeout: float) -> Backend:
+        return MemcachedBackend(f"127.0.0.1:{port}", timeout=timeout)
 
 
 class UrlTest(unittest.TestCase):
@@ -619,9 +627,10 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(self.backend.close)
         self.address = f"127.0.0.1:{self.server.port}"
 
-    async def test_a_server_that_is_down_at_start_is_used_when_it_is_up(self) -> None:
-        """Behaviour 66: the error says which server, and the driver's error why."""
+    async def test_an_error_says_which_server_is_down(self) -> None:
+        """Behaviour 66: and the driver's error says why."""
         self.server.kill()
+
         for operation in _operations(self.backend):
             with self.assertRaisesRegex(
                 BackendError, f"'{self.address}' failed: .* Check that it runs there"
@@ -629,36 +638,12 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
                 await operation()
             self.assertIsInstance(caught.exception.__cause__, ConnectionRefusedError)
 
-        self.server.start()
-
-        await self._assert_good()
-
-    async def test_a_server_killed_in_the_middle_of_requests_fails_them(self) -> None:
-        """Behaviour 66: what waits for it is told, and the next finds the new one."""
-        await self._assert_good()
-        self.server.pause()
-        waiting = [
-            asyncio.ensure_future(operation())
-            for operation in 5 * _operations(self.backend)
-        ]
-        await asyncio.sleep(0)
-
-        self.server.kill()
-
-        for error in await asyncio.gather(*waiting, return_exceptions=True):
-            self.assertIsInstance(error, BackendError)
-            self.assertIn(self.address, str(error))
-        self.server.start()
-        await self._assert_good()
-
-    async def test_a_server_that_hangs_fails_requests_in_time(self) -> None:
-        """Behaviour 66: all that are under way; then it goes on."""
+    async def test_an_error_says_which_server_hangs(self) -> None:
+        """Behaviour 66: and for how long it was waited for."""
         backend = self._hurry()
         await _until_good(backend)
         self.server.pause()
-        waiting = [
-            asyncio.ensure_future(operation()) for operation in 5 * _operations(backend)
-        ]
+        waiting = [operation() for operation in _operations(backend)]
 
         for error in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(error, BackendError)
@@ -666,9 +651,6 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
                 f"'{self.address}' did not answer within 0.5 seconds", str(error)
             )
             self.assertIsInstance(error.__cause__, asyncio.TimeoutError)
-        self.server.resume()
-
-        await _until_good(backend)
 
     async def test_a_server_that_hangs_after_a_rest_fails_requests_in_time(
         self,
@@ -706,20 +688,6 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
 
         with self.assertRaisesRegex(BackendError, "did not answer within 0.5"):
             await backend.save(_new_key(), _record(bytes(20_000_000)))
-
-    async def test_idle_connections_to_a_server_that_restarted_are_not_used(
-        self,
-    ) -> None:
-        """Behaviour 66: no request fails after the restart."""
-        keys = [_new_key() for _ in range(20)]
-        await asyncio.gather(*(self.backend.load(key) for key in keys))
-
-        self.server.kill()
-        self.server.start()
-        # One turn of the loop to learn of it.
-        await asyncio.sleep(0)
-
-        await asyncio.gather(*(self.backend.load(key) for key in keys))
 
     async def test_an_answer_that_is_cut_is_an_error(self) -> None:
         """Behaviour 66: wherever it is cut, and however the connection ends."""
@@ -796,14 +764,6 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(backend.close)
         return backend
 
-    async def _assert_good(self) -> None:
-        key = _new_key()
-        await self.backend.save(key, _record(b"one"))
-        await _replace(self.backend, key, b"two")
-        self.assertEqual(await _data(self.backend, key), b"two")
-        await self.backend.delete(key)
-        self.assertIsNone(await self.backend.load(key))
-
 
 @needs_memcached
 class CancelledTest(unittest.IsolatedAsyncioTestCase):
@@ -817,40 +777,6 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
         # With the one that asks.
         self.at_rest = self._statistic("curr_connections")
         self.addAsyncCleanup(self.backend.close)
-
-    async def test_a_thousand_cancellations_give_no_answer_to_another(self) -> None:
-        """Behaviour 68: each load answers its own record or is cancelled."""
-        # To trace each task would take most of the time.
-        asyncio.get_running_loop().set_debug(False)
-        keys = [_new_key() for _ in range(100)]
-        for key in keys:
-            await self.backend.save(key, _record(key))
-        chance = random.Random(68)
-        cancelled = answered = 0
-
-        async def load(key: bytes, turns: int) -> None:
-            nonlocal cancelled, answered
-            task = asyncio.ensure_future(self.backend.load(key))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
-            try:
-                record = await task
-            except asyncio.CancelledError:
-                cancelled += 1
-            else:
-                answered += 1
-                assert record is not None
-                self.assertEqual(record.data, key)
-
-        while cancelled < 1000:
-            await asyncio.gather(
-                *(load(chance.choice(keys), chance.randrange(1, 20)) for _ in range(20))
-            )
-        self.assertGreater(answered, 0)
-
-        for key in keys:
-            self.assertEqual(await _data(self.backend, key), key)
 
     async def test_the_connection_of_a_cancelled_operation_is_closed(self) -> None:
         """Behaviour 68: its answer comes to nobody, and the next one has another."""
@@ -962,48 +888,6 @@ class CancelledTest(unittest.IsolatedAsyncioTestCase):
 
 @needs_memcached
 class ProcessTest(unittest.TestCase):
-    def test_each_forked_process_opens_its_own_connections(self) -> None:
-        """Behaviour 67: parent and child use one backend, made before the fork."""
-        program = """
-            import asyncio, os, secrets, sys
-            from tornado_sessions import Record
-            from tornado_sessions_memcached import MemcachedBackend
-
-            async def use(backend):
-                for _ in range(200):
-                    key = secrets.token_bytes(32)
-                    await backend.save(key, Record(key))
-                    assert (await backend.load(key)).data == key
-
-            backend = MemcachedBackend.from_url(sys.argv[1], {})
-            asyncio.run(use(backend))
-            child = os.fork()
-            asyncio.run(use(backend))
-            if child:
-                assert os.waitpid(child, 0)[1] == 0
-        """
-        ran = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program), URL],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-        self.assertEqual((ran.returncode, ran.stderr), (0, ""))
-
-    def test_a_backend_outlives_its_loop(self) -> None:
-        """What is used in one loop after another connects in each."""
-        backend, key = MemcachedBackend.from_url(URL, {}), _new_key()
-
-        async def use(save: bool) -> None:
-            if save:
-                await backend.save(key, _record(b"data"))
-            self.assertEqual(await _data(backend, key), b"data")
-            await backend.close()
-
-        asyncio.run(use(save=True))
-        asyncio.run(use(save=False))
-
     def test_nothing_secret_is_logged(self) -> None:
         """Behaviour 8: neither keys nor data, with everything logged that can be."""
         key = _new_key()

@@ -33,7 +33,7 @@ from servers import MongoDB, MongoReplicaSet
 from tornado_sessions import Sessions
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.testing import BackendContract, HandlerContract
+from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
 
 SERVER = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
 # Test runs may share a server.
@@ -87,6 +87,33 @@ class PyMongoHandlerTest(HandlerContract, AsyncHTTPTestCase):
 
     def make_session_backend(self) -> Backend:
         return _backend("pymongo")
+
+
+class OutageFacts(OutageContract):
+    """The contract of all backends whose store fails."""
+
+    driver: str
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(_collect_sockets)
+
+    def make_server(self) -> MongoDB:
+        return MongoDB()
+
+    def make_backend(self, port: int, timeout: float) -> Backend:
+        url = f"mongodb://127.0.0.1:{port}"
+        return _backend(self.driver, url, timeout=timeout)
+
+
+@needs_server
+class MotorOutageTest(OutageFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "motor"
+
+
+@needs_server
+class PyMongoOutageTest(OutageFacts, unittest.IsolatedAsyncioTestCase):
+    driver = "pymongo"
 
 
 class DriverFacts(_Case):
@@ -437,65 +464,6 @@ class DriverFacts(_Case):
             self.assertEqual(collection.read_preference, pymongo.ReadPreference.PRIMARY)
             self.assertEqual(limit, 0.345)
 
-    def test_it_works_in_one_loop_after_another(self) -> None:
-        """Behaviour 67: it connects in the loop that runs, closed or not."""
-        backend, key = _backend(self.driver), secrets.token_bytes(32)
-
-        async def save_and_close() -> None:
-            await backend.save(key, Record(b"one"))
-            await backend.close()
-
-        async def load_and_close() -> None:
-            record = await backend.load(key)
-            assert record is not None
-            self.assertEqual(record.data, b"one")
-            await backend.close()
-
-        asyncio.run(save_and_close())
-        asyncio.run(load_and_close())
-        asyncio.run(load_and_close())
-
-    def test_it_works_in_a_forked_process(self) -> None:
-        """Behaviour 67: parent and child each have connections of their own."""
-        script = f"""
-            import asyncio, os
-            from tornado_sessions.backend import Record
-            from tornado_sessions_mongodb import MongoDBBackend
-
-            backend = MongoDBBackend.from_url({_url(self.driver)!r}, {{}})
-            keys = [os.urandom(32) for _ in range(100)]
-
-            async def save():
-                for key in keys:
-                    await backend.save(key, Record(key))
-
-            async def check():
-                for key in keys:
-                    assert (await backend.load(key)).data == key
-
-            async def save_and_check():
-                await save()
-                await check()
-                await backend.close()
-
-            loop = asyncio.new_event_loop()
-            loop.run_until_complete(save())
-            child = os.fork()
-            if not child:
-                keys = [os.urandom(32) for _ in range(100)]
-                try:
-                    asyncio.run(save_and_check())
-                    print("the child is done", flush=True)
-                finally:
-                    os._exit(0)
-            loop.run_until_complete(check())
-            os.waitpid(child, 0)
-            loop.run_until_complete(check())
-            loop.run_until_complete(backend.close())
-            print("the parent is done")
-        """
-        self.assertEqual(_run(script), "the child is done\nthe parent is done\n")
-
     # Cancellation.
 
     async def test_a_thousand_cancellations_mix_up_no_answers(self) -> None:
@@ -761,27 +729,6 @@ class FaultFacts(_Case):
         self.backend = MongoDBBackend.from_url(url, {})
         self.addAsyncCleanup(self.backend.close)
         self.key = secrets.token_bytes(32)
-
-    async def test_a_server_that_is_down_at_the_start(self) -> None:
-        """Behaviour 66: every operation fails in time, until there is one."""
-        await self._assert_down()
-
-        await asyncio.to_thread(self.server.start)
-
-        await self._assert_good_again()
-
-    async def test_a_server_that_is_killed_and_comes_back(self) -> None:
-        """Behaviour 66: the same backend goes on, with what was stored."""
-        await self._start_and_store()
-
-        self.server.kill()
-        await self._assert_down()
-        await asyncio.to_thread(self.server.start)
-
-        await self._assert_good_again()
-        record = await self.backend.load(self.key)
-        assert record is not None
-        self.assertEqual(record.data, b"before")
 
     async def test_a_server_that_hangs_and_goes_on(self) -> None:
         """Behaviour 66: more requests than motor has threads fail in time, too."""
