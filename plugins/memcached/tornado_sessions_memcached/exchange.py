@@ -55,7 +55,7 @@ class SharedConnection(asyncio.Protocol):
         # The commands without a reply, in order, sent or not.
         self._pending: collections.deque[_Exchange] = collections.deque()
         # The beginning of a reply.
-        self._received = bytearray()
+        self._received = b""
         self.client = aiomcache.FlagClient("", get_flag_handler=_ignore_flags)
         # The driver's pool has one command at a time on a connection, and reuses
         # the connection of a cancelled command, whose reply is still to come. The
@@ -96,15 +96,15 @@ class SharedConnection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
+        data, begin = self._received + data, 0
         try:
-            while end := _end_of_reply(self._received):
-                reply = bytes(self._received[:end])
-                del self._received[:end]
-                self._hand_out(reply)
+            while end := _end_of_reply(data, begin):
+                self._hand_out(data[begin:end])
+                begin = end
         except ReplyError as error:
             self._fail(error)
             return
+        self._received = data[begin:]
         if self.is_retired:
             self.retire()
 
@@ -180,15 +180,15 @@ def _is_reply_to(command: bytes, reply: bytes) -> bool:
     return reply.startswith(_REPLIES[command[:3]])
 
 
-def _end_of_reply(data: bytearray) -> int:
-    """Returns the length of the first reply in ``data``; 0 if it is not complete."""
-    end = data.find(b"\n") + 1
-    if not end and len(data) > _LONGEST_LINE:
+def _end_of_reply(data: bytes, begin: int) -> int:
+    """Returns where the reply at ``begin`` ends; 0 if it is not complete."""
+    end = data.find(b"\n", begin) + 1
+    if not end and len(data) - begin > _LONGEST_LINE:
         raise ReplyError("it answered a line without an end")
-    if data.startswith(b"VALUE ") and end:
-        matched = _match_value(data)
+    if end and data.startswith(b"VALUE ", begin):
+        matched = _match_value(data, begin)
         if matched is None:
-            raise ReplyError(_unexpected(bytes(data[:end])))
+            raise ReplyError(_unexpected(data[begin:end]))
         # The data, and END.
         end += int(matched[1]) + 7
     return end if end <= len(data) else 0
