@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "tornado_sessions",
-        "tornado_sessions.sessions",
+        "tornado_sessions.core",
         "tornado_sessions.storage",
         "tornado_sessions.testing",
         "tornado_sessions.web",

@@ -54,7 +54,7 @@ class DevicesHandler(BaseHandler):
             there = await self.sessions.revoke(user, handle)
             text = "Signed out there." if there else "It is signed out already."
         else:
-            await self.sessions.revoke_all(user, but=self.session)
+            await self.sessions.revoke_all(user, keep=self.session)
             text = "Signed out everywhere else."
         # Their tabs ask who is signed in; those of this session find nothing new.
         self.changed_sessions = [session.id for session in sessions]

@@ -11,6 +11,7 @@ from tornado_sessions_memory import MemoryBackend
 from tornado_sessions import Session, Sessions, Vault
 from tornado_sessions.codec import Envelope, decode
 from tornado_sessions.session import state_of
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 
 START = 1_000_000.0
@@ -38,7 +39,7 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
 
     def make(self, vault: Vault, **settings: Any) -> Sessions:
         settings = {"idle_timeout": IDLE, "lifetime": LIFETIME, **settings}
-        sessions = Sessions(vault, **settings)
+        sessions = Sessions(Settings(vault, **settings))
         sessions.now = lambda: self.clock
         return sessions
 
@@ -46,19 +47,19 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         """Answers the token of a session that was stored a while ago."""
         session = await self.elsewhere.load(None)
         session.update(values or {"kept": 0})
-        await self.elsewhere.commit(state_of(session))
+        await self.elsewhere.commits.commit(state_of(session))
         assert state_of(session).token is not None
         return state_of(session).token
 
     async def change_elsewhere(self, token: str, **values: Any) -> None:
         session = await self.elsewhere.load(token)
         session.update(values)
-        await self.elsewhere.commit(state_of(session))
+        await self.elsewhere.commits.commit(state_of(session))
 
     async def end_elsewhere(self, token: str) -> None:
         session = await self.elsewhere.load(token)
         session.destroy()
-        await self.elsewhere.commit(state_of(session))
+        await self.elsewhere.commits.commit(state_of(session))
 
     async def values(self, token: str | None) -> dict[str, Any]:
         """Answers what the next request sees, in whatever process."""

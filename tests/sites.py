@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any, cast
@@ -15,6 +16,7 @@ from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.session import state_of
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing.faults import FaultyVault
 
 
@@ -48,7 +50,7 @@ class Visited:
 
     async def begin(self, **values: Any) -> str:
         """Stores a session of ``values`` for the visitor."""
-        session = await Sessions(self.vault.inner).load(None)
+        session = await Sessions(Settings(self.vault.inner)).load(None)
         session.update(values)
         await session.save()
         assert state_of(session).token is not None
@@ -61,7 +63,7 @@ class Visited:
 
     async def stored(self, token: str | None = None) -> dict[str, Any] | None:
         """Answers what the store has for the visitor; None for no session."""
-        session = await Sessions(self.vault.inner).load(token or self.token)
+        session = await Sessions(Settings(self.vault.inner)).load(token or self.token)
         return None if session.is_new else dict(session)
 
     def saves(self) -> int:
@@ -172,3 +174,9 @@ async def see_it_fail(site: Site, errors: list[str], status: int) -> None:
 
     assert (response.code, cookies(response)) == (500, [])
     errors.append(UNCAUGHT)
+
+
+def change_settings(site: Site, **changes: Any) -> None:
+    """Gives an application other settings while it runs."""
+    sessions = site.sessions
+    sessions.settings = dataclasses.replace(sessions.settings, **changes)

@@ -36,7 +36,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.told: list[SessionEvent] = []
-        self.sessions.listener = self.told.append
+        self.sessions.events.listener = self.told.append
 
     def tells(self) -> list[tuple[Any, ...]]:
         """Answers what was told since this was asked last, without the times."""
@@ -74,7 +74,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         ada = self.signed_in()
         ada.does(put(a=1))
         ada.does(look)
-        self.time += self.sessions.idle_timeout / 2
+        self.time += self.sessions.rules.idle_timeout / 2
         ada.does(look)
         assert self.tells() == []
 
@@ -121,7 +121,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         """With the reason, whenever its cookie comes."""
         marks = []
         for seconds, reason, act in (
-            (self.sessions.idle_timeout, "idle", look),
+            (self.sessions.rules.idle_timeout, "idle", look),
             (100.0, "lifetime", _end_in(100.0)),
             (-1000.0, "clock", look),
         ):
@@ -137,8 +137,8 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
 
     def test_the_lifetime_of_a_session_counts_from_the_login(self) -> None:
         """Behaviour 48: until then it is the idle timeout that ends one."""
-        idle = self.sessions.idle_timeout
-        self.sessions.lifetime = 1.5 * idle
+        idle = self.sessions.rules.idle_timeout
+        self.sessions.rules.lifetime = 1.5 * idle
         ada = self.visitor()
         ada.does(put(a=1))
         self.time += 0.9 * idle
@@ -162,7 +162,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
     def test_what_had_expired_is_not_revoked(self) -> None:
         """It was none any more."""
         self.signed_in()
-        self.time += self.sessions.idle_timeout
+        self.time += self.sessions.rules.idle_timeout
         self.complete(self.sessions.revoke_all("ada"))
         assert self.tells() == []
 
@@ -178,7 +178,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
 
     def test_a_session_made_room(self) -> None:
         """It is revoked, for a reason of its own."""
-        self.sessions.max_per_user = 1
+        self.sessions.logins.limit = 1
         ada = self.signed_in()
         mark = self.mark(ada)
         self.time += 1
@@ -271,8 +271,8 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
 
     def test_a_login_too_many_is_refused(self) -> None:
         """With the user who has too many."""
-        self.sessions.max_per_user = 1
-        self.sessions.max_per_user_policy = "refuse"
+        self.sessions.logins.limit = 1
+        self.sessions.logins.policy = "refuse"
         self.signed_in()
         guest = self.visitor()
         guest.does(login("ada"))
@@ -334,7 +334,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         def fail(event: SessionEvent) -> None:
             raise ArithmeticError("The listener failed.")
 
-        self.sessions.listener = fail
+        self.sessions.events.listener = fail
         ada = self.visitor()
         assert ada.does(put(a=1)).code == 200
         assert ada.sees() == {"a": 1}
@@ -354,7 +354,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
 
     def test_without_a_listener_nothing_is_made(self) -> None:
         """Neither an event nor a fingerprint."""
-        self.sessions.listener = None
+        self.sessions.events.listener = None
         ada = self.visitor()
         with mock.patch.object(self.watch(), "fingerprint", None):
             for act in (put(a=1), regenerate, login("ada"), destroy):
@@ -376,7 +376,7 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
     def test_it_tells_what_it_can(self) -> None:
         """A cookie that was altered could have been one of ours."""
         told: list[SessionEvent] = []
-        self.sessions.listener = told.append
+        self.sessions.events.listener = told.append
         ada = self.visitor()
         ada.does(put(a=1))
         self.visitor(token=self.altered(ada.token)).does(look)
@@ -391,7 +391,7 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
     def test_a_user_is_logged_out_everywhere(self) -> None:
         """In one event: nobody knows how many sessions there were."""
         told: list[SessionEvent] = []
-        self.sessions.listener = told.append
+        self.sessions.events.listener = told.append
         self.complete(self.sessions.revoke_all("ada"))
         assert told == [SessionEvent("revoked", self.time, user="ada")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tornado_sessions import BackendError
-from tornado_sessions.locks import StoreLock
+from tornado_sessions.core.locks import StoreLock
 
 
 class Holder:

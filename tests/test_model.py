@@ -41,7 +41,7 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import users
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 
 T = TypeVar("T")
@@ -281,13 +281,15 @@ class Process:
         self.vault = StagedVault(world, self, vault, suspends)
         self.events: list[SessionEvent] = []
         self.sessions = Sessions(
-            self.vault,
-            idle_timeout=IDLE,
-            lifetime=LIFETIME,
-            listener=self.events.append,
+            Settings(
+                self.vault,
+                idle_timeout=IDLE,
+                lifetime=LIFETIME,
+                listener=self.events.append,
+            )
         )
         self.sessions.now = lambda: world.now
-        self.sessions._purge_timer = mock.Mock()
+        self.sessions.cleanup.timer = mock.Mock()
         self.expected: Counter[tuple[str, str | None, str | None]] = Counter()
         self.failing: set[str] = set()
         self.revoked: set[str] = set()
@@ -617,18 +619,21 @@ class Visit:
         handles = [kept.handle for kept in self.world.kept.values()] or ["unknown"]
         handle = self.world.data.draw(st.sampled_from(handles))
         await self._revoke(
-            self.sessions.revoke("ada", handle), self._of("ada") & {handle}
+            self._own_sessions().revoke("ada", handle), self._of("ada") & {handle}
         )
 
     async def revoke_all(self) -> None:
-        await self._revoke(self.sessions.revoke_all("ada"), self._of("ada"))
+        await self._revoke(self._own_sessions().revoke_all("ada"), self._of("ada"))
 
     async def revoke_others(self) -> None:
         self.spares = True
         await self._revoke(
-            self.sessions.revoke_all("ada", but=self.session), self._of("ada")
+            self._own_sessions().revoke_all("ada", keep=self.session), self._of("ada")
         )
         self.spares = False
+
+    def _own_sessions(self) -> Sessions:
+        return self.sessions.of_request(state_of(self.session))
 
     def _spared(self) -> set[str]:
         """Returns the handles of its own session, whatever that has become."""
@@ -638,7 +643,6 @@ class Visit:
         return {self.session.id, *(kept.handle for kept in chain)}
 
     async def _revoke(self, work: Awaitable[int], due: set[str]) -> None:
-        users.own.set(state_of(self.session))
         self.revoked.clear()
         self.is_revoking = True
         succeeded = await self._attempt(work)
@@ -765,7 +769,7 @@ class Visit:
         packed, era = state_of(session).pack(), state_of(session).generation
 
         async def commit() -> None:
-            await self.sessions.commit(state_of(session), packed, era)
+            await self.sessions.commits.commit(state_of(session), packed, era)
             assert not state_of(session).needs_new_id
             assert not state_of(session).ended
 

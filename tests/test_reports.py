@@ -39,8 +39,8 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
+from tornado_sessions.core import retries
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import commits
 from tornado_sessions.testing import FaultyVault
 
 # Not in one piece, as a report has lines of the source, too.
@@ -407,7 +407,7 @@ async def test_a_conflict_without_an_end_reports_no_secret(
     site: Site, act: Act, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behaviour 82: the store answers, and another process is always first."""
-    monkeypatch.setattr(commits, "PATIENCE", -1.0)
+    monkeypatch.setattr(retries, "PATIENCE", -1.0)
     await site.begin()
 
     assert (await site.does(act)).code == 503
@@ -445,7 +445,7 @@ async def test_a_token_that_does_not_match_reports_no_secret(site: Site) -> None
     )
 
     assert answer.code == 403
-    assert sessions.xsrf_keys is not None
+    assert sessions.settings.xsrf_keys is not None
     site.check()
 
 

@@ -25,8 +25,9 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, decode, encode, encode_value
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.session import state_of
-from tornado_sessions.state import SessionState
+from tornado_sessions.settings import Settings
 
 TOKEN = "A" * 43
 START = 1_000_000.0
@@ -36,7 +37,9 @@ LIFETIME = 36_000.0
 
 def view(sessions: Any, *args: Any, **kwargs: Any) -> Session:  # noqa: ANN401
     """Returns a session with a state that is made of the rest."""
-    return Session(sessions, SessionState(sessions, *args, **kwargs))
+    rules = getattr(sessions, "rules", sessions)
+    store = getattr(sessions, "transactions", sessions)
+    return Session(store, SessionState(rules, *args, **kwargs))
 
 
 class Clock:
@@ -51,7 +54,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sessions(clock: Clock) -> Sessions:
-    sessions = Sessions(Vault(MemoryBackend()), idle_timeout=IDLE, lifetime=LIFETIME)
+    sessions = Sessions(
+        Settings(Vault(MemoryBackend()), idle_timeout=IDLE, lifetime=LIFETIME)
+    )
     sessions.now = lambda: clock.now
     return sessions
 
@@ -1029,7 +1034,7 @@ class ExpiryTest:
         self, loaded: Loaded, sessions: Sessions
     ) -> None:
         """False of its own is not the same as nothing of its own."""
-        sessions.persistent = True
+        sessions.rules.persistent = True
         session = loaded()
         assert session.persistent is True
 
@@ -1286,7 +1291,7 @@ class SentTest:
         self, sessions: Sessions, loaded: Loaded, remove: Callable[[Session], None]
     ) -> None:
         """Behaviour 28: it would be there again in the next request."""
-        sessions.revocable = False
+        sessions.rules.revocable = False
         session = loaded({"a": 1}, flashes={"1": ("Hello.", "info")})
         state_of(session).headers_sent = True
         with pytest.raises(SessionError, match="keeps the session in the cookie"):

@@ -27,8 +27,9 @@ from tornado_sessions import (
     registry,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.core import retries
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import commits
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 
 
@@ -45,7 +46,7 @@ class LoadTest(SessionsCase):
         for token in (UNKNOWN, "", "../../etc/passwd", "é" * 43):
             session = await self.sessions.load(token)
             session["a"] = 1
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
             assert state_of(session).token not in (None, token)
             assert await self.values(token) == {}
@@ -54,7 +55,7 @@ class LoadTest(SessionsCase):
         """Where the store is called, it is called once."""
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert dict(session) == {"a": 1}
         assert not session.is_new
@@ -76,7 +77,7 @@ class LoadTest(SessionsCase):
         with self.assertLogs("tornado_sessions") as logged:
             session = await self.sessions.load(token)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         (logged_record,) = logged.records
         assert logged_record.getMessage() == (
@@ -161,7 +162,7 @@ class CommitTest(SessionsCase):
         session = await self.sessions.load(None)
         session["a"] = 1
         del session["a"]
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert session.is_new
         assert self.vault.calls == []
@@ -170,8 +171,8 @@ class CommitTest(SessionsCase):
         """Behaviour 15: with a token for the client."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["save"]
         assert await self.values(state_of(session).token) == {"a": 1}
@@ -181,7 +182,7 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": {"b": 1}})
         session = await self.sessions.load(token)
         session["a"] = {"b": 1}
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load"]
 
@@ -190,7 +191,7 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": {"b": 1}})
         session = await self.sessions.load(token)
         session["a"]["b"] = 2
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
         assert state_of(session).token == token
@@ -201,7 +202,7 @@ class CommitTest(SessionsCase):
         token = await self.stored({"a": 1})
         session = await self.sessions.load(token)
         session.clear()
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert state_of(session).token == token
         assert await self.is_alive(token)
@@ -239,7 +240,7 @@ class CommitTest(SessionsCase):
         session = await self.sessions.load(token)
         session["a"] = 2
         await session.save()
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
 
@@ -313,7 +314,7 @@ class CommitTest(SessionsCase):
         session["a"] = 2
         packed = state_of(session).pack()
         session["a"] = 3
-        await self.sessions.commit(state_of(session), packed)
+        await self.sessions.commits.commit(state_of(session), packed)
 
         assert await self.values(token) == {"a": 2}
         assert session.modified
@@ -329,14 +330,14 @@ class CommitTest(SessionsCase):
         """Behaviour 15: a login alone is worth a record, and the store is told."""
         session = await self.sessions.load(None)
         session.login("ada")
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         loaded = await self.elsewhere.load(state_of(session).token)
         assert loaded.user == "ada"
         assert len([key async for key in self.backend.find("ada")]) == 1
 
     async def one_of(self, tokens: list[str]) -> Session:
-        return Session(self.sessions, await self.sessions.load_one_of(tokens))
+        return await self.sessions.load_one_of(tokens)
 
     async def test_of_several_ids_the_one_that_is_alive_is_loaded(self) -> None:
         """Behaviour 35: wherever it stands; of none that is alive, a new session."""
@@ -531,7 +532,7 @@ class ConflictTest(SessionsCase):
         session["cart"]["pear"] = 1
         session["n"] = 2
         await self.change_elsewhere(token, cart={"plum": 1}, n=3, new=1)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert await self.values(token) == {
             "cart": {"plum": 1, "pear": 1},
@@ -637,7 +638,7 @@ class ConflictTest(SessionsCase):
         session = await self.sessions.load(token)
         state_of(session).on_socket = True
         self.clock += IDLE / 2
-        await self.elsewhere.commit(await self.elsewhere.load_state(token))
+        await self.elsewhere.commits.commit(await self.elsewhere.loader.load(token))
         self.clock += IDLE / 2
         await session.save()
         session["b"] = 1
@@ -693,7 +694,7 @@ class ConflictTest(SessionsCase):
         session = await self.sessions.load(token)
         other = await self.elsewhere.load(token)
         other.regenerate()
-        await self.elsewhere.commit(state_of(other))
+        await self.elsewhere.commits.commit(state_of(other))
         for change in (lambda: session.update(a=2), session.regenerate):
             change()
             with pytest.raises(SessionGoneError):
@@ -710,7 +711,7 @@ class ConflictTest(SessionsCase):
             session.flash(f"mine {number}")
         other = await self.elsewhere.load(token)
         other.flash("theirs")
-        await self.elsewhere.commit(state_of(other))
+        await self.elsewhere.commits.commit(state_of(other))
         await session.save()
         shown = [text for text, _ in (await self.sessions.load(token)).flashes()]
 
@@ -738,7 +739,7 @@ class ContestedVault(FaultyVault):
             self.won += 1
             rival = await self.elsewhere.load(token)
             rival["rival"] = self.won
-            await self.elsewhere.commit(state_of(rival))
+            await self.elsewhere.commits.commit(state_of(rival))
         return await super().save(token, record)
 
 
@@ -787,7 +788,7 @@ class ContestTest(SessionsCase):
         """Behaviour 37: after so long it is a failure, with a hint."""
         sessions = self.contested(rivals=float("inf"))
         session = await sessions.load(await self.stored({"a": 1}))
-        with mock.patch.object(commits, "PATIENCE", 0.0):
+        with mock.patch.object(retries, "PATIENCE", 0.0):
             session["a"] = 2
             with pytest.raises(BackendError) as saving:
                 await session.save()
@@ -808,7 +809,7 @@ class ContestTest(SessionsCase):
         sessions = self.contested(rivals=3)
         session = await sessions.load(await self.stored({"a": 1}))
         session["a"] = 2
-        with mock.patch.object(commits, "PATIENCE", 60.0):
+        with mock.patch.object(retries, "PATIENCE", 60.0):
             await session.save()
 
         assert self.contest.won == 3
@@ -1028,7 +1029,7 @@ class RegenerateTest(SessionsCase):
         session["b"] = 1
         await self.change_elsewhere(token, c=1)
         await session.save()
-        await self.sessions.commit(
+        await self.sessions.commits.commit(
             state_of(session), before, state_of(session).generation
         )
         loaded = await self.elsewhere.load(state_of(session).token)
@@ -1142,11 +1143,11 @@ class OfTest:
             )
         )
 
-        assert sessions.cookie.name == "__Host-Http-sid"
-        assert sessions.loopback_cookie.name == "sid"
-        assert sessions.idle_timeout == 5
-        assert sessions.lifetime == 6
-        assert sessions.persistent is True
+        assert sessions.settings.cookie.name == "__Host-Http-sid"
+        assert sessions.settings.loopback_cookie.name == "sid"
+        assert sessions.rules.idle_timeout == 5
+        assert sessions.rules.lifetime == 6
+        assert sessions.rules.persistent is True
 
     def test_it_opens_the_backend_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Behaviour 74: nothing is looked up per request."""
@@ -1178,7 +1179,7 @@ class OfTest:
 
     def test_its_representation_shows_no_secret(self) -> None:
         """Behaviour 8: where it keeps them, and no more."""
-        sessions = Sessions(Vault(MemoryBackend()))
+        sessions = Sessions(Settings(Vault(MemoryBackend())))
 
         assert repr(sessions) == "<Sessions in MemoryBackend>"
 
@@ -1198,11 +1199,11 @@ class OfTest:
 
     def test_something_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """Behaviour 58: not with every request."""
-        sessions = Sessions(Vault(MemoryBackend()))
+        sessions = Sessions(Settings(Vault(MemoryBackend())))
         with caplog.at_level("INFO", "tornado_sessions"):
             for number in range(3):
-                sessions._tell_once(20, "The cookie is %r.", number)
-            sessions._tell_once(30, "Something else.")
+                sessions.logs.once(20, "The cookie is %r.", number)
+            sessions.logs.once(30, "Something else.")
 
         assert caplog.messages == ["The cookie is 0.", "Something else."]
 

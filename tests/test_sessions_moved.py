@@ -19,9 +19,9 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
+from tornado_sessions.core.expiry import TOMBSTONE_LIFE
+from tornado_sessions.core.records import LONGEST_CHAIN
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import base, users
-from tornado_sessions.sessions.commits import TOMBSTONE_LIFE
 from tornado_sessions.testing import FaultyVault
 
 Work = Callable[[], Awaitable[Any]]
@@ -153,7 +153,7 @@ class LogoutTest(MovedCase):
     async def test_a_logout_does_not_follow_for_ever(self) -> None:
         """Behaviour 77: it fails, and says why."""
         token = newest = await self.stored()
-        for _ in range(base._LONGEST_CHAIN):
+        for _ in range(LONGEST_CHAIN):
             newest = await self.moved(newest)
         session = await self.sessions.load(token)
         session.destroy()
@@ -292,7 +292,7 @@ class LimitTest(MovedCase):
     def setUp(self) -> None:
         super().setUp()
         for sessions in (self.sessions, self.elsewhere):
-            sessions.max_per_user = 1
+            sessions.logins.limit = 1
 
     async def sign_in(self, sessions: Sessions) -> str:
         session = await sessions.load(None)
@@ -336,7 +336,7 @@ class LimitTest(MovedCase):
         dice = random.Random(0)
         processes = [self.make(RandomVault(self.backend, dice)) for _ in range(3)]
         for sessions in processes:
-            sessions.max_per_user = 1
+            sessions.logins.limit = 1
         for _ in range(60):
             self.clock += dice.choice([-1, 0, 1])
             await asyncio.gather(*map(self.sign_in, processes))
@@ -347,7 +347,7 @@ class LimitTest(MovedCase):
     async def test_a_second_login_of_one_session_takes_one_place(self) -> None:
         """Behaviour 76: it has another handle, and the session before moves to it."""
         for policy in ("oldest", "refuse"):
-            self.sessions.max_per_user_policy = policy
+            self.sessions.logins.policy = policy
             token = await self.sign_in(self.elsewhere)
             await self.change_elsewhere(token, kept=1)
             session = await self.sessions.load(token)
@@ -403,7 +403,7 @@ class RevokeTest(MovedCase):
         for place in ("before_find", "before_end"):
             setattr(self.store, place, revoke)
             with pytest.raises(SessionGoneError) as caught:
-                await self.sessions.revoke_all("ada", but=thief)
+                await self.sessions.revoke_all("ada", keep=thief)
             assert str(caught.value) == (
                 "The session to spare has been ended elsewhere; none of the others is"
                 " ended. Whoever uses it has to sign in again."
@@ -419,7 +419,7 @@ class RevokeTest(MovedCase):
             token, other = await self.signed_in(), await self.signed_in()
             session = await self.sessions.load(token)
             newest = await self.moved(token, user)
-            assert await self.sessions.revoke_all("ada", but=session) == 1
+            assert await self.sessions.revoke_all("ada", keep=session) == 1
             assert await self.is_alive(newest)
             assert not await self.is_alive(other)
             await self.sessions.revoke_all("ada")
@@ -433,11 +433,11 @@ class RevokeTest(MovedCase):
                     token = await self.moved(token, user)
                 other = await self.signed_in()
                 session = await self.sessions.load(token)
-                users.own.set(state_of(session))
+                sessions = self.sessions.of_request(state_of(session))
                 session.login("ada")
                 if saves:
                     await session.save()
-                await self.sessions.revoke_all("ada")
+                await sessions.revoke_all("ada")
                 newest = await self.saved(session)
 
                 assert (await self.elsewhere.load(newest)).user == "ada"
@@ -448,10 +448,10 @@ class RevokeTest(MovedCase):
         """Behaviour 78: with a new handle that is not stored yet."""
         token, other = await self.signed_in(), await self.signed_in()
         session = await self.sessions.load(token)
-        users.own.set(state_of(session))
+        sessions = self.sessions.of_request(state_of(session))
         session["a"] = 1
         session.login("ada")
-        assert await self.sessions.revoke_all("ada", but=session) == 1
+        assert await sessions.revoke_all("ada", keep=session) == 1
         assert await self.values(await self.saved(session)) == {"a": 1}
         assert not await self.is_alive(other)
 

@@ -26,8 +26,9 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.core import cleanup
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import base
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 
 
@@ -46,7 +47,7 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         # Not noted, as it comes within a tenth of the last one that was.
         self.clock = START + IDLE / 10 - 1
-        await self.sessions.commit(await self.sessions.load_state(token))
+        await self.sessions.commits.commit(await self.sessions.loader.load(token))
         self.clock = START + IDLE - 1
         assert await self.is_alive(token)
 
@@ -60,29 +61,29 @@ class ExpiryTest(SessionsCase):
             self.clock += IDLE / 2
             session = await self.sessions.load(token)
             assert not session.is_new
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
     async def test_activity_pushes_an_idle_timeout_of_its_own_forward(self) -> None:
         """Behaviours 48, 50: however much shorter it is than that of the settings."""
         session = await self.sessions.load(await self.stored())
         session.set_expiry(idle=IDLE / 20)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         for _ in range(5):
             self.clock += IDLE / 40
             session = await self.sessions.load(state_of(session).token)
             assert not session.is_new
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
     async def test_a_read_writes_little_in_an_idle_timeout_of_its_own(self) -> None:
         """Behaviours 49, 50: the longer it is, the less."""
         session = await self.sessions.load(await self.stored())
         session.set_expiry(idle=5 * IDLE)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         self.vault.calls.clear()
         for _ in range(20):
             self.clock += IDLE / 10
-            await self.sessions.commit(
-                await self.sessions.load_state(state_of(session).token)
+            await self.sessions.commits.commit(
+                await self.sessions.loader.load(state_of(session).token)
             )
 
         assert self.vault.calls.count("save") == 4
@@ -94,7 +95,7 @@ class ExpiryTest(SessionsCase):
             self.clock += IDLE / 2
             session = await self.sessions.load(token)
             session["at"] = self.clock
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
         assert session.expires == START + LIFETIME
 
         self.clock = START + LIFETIME - 0.001
@@ -107,17 +108,17 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         while self.clock < START + LIFETIME - IDLE:
             self.clock += IDLE / 2
-            await self.sessions.commit(await self.sessions.load_state(token))
+            await self.sessions.commits.commit(await self.sessions.loader.load(token))
         session = await self.sessions.load(token)
         session.login("ada")
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         login = self.clock
         assert (await self.envelope(state_of(session).token)).expires == login + IDLE
 
         while self.clock + IDLE / 2 < login + LIFETIME:
             self.clock += IDLE / 2
-            await self.sessions.commit(
-                await self.sessions.load_state(state_of(session).token)
+            await self.sessions.commits.commit(
+                await self.sessions.loader.load(state_of(session).token)
             )
         assert state_of(session).token is not None
         self.clock = login + LIFETIME - 0.001
@@ -130,7 +131,7 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         for _ in range(1_000):
             self.clock += IDLE / 1_000
-            await self.sessions.commit(await self.sessions.load_state(token))
+            await self.sessions.commits.commit(await self.sessions.loader.load(token))
 
         assert self.vault.calls.count("save") == 10
 
@@ -140,8 +141,8 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
-        await self.sessions.commit(await self.sessions.load_state(token))
+        await self.sessions.commits.commit(state_of(session))
+        await self.sessions.commits.commit(await self.sessions.loader.load(token))
 
         assert self.vault.calls.count("save") == 1
         assert (await self.envelope(token)).expires == self.clock + IDLE
@@ -153,7 +154,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         session["a"] = 1
         await session.save()
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save"]
 
@@ -177,12 +178,12 @@ class ExpiryTest(SessionsCase):
         token = await self.stored({"a": 1})
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
-        await self.sessions.commit(state_of(session))
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert self.vault.calls == ["load", "save"]
 
         session["a"] = 2
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert await self.values(token) == {"a": 2}
 
     async def test_a_renewal_overwrites_nothing(self) -> None:
@@ -191,7 +192,7 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 10
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, a=2)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert await self.values(token) == {"a": 2}
 
@@ -202,11 +203,11 @@ class ExpiryTest(SessionsCase):
         session, late = await self.sessions.load(token), await self.sessions.load(other)
         await self.end_elsewhere(other)
         await self.end_elsewhere(token)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert not await self.is_alive(token)
 
         self.clock = START + IDLE
-        await self.sessions.commit(state_of(late))
+        await self.sessions.commits.commit(state_of(late))
         assert not await self.is_alive(other)
 
     async def test_a_slow_request_counts_as_use(self) -> None:
@@ -215,7 +216,7 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE - 1
         session = await self.sessions.load(token)
         self.clock += IDLE
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
         assert self.vault.calls == ["load", "save"]
@@ -227,7 +228,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         await self.change_elsewhere(token, a=2)
         self.clock += IDLE / 2
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert self.vault.calls == ["load", "save", "load", "save"]
         assert (await self.envelope(token)).expires == self.clock + IDLE
         assert await self.values(token) == {"a": 2}
@@ -243,8 +244,8 @@ class ExpiryTest(SessionsCase):
         sessions = [await self.sessions.load(token) for _ in range(3)]
         self.vault.calls.clear()
         for session in sessions:
-            await self.sessions.commit(state_of(session))
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["save", "save", "save"]
 
@@ -254,8 +255,8 @@ class ExpiryTest(SessionsCase):
         self.clock += IDLE / 2
         session = await self.sessions.load(token)
         self.clock += IDLE / 4
-        await self.elsewhere.commit(await self.elsewhere.load_state(token))
-        await self.sessions.commit(state_of(session))
+        await self.elsewhere.commits.commit(await self.elsewhere.loader.load(token))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save", "load"]
 
@@ -263,12 +264,12 @@ class ExpiryTest(SessionsCase):
         """Behaviour 47: a read writes nothing, and what is written has ended."""
         token = await self.stored({"a": 1})
         lifetime = IDLE / 2
-        self.sessions.lifetime = self.elsewhere.lifetime = lifetime
+        self.sessions.rules.lifetime = self.elsewhere.rules.lifetime = lifetime
         await self.change_elsewhere(token, a=2)
         self.clock += lifetime - 1
         session, reading = [await self.sessions.load(token) for _ in range(2)]
         self.clock += 2
-        await self.sessions.commit(state_of(reading))
+        await self.sessions.commits.commit(state_of(reading))
         assert "save" not in self.vault.calls
 
         session["a"] = 3
@@ -300,7 +301,7 @@ class ExpiryTest(SessionsCase):
         with self.assertLogs("tornado_sessions", "WARNING"):
             await session.save()
         self.vault.failing.clear()
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -318,7 +319,7 @@ class ExpiryTest(SessionsCase):
                     await session.save()
             self.vault.failing.clear()
             await session.reload()
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
             assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -335,7 +336,7 @@ class ExpiryTest(SessionsCase):
         session.login("ada")
         with pytest.raises(SessionLimitError):
             await session.save()
-        await sessions.commit(state_of(session))
+        await sessions.commits.commit(state_of(session))
 
         assert (await self.envelope(token)).expires == self.clock + IDLE
 
@@ -361,7 +362,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         self.vault.failing.add("save")
         with self.assertLogs("tornado_sessions", "WARNING") as logged:
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
         assert [record.getMessage() for record in logged.records] == [
             "A session could not be renewed: Cannot save the session."
@@ -378,7 +379,7 @@ class ExpiryTest(SessionsCase):
         session = await self.sessions.load(token)
         self.backend.max_bytes = 1
         with self.assertLogs("tornado_sessions", "WARNING"):
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
         assert await self.values(token) == {"a": 1}
 
@@ -394,7 +395,7 @@ class ExpiryTest(SessionsCase):
 
         vault = LeavingVault(Vault(self.backend))
         sessions = self.make(vault)
-        await sessions.commit(await sessions.load_state(token))
+        await sessions.commits.commit(await sessions.loader.load(token))
 
         assert vault.calls == ["load", "save"]
         assert await self.values(token) == {"a": 1}
@@ -404,14 +405,14 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         session = await self.sessions.load(token)
         session.set_expiry(idle=5 * IDLE, lifetime=6 * IDLE)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert (await self.envelope(token)).expires == START + 5 * IDLE
 
         self.clock = START + 4 * IDLE
         session = await self.sessions.load(token)
         assert session.expires_in == IDLE
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         assert (await self.envelope(token)).expires == START + 6 * IDLE
 
         self.clock = START + 6 * IDLE
@@ -422,7 +423,7 @@ class ExpiryTest(SessionsCase):
         token = await self.stored()
         session = await self.sessions.load(token)
         session.set_expiry(lifetime=0)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
         assert self.vault.calls == ["load", "save", "delete"]
         assert not await self.is_alive(token)
@@ -434,7 +435,7 @@ class ExpiryTest(SessionsCase):
         with mock.patch.object(self.backend, "save", wraps=self.backend.save) as save:
             session = await sessions.load(None)
             session["a"] = 1
-            await sessions.commit(state_of(session))
+            await sessions.commits.commit(state_of(session))
 
         (_, record), _ = save.call_args
         assert record.expires == START + year + 300
@@ -516,7 +517,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
         self.backend = PurgingBackend()
         self.vault = Vault(self.backend)
-        self.sessions = Sessions(self.vault)
+        self.sessions = Sessions(Settings(self.vault))
         self.sessions.now = lambda: START
 
     async def asyncTearDown(self) -> None:
@@ -524,8 +525,8 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
 
     def due_in(self, sessions: Sessions) -> float:
         """Answers in how many seconds the next clean-up is due."""
-        assert sessions._purge_timer is not None
-        return sessions._purge_timer.when() - asyncio.get_running_loop().time()
+        assert sessions.cleanup.timer is not None
+        return sessions.cleanup.timer.when() - asyncio.get_running_loop().time()
 
     async def test_what_has_expired_goes_and_nothing_else(self) -> None:
         """Behaviour 65: by the clock of the sessions."""
@@ -548,7 +549,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_it_runs_by_itself_time_and_again(self) -> None:
         """Behaviour 65: once sessions are in use."""
-        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
+        with mock.patch.object(cleanup, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)
             await asyncio.wait_for(self.backend.twice.wait(), 10)
 
@@ -559,7 +560,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         request = contextvars.ContextVar[object]("request")
         context, kept = contextvars.copy_context(), asyncio.Event()
         context.run(request.set, kept)
-        context.run(self.sessions._schedule_purge)
+        context.run(self.sessions.cleanup.begin)
         gone = weakref.ref(kept)
         del context, kept
 
@@ -568,25 +569,25 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_write_starts_it_as_well(self) -> None:
         """Behaviour 65: a process that only begins sessions cleans up."""
         session = await self.sessions.load(None)
-        assert self.sessions._purge_timer is None
+        assert self.sessions.cleanup.timer is None
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
 
-        assert self.sessions._purge_timer is not None
+        assert self.sessions.cleanup.timer is not None
 
     async def test_it_is_due_once(self) -> None:
         """Behaviour 65: however many requests there are."""
         await self.sessions.load(UNKNOWN)
-        timer = self.sessions._purge_timer
+        timer = self.sessions.cleanup.timer
         await self.sessions.load(UNKNOWN)
 
-        assert self.sessions._purge_timer is timer
+        assert self.sessions.cleanup.timer is timer
 
     async def test_a_failure_is_logged_and_not_the_last_word(self) -> None:
         """Behaviour 65: the store may be back the next time."""
         self.backend.fails = 1
         with (
-            mock.patch.object(base, "PURGE_INTERVAL", 0.0),
+            mock.patch.object(cleanup, "PURGE_INTERVAL", 0.0),
             self.assertLogs("tornado_sessions", "WARNING") as logged,
         ):
             await self.sessions.load(UNKNOWN)
@@ -601,11 +602,11 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 65: a quarter of an hour, give or take a third."""
         due = []
         for _ in range(100):
-            sessions = Sessions(self.vault)
+            sessions = Sessions(Settings(self.vault))
             await sessions.load(UNKNOWN)
             due.append(self.due_in(sessions))
-            assert sessions._purge_timer is not None
-            sessions._purge_timer.cancel()
+            assert sessions.cleanup.timer is not None
+            sessions.cleanup.timer.cancel()
 
         # What a slow machine needs between the two readings of the clock.
         assert min(due) > 590
@@ -616,22 +617,22 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_it_ends_with_close(self) -> None:
         """Behaviour 65: nothing is due any more, whoever asks."""
         await self.sessions.load(UNKNOWN)
-        timer = self.sessions._purge_timer
+        timer = self.sessions.cleanup.timer
         assert timer is not None
         await self.sessions.close()
         assert timer.cancelled()
 
         session = await self.sessions.load(UNKNOWN)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
-        assert self.sessions._purge_timer is None
+        await self.sessions.commits.commit(state_of(session))
+        assert self.sessions.cleanup.timer is None
 
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
         """Behaviour 65: `close` in the middle of it, whatever is still to be removed."""
         for _ in range(1_100):
             await self.vault.save(None, Record(b"x", None, START - 5))
         self.backend.gate = asyncio.Event()
-        with mock.patch.object(base, "PURGE_INTERVAL", 0.0):
+        with mock.patch.object(cleanup, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)
             await asyncio.wait_for(self.backend.begun.wait(), 10)
             closing = asyncio.ensure_future(self.sessions.close())
@@ -643,13 +644,13 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
             await closing
 
         assert len(self.backend.purged) == 1
-        assert self.sessions._purge_timer is None
+        assert self.sessions.cleanup.timer is None
 
 
 class CloseTest(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
         self.backend = MemoryBackend()
-        self.sessions = Sessions(Vault(self.backend))
+        self.sessions = Sessions(Settings(Vault(self.backend)))
         self.unretrieved: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda loop, context: self.unretrieved.append(context)
@@ -666,10 +667,10 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
 
         async def work() -> None:
             await go_on.wait()
-            self.sessions._start(second())
+            self.sessions.tasks.start(second())
             done.append("first")
 
-        self.sessions._start(work())
+        self.sessions.tasks.start(work())
         closing = asyncio.ensure_future(self.sessions.close())
         for _ in range(3):
             await asyncio.sleep(0)
@@ -705,7 +706,7 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         """And may be called twice."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         await self.sessions.close()
         await self.sessions.close()
 
@@ -717,10 +718,10 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
         async def fail() -> None:
             raise LookupError("of ours")
 
-        task = self.sessions._start(fail())
+        task = self.sessions.tasks.start(fail())
         with pytest.raises(LookupError, match="of ours"):
             await task
-        self.sessions._start(fail())
+        self.sessions.tasks.start(fail())
         await self.sessions.close()
         del task
         gc.collect()
@@ -729,7 +730,7 @@ class CloseTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_task_may_be_cancelled(self) -> None:
         """Behaviour 34: `close` does not wait for it any longer."""
-        task = self.sessions._start(asyncio.sleep(3600))
+        task = self.sessions.tasks.start(asyncio.sleep(3600))
         await asyncio.sleep(0)
         task.cancel()
         await self.sessions.close()

@@ -52,7 +52,7 @@ class ReloadTest(SessionsCase):
         self.clock += IDLE / 2
         session = await self.sessions.load(token)
         await session.reload()
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         self.clock += IDLE / 2
 
         assert await self.is_alive(token)
@@ -434,7 +434,7 @@ class TransactTest(SessionsCase):
         session["a"] = 2
         packed = state_of(session).pack()
         committing = asyncio.ensure_future(
-            self.sessions.commit(state_of(session), packed)
+            self.sessions.commits.commit(state_of(session), packed)
         )
         await asyncio.sleep(0)
         count.go_on.set()
@@ -522,7 +522,7 @@ class TransactTest(SessionsCase):
         session["a"] = 2
         packed, era = state_of(session).pack(), state_of(session).generation
         await session.transact(count)
-        await self.sessions.commit(state_of(session), packed, era)
+        await self.sessions.commits.commit(state_of(session), packed, era)
 
         assert await self.values(token) == {"n": 2, "a": 2}
 
@@ -537,7 +537,7 @@ class TransactTest(SessionsCase):
             packed, era = state_of(session).pack(), state_of(session).generation
             count.go_on.set()
             await counting
-            await self.sessions.commit(state_of(session), packed, era)
+            await self.sessions.commits.commit(state_of(session), packed, era)
 
             n = 1 if token is None else 2
             assert await self.values(state_of(session).token) == {"n": n, "a": 2}

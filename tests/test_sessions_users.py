@@ -8,7 +8,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from tornado_sessions_memory import MemoryBackend
 
 from tests.sessions_case import IDLE, START, SessionsCase
 from tornado_sessions import (
@@ -21,8 +20,8 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.codec import FORMAT, Envelope, encode
+from tornado_sessions.core import retries
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions import users
 from tornado_sessions.testing import FaultyVault
 
 
@@ -37,14 +36,14 @@ class UsersTest(SessionsCase):
         session = await self.elsewhere.load(None)
         session.update(values)
         session.login(user)
-        await self.elsewhere.commit(state_of(session))
+        await self.elsewhere.commits.commit(state_of(session))
         assert state_of(session).token is not None
         return state_of(session).token
 
     async def regenerate_elsewhere(self, token: str) -> str:
         session = await self.elsewhere.load(token)
         session.regenerate()
-        await self.elsewhere.commit(state_of(session))
+        await self.elsewhere.commits.commit(state_of(session))
         assert state_of(session).token is not None
         return state_of(session).token
 
@@ -87,7 +86,7 @@ class UsersTest(SessionsCase):
         for times in ((1.0, 2.0), (2.0, 1.0)):
             for envelope.auth_time in times:
                 await self.vault.inner.save(None, Record(encode(envelope), user="ada"))
-            self.sessions.lifetime = 2 * START
+            self.sessions.rules.lifetime = 2 * START
 
             (listed,) = await self.sessions.of_user("ada")
             assert listed.auth_time == 2.0
@@ -106,7 +105,7 @@ class UsersTest(SessionsCase):
 
         self.store.before_replace = revoke
         with pytest.raises(SessionGoneError):
-            await self.sessions.commit(state_of(session))
+            await self.sessions.commits.commit(state_of(session))
 
         assert await self.sessions.of_user("ada") == []
 
@@ -122,7 +121,7 @@ class UsersTest(SessionsCase):
     async def test_the_earlier_of_two_ends_is_listed(self) -> None:
         """Behaviour 47: the settings have changed since it was stored."""
         await self.signed_in()
-        self.sessions.idle_timeout = 10.0
+        self.sessions.rules.idle_timeout = 10.0
 
         (listed,) = await self.sessions.of_user("ada")
         assert listed.expires == START + 10.0
@@ -157,7 +156,7 @@ class UsersTest(SessionsCase):
         shop = self.make(Vault(self.backend, "shop"))
         session = await shop.load(None)
         session.login("ada")
-        await shop.commit(state_of(session))
+        await shop.commits.commit(state_of(session))
         await self.signed_in("ada")
 
         assert len(await shop.of_user("ada")) == 1
@@ -175,7 +174,7 @@ class UsersTest(SessionsCase):
 
         self.store.before_end = come_again
         with (
-            mock.patch.object(users, "PATIENCE", -1.0),
+            mock.patch.object(retries, "PATIENCE", -1.0),
             pytest.raises(BackendError, match="Not all sessions of the user could be"),
         ):
             await self.sessions.revoke_all("ada")
@@ -232,27 +231,13 @@ class UsersTest(SessionsCase):
         assert turns >= 4
         taking.cancel()
 
-    async def test_a_login_in_place_never_waits(self) -> None:
-        """Behaviour 27: however many sessions a limit finds too many."""
-        for policy in ("oldest", "refuse"):
-            sessions = Sessions(Vault(MemoryBackend()))
-            for _ in range(250):
-                session = await sessions.load(None)
-                session.login("ada")
-                await sessions.commit(state_of(session))
-            sessions.max_per_user, sessions.max_per_user_policy = 1, policy
-            session = await sessions.load(None)
-            session.login("ada")
-            with pytest.raises((StopIteration, SessionLimitError)):
-                sessions.commit(state_of(session)).send(None)
-
     async def test_what_is_spared_is_a_session(self) -> None:
         """A handle would spare nothing, or everything."""
         handle: Any = "x"
         with pytest.raises(TypeError) as caught:
-            await self.sessions.revoke_all("ada", but=handle)
+            await self.sessions.revoke_all("ada", keep=handle)
         assert str(caught.value) == (
-            "revoke_all() takes the session to spare, such as but=self.session, and"
+            "revoke_all() takes the session to spare, such as keep=self.session, and"
             " not str."
         )
 
@@ -265,8 +250,7 @@ class UsersTest(SessionsCase):
             await session.save()
         await session.reload()
         self.store.failing.clear()
-        users.own.set(state_of(session))
-        await self.sessions.revoke_all("ada")
+        await self.sessions.of_request(state_of(session)).revoke_all("ada")
 
         assert dict(session) == {"a": 1}
 
@@ -281,12 +265,12 @@ class LimitTest(SessionsCase):
         self.store = InterruptedVault(Vault(self.backend), suspends=True)
         self.sessions.vault = self.store
         for sessions in (self.sessions, self.elsewhere):
-            sessions.max_per_user, sessions.max_per_user_policy = 1, "refuse"
+            sessions.logins.limit, sessions.logins.policy = 1, "refuse"
 
     async def sign_in(self, sessions: Sessions) -> str:
         session = await sessions.load(None)
         session.login("ada")
-        await sessions.commit(state_of(session))
+        await sessions.commits.commit(state_of(session))
         assert state_of(session).token is not None
         return state_of(session).token
 
@@ -310,7 +294,7 @@ class LimitTest(SessionsCase):
 
     async def test_logins_in_one_process_take_turns(self) -> None:
         """Behaviour 46: the second is stored when the first is through."""
-        self.sessions.max_per_user_policy = "oldest"
+        self.sessions.logins.policy = "oldest"
         later: list[asyncio.Task[str]] = []
 
         async def come_as_well() -> None:
@@ -342,14 +326,14 @@ class LimitTest(SessionsCase):
 
     async def test_one_that_moves_while_it_makes_room_goes(self) -> None:
         """Behaviour 46: else there would be one too many."""
-        self.sessions.max_per_user_policy = "oldest"
+        self.sessions.logins.policy = "oldest"
         token = await self.sign_in(self.elsewhere)
         self.clock += 1
 
         async def move() -> None:
             session = await self.elsewhere.load(token)
             session.regenerate()
-            await self.elsewhere.commit(state_of(session))
+            await self.elsewhere.commits.commit(state_of(session))
 
         self.store.before_end = move
         fresh = await self.sign_in(self.sessions)

@@ -56,15 +56,15 @@ class DefaultsTest:
     def test_they_are_those_of_sessions_made_by_hand(self) -> None:
         """One default in one place would be better; two that agree will do."""
         settings = read_settings({"session_backend": MemoryBackend()})
-        sessions = Sessions(Vault(MemoryBackend()))
+        sessions = Sessions(Settings(Vault(MemoryBackend())))
 
-        assert sessions.cookie.line("x") == settings.cookie.line("x")
-        assert sessions.idle_timeout == settings.idle_timeout
-        assert sessions.lifetime == settings.lifetime
-        assert sessions.persistent == settings.persistent
-        assert sessions.max_per_user is settings.max_per_user is None
-        assert sessions.listener is settings.listener is None
-        assert sessions.max_per_user_policy == settings.max_per_user_policy
+        assert sessions.settings.cookie.line("x") == settings.cookie.line("x")
+        assert sessions.rules.idle_timeout == settings.idle_timeout
+        assert sessions.rules.lifetime == settings.lifetime
+        assert sessions.rules.persistent == settings.persistent
+        assert sessions.logins.limit is settings.max_per_user is None
+        assert sessions.events.listener is settings.listener is None
+        assert sessions.logins.policy == settings.max_per_user_policy
 
     def test_other_settings_are_left_alone(self) -> None:
         """Tornado's, and those of the application."""
@@ -354,8 +354,8 @@ class LimitTest:
         )
         sessions = Sessions.of(application)
 
-        assert sessions.max_per_user == 3
-        assert sessions.max_per_user_policy == "refuse"
+        assert sessions.logins.limit == 3
+        assert sessions.logins.policy == "refuse"
 
     @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
     def test_it_is_a_whole_number(self, value: object) -> None:

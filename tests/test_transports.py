@@ -108,7 +108,7 @@ class SettingTest:
             Application(session_backend=MemoryBackend(), session_transports=["cookie"]),
         )
         for application in applications:
-            assert Sessions.of(application).transports is None
+            assert Sessions.of(application).settings.transports is None
 
 
 class HeaderTest:

@@ -40,7 +40,7 @@ CHILD = """
             await loop.run_in_executor(None, sys.stdin.readline)
             try:
                 if verb == "revoke_others":
-                    await sessions.revoke_all("ada", but=session)
+                    await sessions.revoke_all("ada", keep=session)
                 else:
                     session.login("ada") if verb == "login" else session.regenerate()
                     await session.save()
@@ -165,7 +165,7 @@ def test_one_who_was_signed_out_signs_nobody_out(
             assert told in ("gone", state_of(thief).token)
             assert (await sessions.load(state_of(thief).token)).is_new
             with pytest.raises(SessionGoneError):
-                await sessions.revoke_all("ada", but=thief)
+                await sessions.revoke_all("ada", keep=thief)
             if told == "gone":
                 assert (await sessions.load(state_of(owner).token)).user == "ada"
         await child.tell("")

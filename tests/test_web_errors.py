@@ -49,7 +49,7 @@ async def test_an_error_renews_nothing(site: Site, errors: list[str]) -> None:
             raise ZeroDivisionError
 
     await site.begin(a=1)
-    now = site.sessions.now() + site.sessions.idle_timeout / 2
+    now = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: now
 
     assert (await site.fetch(Handler)).code == 500

@@ -92,7 +92,7 @@ async def test_a_late_save_learns_of_the_end(site: Site, verb: str) -> None:
 
 async def test_a_late_persistent_request_sends_no_cookie(site: Site) -> None:
     """Behaviour 11: not even where it saved before the other one came."""
-    site.sessions.persistent = True
+    site.sessions.rules.persistent = True
 
     class Handler(SessionMixin):
         async def get(self) -> None:

@@ -22,6 +22,7 @@ from tests.sites import (
     Read,
     Site,
     Write,
+    change_settings,
     cookies,
 )
 from tornado_sessions import (
@@ -32,7 +33,8 @@ from tornado_sessions import (
     recent_login,
 )
 from tornado_sessions.cookies import Cookie
-from tornado_sessions.state import SessionState
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.settings import Settings
 from tornado_sessions.transports import Transports
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
@@ -105,7 +107,7 @@ async def test_the_session_cannot_be_replaced(site: Site) -> None:
         def get(self) -> None:
             self.session |= {"b": 2}
             try:
-                self.session = Session(self.sessions, SessionState(self.sessions))
+                self.session = self.sessions.view(SessionState(self.sessions.rules))
             except AttributeError as error:
                 messages.append(str(error))
 
@@ -203,7 +205,7 @@ async def test_a_change_after_save_is_saved_as_well(site: Site) -> None:
             assert self.session["read"] == "old"
             self.session["a"] = 1
             await self.session.save()
-            other = await Sessions(site.vault.inner).load(site.token)
+            other = await Sessions(Settings(site.vault.inner)).load(site.token)
             other["read"] = "new"
             await other.save()
             self.session["b"] = 2
@@ -419,7 +421,7 @@ async def test_reload_drops_what_the_request_changed(site: Site) -> None:
     class Handler(SessionMixin):
         async def get(self) -> None:
             self.session["mine"] = 1
-            other = await Sessions(site.vault.inner).load(site.token)
+            other = await Sessions(Settings(site.vault.inner)).load(site.token)
             other["theirs"] = 2
             await other.save()
             await self.session.reload()
@@ -629,7 +631,7 @@ async def test_vary_names_the_cookie_once(
 
 async def test_an_application_with_transports_has_vary_once(site: Site) -> None:
     """Behaviours 56, 73: the header that it has not named is added alone."""
-    site.sessions.transports = Transports(("cookie", "header"))
+    change_settings(site, transports=Transports(("cookie", "header")))
 
     class Handler(SessionMixin):
         def get(self) -> None:
@@ -714,7 +716,7 @@ async def test_over_plain_http_the_cookie_is_withheld(
     assert "plain http" in told[0].message
     assert "xheaders=True" in told[0].message
     # After an hour, or at the end, it is said again.
-    site.sessions.limited_log.close()
+    site.sessions.logs.close()
     told = [r for r in caplog.records if r.name == "tornado_sessions"]
     assert "The last of 1 more" in told[1].message
 
@@ -735,7 +737,7 @@ async def test_a_host_named_localhost_is_not_enough(site: Site) -> None:
 
 async def test_without_secure_the_cookie_goes_out_over_plain_http(site: Site) -> None:
     """Behaviour 58: that is what the warning says to set."""
-    site.sessions.cookie = Cookie("session", {"secure": False})
+    change_settings(site, cookie=Cookie("session", {"secure": False}))
     host = {"Host": "shop.example"}
     token = cookies(await site.fetch(Write, headers=host))
 
@@ -785,7 +787,7 @@ async def test_a_request_that_ignores_the_session_keeps_it_alive(site: Site) -> 
             self.write("The same for everybody.")
 
     await site.begin(a=1)
-    now = site.sessions.now() + site.sessions.idle_timeout / 2
+    now = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: now
     response = await site.fetch(Handler)
 
@@ -796,7 +798,7 @@ async def test_a_request_that_ignores_the_session_keeps_it_alive(site: Site) -> 
 
 async def test_a_persistent_cookie_is_renewed_with_its_record(site: Site) -> None:
     """Behaviour 51: Max-Age goes out again when the expiry is pushed forward."""
-    site.sessions.persistent = True
+    site.sessions.rules.persistent = True
 
     class Read(SessionMixin):
         def get(self) -> None:

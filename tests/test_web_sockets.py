@@ -557,8 +557,8 @@ async def test_a_revocation_by_handle_closes_the_sockets(site: Site) -> None:
     token = await site.begin(a=1)
     socket = await site.connect(Socket)
     session = await site.sessions.load(token)
-    site.sessions._ended(handle="another")
-    site.sessions._ended(handle=session.id)
+    site.sessions.sockets.end(handle="another")
+    site.sessions.sockets.end(handle=session.id)
 
     assert await closed(socket) == 1008
 
@@ -592,10 +592,10 @@ async def test_a_store_that_is_broken_closes_no_socket(
 ) -> None:
     """Behaviour 72: and it is told, as nobody else may hear of it."""
     token = await site.begin(a=1)
-    assert await site.sessions._is_kept(token)
+    assert await site.sessions.records.is_kept(token)
     monkeypatch.delattr(site.vault, "inner")
 
-    assert await site.sessions._is_kept(token)
+    assert await site.sessions.records.is_kept(token)
     (record,) = [r for r in caplog.records if r.name == "tornado_sessions"]
     assert record.getMessage() == "A session could not be looked up."
     assert record.exc_info is not None
@@ -901,8 +901,7 @@ class Chatting(Closing):
 
 
 async def settle(site: Site) -> None:
-    while site.sessions._tasks:
-        await asyncio.wait(site.sessions._tasks)
+    await site.sessions.tasks.wait()
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -923,7 +922,7 @@ async def test_a_message_keeps_the_session_alive_where_told_to(
         for _ in range(3):
             assert await ask(socket, "hello") == "hello"
             await settle(site)
-        time += site.sessions.idle_timeout / 20
+        time += site.sessions.rules.idle_timeout / 20
     calls = list(site.vault.calls)
     session = await site.sessions.load(token)
 
@@ -949,7 +948,7 @@ async def test_what_a_socket_changes_is_saved_beside_what_keeps_it_alive(
             await self.write_message("{}")
 
     await site.begin(a=1)
-    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    time = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: time
     socket = await site.connect(Handler)
     await ask(socket)
@@ -983,7 +982,7 @@ async def test_a_message_to_a_session_that_has_ended_closes_the_socket(
     await ask(socket, "hello")
     await settle(site)
     await site.vault.inner.delete(token)
-    time = site.sessions.now() + site.sessions.idle_timeout / 5
+    time = site.sessions.now() + site.sessions.rules.idle_timeout / 5
     site.sessions.now = lambda: time
     await ask(socket, "hello")
 
@@ -995,7 +994,7 @@ async def test_a_store_that_is_down_is_told_and_tried_again(
 ) -> None:
     """Behaviours 30, 72: and not with each message."""
     await site.begin(a=1)
-    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    time = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: time
     socket = await site.connect(Chatting)
     site.vault.failing = {"load"}
@@ -1021,7 +1020,7 @@ async def test_an_unexpected_error_does_not_end_the_keep_alive(
         raise ArithmeticError("unexpected")
 
     await site.begin(a=1)
-    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    time = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: time
     socket = await site.connect(Chatting)
     with monkeypatch.context() as patched:
@@ -1044,7 +1043,7 @@ async def test_a_store_that_takes_no_writes_is_tried_once_in_a_second(
 ) -> None:
     """Behaviours 30, 49: a chat costs no write, and no log line, for each message."""
     await site.begin(a=1)
-    time = site.sessions.now() + site.sessions.idle_timeout / 2
+    time = site.sessions.now() + site.sessions.rules.idle_timeout / 2
     site.sessions.now = lambda: time
     socket = await site.connect(Chatting)
     site.vault.failing = {"save"}
@@ -1066,7 +1065,7 @@ async def test_a_session_in_the_cookie_cannot_be_kept_alive(
     app: Application, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A socket can send no cookie; one warning says so."""
-    site.sessions.revocable = False
+    site.sessions.rules.revocable = False
     await site.begin(a=1)
     for _ in range(2):
         await ask(await site.connect(Chatting), "hello")

@@ -18,7 +18,7 @@ from tornado.simple_httpclient import HTTPTimeoutError
 from tornado.web import Application, HTTPError
 
 from tests.sessions_case import SlowCount
-from tests.sites import STORE_FAILED, UNCAUGHT, Read, Site, Write, cookies, see_it_fail
+from tests.sites import STORE_FAILED, UNCAUGHT, Read, Site, Write, cookies
 from tornado_sessions import BackendError, SessionMixin
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
@@ -428,16 +428,6 @@ async def test_an_error_undoes_no_transaction_of_another_task(
     assert (response.code, cookies(response)) == (500, [])
     assert await site.stored(token) == {"n": 1}
     errors.append(UNCAUGHT)
-
-
-@pytest.mark.parametrize("status", [200, 404])
-@pytest.mark.parametrize("app", ["immediate"], indirect=True)
-async def test_an_immediate_backend_that_suspends_is_refused(
-    site: Site, errors: list[str], status: int
-) -> None:
-    """Behaviour 30: 500, a clear line in the log, no silence and no success."""
-    site.vault._suspends = True
-    await see_it_fail(site, errors, status)
 
 
 async def test_an_error_while_a_failure_is_answered_is_logged(

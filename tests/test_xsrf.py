@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import re
 from collections.abc import Iterator
@@ -430,8 +431,8 @@ async def begin(site: Site) -> tuple[str, str, str]:
     session["a"] = 1
     await session.save()
     assert state_of(session).token is not None
-    assert sessions.xsrf_keys is not None
-    signed = SECRET + sessions.xsrf_keys.sign(state_of(session).token, SECRET)
+    assert sessions.settings.xsrf_keys is not None
+    signed = SECRET + sessions.settings.xsrf_keys.sign(state_of(session).token, SECRET)
     cookie, form = (mask(data, 0).decode() for data in (signed, SECRET))
     return state_of(session).token, cookie, form
 
@@ -466,10 +467,13 @@ async def test_an_id_in_the_header_needs_no_token(site: Site, binds: bool) -> No
     """Behaviour 73: unless another way comes first, which a browser may have taken."""
     token, cookie, _ = await begin(site)
     sessions = Sessions.of(site.app)
-    sessions.xsrf_keys = sessions.xsrf_keys if binds else None
+    if not binds:
+        sessions.settings = dataclasses.replace(sessions.settings, xsrf_keys=None)
     answers = []
     for names in (("header", "cookie"), ("cookie", "header")):
-        sessions.transports = Transports(names)
+        sessions.settings = dataclasses.replace(
+            sessions.settings, transports=Transports(names)
+        )
         sent = {"Cookie": f"form={cookie}; session={token}", "X-Session-Token": token}
         for headers in (sent, {"X-Session-Token": token}, {"X-Session-Token": ""}, {}):
             response = await site.fetch(Form, method="POST", headers=headers, body="")

@@ -1,6 +1,7 @@
 """Sessions for Tornado: a visitor's data, kept across requests."""
 
 from tornado_sessions.backend import Backend, Record
+from tornado_sessions.core.users import UserSession
 from tornado_sessions.errors import (
     BackendError,
     BackendNotFoundError,
@@ -11,7 +12,7 @@ from tornado_sessions.errors import (
     SessionLimitError,
 )
 from tornado_sessions.events import SessionEvent
-from tornado_sessions.session import Session, UserSession
+from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.vault import Vault
 from tornado_sessions.web import SessionMixin, recent_login

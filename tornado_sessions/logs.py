@@ -24,6 +24,7 @@ class LimitedLog:
         self._interval = interval
         self._waiting: dict[str, _Repeated] = {}
         self._closed = False
+        self._told: set[str] = set()
 
     def log(
         self, level: int, message: str, *args: object, exc_info: bool = False
@@ -47,6 +48,12 @@ class LimitedLog:
             return
         self._waiting[message] = repeated = _Repeated(level)
         self._wait(loop, message, repeated)
+
+    def once(self, level: int, message: str, *args: object) -> None:
+        """Logs ``message`` at its first time only."""
+        if message not in self._told:
+            self._told.add(message)
+            self._logger.log(level, message, *args)
 
     def close(self) -> None:
         """Says how often each message was repeated, and starts no more timers."""

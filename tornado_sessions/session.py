@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import difflib
 import functools
@@ -22,9 +21,10 @@ import msgspec
 from msgspec import Raw
 
 from tornado_sessions.codec import encode_value
+from tornado_sessions.core.state import SessionState, is_persistent
+from tornado_sessions.core.users import check_unicode, check_user
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.frames import calls_application, hide_frames, hides_frames
-from tornado_sessions.state import SessionState, is_persistent
 
 T = TypeVar("T")
 
@@ -50,23 +50,6 @@ class Store(Protocol):
     async def transact(
         self, state: SessionState, function: Callable[[], Any]
     ) -> Any: ...  # noqa: ANN401
-
-
-@dataclasses.dataclass(frozen=True)
-class UserSession:
-    """One of the sessions of a user, as `.Sessions.of_user` describes it.
-
-    Times are seconds since the epoch, and mean what they mean of a `Session`.
-    """
-
-    #: The public handle, for `.Sessions.revoke`; that of `Session.id`.
-    id: str
-    created: float
-    last_seen: float
-    expires: float
-    auth_time: float | None
-    persistent: bool
-    label: str = dataclasses.field(repr=False)
 
 
 class Session(MutableMapping[str, Any]):
@@ -356,7 +339,7 @@ class Session(MutableMapping[str, Any]):
                 f"A label has at most {LONGEST_LABEL} characters; this one has"
                 f" {len(value)}. Shorten it."
             )
-        _check_unicode(value, "label is Unicode text.")
+        check_unicode(value, "label is Unicode text.")
         self._state.check_change()
         self._state.set_own(label=value)
 
@@ -575,24 +558,6 @@ def _did_you_mean(name: str) -> str:
     return f" Did you mean session.{meant}?" if meant else ""
 
 
-def check_user(user: object, what: str) -> None:
-    """Raises for what is not the id of a user; ``what`` is who was given it."""
-    if user is None:
-        # Not str(None), which would sign everybody in who was not found.
-        raise TypeError(
-            f"{what} takes the user's id as a str, not None. Find the user first, and"
-            " refuse the request if there is none."
-        )
-    if type(user) is not str:
-        raise TypeError(
-            f"{what} takes the user's id as a str, not {type(user).__name__}:"
-            " as in str(row.id)."
-        )
-    if not user:
-        raise ValueError(f"{what} takes the user's id; it is empty.")
-    _check_unicode(user, f"{what} takes the user's id as Unicode text.")
-
-
 def _checked_keys(keep: Iterable[str]) -> frozenset[str]:
     """Returns the keys that `Session.login` is to keep."""
     if isinstance(keep, (str, bytes)) or not isinstance(keep, Iterable):
@@ -608,10 +573,3 @@ def _checked_keys(keep: Iterable[str]) -> frozenset[str]:
                 f" {type(key).__name__}."
             )
     return keys
-
-
-def _check_unicode(text: str, message: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(message) from error

@@ -86,22 +86,36 @@ _elsewhere = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of one application, checked."""
+    """The settings of one application, checked. Times are in seconds."""
 
     vault: Vault
-    cookie: Cookie
-    idle_timeout: float
-    lifetime: float
-    persistent: bool
-    socket_interval: float
-    transports: Transports
-    xsrf_keys: XSRFKeys | None
-    xsrf_cookie: Cookie | None
+    idle_timeout: float = 24 * 3600
+    lifetime: float = 14 * 24 * 3600
+    persistent: bool = False
+    max_per_user: int | None = None
+    max_per_user_policy: str = "oldest"
+    listener: Listener | None = None
+    socket_interval: float = 30
+    #: None where cookies are the only transport.
+    transports: Transports | None = None
+    cookie: Cookie = dataclasses.field(default_factory=lambda: Cookie("session", {}))
+    #: The cookie as plain http on loopback can carry it.
+    loopback_cookie: Cookie = dataclasses.field(init=False)
+    #: None unless ``session_xsrf`` is set.
+    xsrf_keys: XSRFKeys | None = None
+    xsrf_cookie: Cookie | None = None
+    loopback_xsrf_cookie: Cookie | None = dataclasses.field(init=False)
     #: For how many seconds the XSRF cookie lasts; None for Tornado's own choice.
-    xsrf_max_age: int | None
-    max_per_user: int | None
-    max_per_user_policy: str
-    listener: Listener | None
+    xsrf_max_age: int | None = None
+
+    def __post_init__(self) -> None:
+        xsrf = self.xsrf_cookie
+        for name, value in (
+            ("loopback_cookie", self.cookie.on_loopback()),
+            ("loopback_xsrf_cookie", None if xsrf is None else xsrf.on_loopback()),
+        ):
+            # It is frozen for everybody else.
+            object.__setattr__(self, name, value)
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
@@ -160,7 +174,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         lifetime=lifetime,
         persistent=values["session_persistent"],
         socket_interval=socket_interval,
-        transports=transports,
+        transports=None if transports.is_cookie_alone else transports,
         xsrf_keys=xsrf_keys,
         xsrf_cookie=xsrf_cookie,
         xsrf_max_age=xsrf_max_age,

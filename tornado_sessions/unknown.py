@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
 from tornado_sessions.session import Session
-from tornado_sessions.state import SessionState
 
 
 class UnloadedSession(Session):
@@ -42,7 +43,7 @@ class _UnloadedState(SessionState):
     __slots__ = ("reason",)
 
     def __init__(self, reason: str) -> None:
-        super().__init__(_NoSettings())
+        super().__init__(Rules(idle_timeout=0.0, lifetime=0.0, now=float))
         self.reason = reason
         # Every change asks whether it can still be stored.
         self.headers_sent = True
@@ -52,17 +53,6 @@ class _UnloadedState(SessionState):
 
     def require_headers(self, what: str) -> NoReturn:
         raise SessionError(self.reason)
-
-
-class _NoSettings:
-    """So that an error page needs neither settings nor a store."""
-
-    revocable = True
-    persistent = False
-    idle_timeout = lifetime = 0.0
-
-    def now(self) -> float:
-        return 0.0
 
 
 class _NoStore:

@@ -165,14 +165,14 @@ class ConcurrencyContract(VisitorTests):
     def test_a_late_request_sends_no_cookie(self) -> None:
         """Behaviour 11: after a regenerate() or destroy(), unless it destroys."""
         self.require_revocable()
-        self.sessions.persistent = True
+        self.sessions.rules.persistent = True
         for verb in (regenerate, destroy):
             for act, lines in ((put(a=2), 0), (look, 0), (regenerate, 0), (destroy, 1)):
                 ada = self.visitor()
                 ada.does(put(a=1))
                 late = ada.copy()
                 # So that a renewal is due as well.
-                self.time += self.sessions.idle_timeout / 2
+                self.time += self.sessions.rules.idle_timeout / 2
                 response = late.does(act, self.meanwhile(ada, verb))
                 self.assertEqual(response.code, 200)
                 self.assert_cookie_lines(response, lines)
@@ -265,8 +265,8 @@ class ConcurrencyContract(VisitorTests):
         """Behaviour 40: also where it renews the expiry."""
         ada = self.visitor()
         ada.does(put(a=1))
-        self.time += self.sessions.idle_timeout / 2
-        if self.sessions.revocable:
+        self.time += self.sessions.rules.idle_timeout / 2
+        if self.sessions.rules.revocable:
             ada.does(look, self.meanwhile(ada.copy(), put(a=2)))
             self.assertEqual(ada.sees(), {"a": 2})
         else:

@@ -21,7 +21,7 @@ class ExpiryContract(VisitorTests):
 
     def guest(self, idle: float = 1000, lifetime: float = 5000) -> Visitor:
         """Answers a visitor whose session began now, with timeouts in seconds."""
-        self.sessions.idle_timeout, self.sessions.lifetime = idle, lifetime
+        self.sessions.rules.idle_timeout, self.sessions.rules.lifetime = idle, lifetime
         visitor = self.visitor()
         visitor.does(put(a=1))
         return visitor
@@ -58,13 +58,13 @@ class ExpiryContract(VisitorTests):
     def test_of_two_settings_the_earlier_end_counts(self) -> None:
         """Behaviour 47: those of when it was stored, and those of today."""
         ada, eve = self.guest(), self.guest()
-        self.sessions.idle_timeout = 200
+        self.sessions.rules.idle_timeout = 200
         self.time += 150
         self.assert_alive(ada)
         self.time += 51
         self.assert_ended(eve)
-        self.sessions.idle_timeout = 100_000
-        self.sessions.lifetime = 100_000
+        self.sessions.rules.idle_timeout = 100_000
+        self.sessions.rules.lifetime = 100_000
         self.time += 150
         self.assert_ended(ada)
 
@@ -154,7 +154,7 @@ class ExpiryContract(VisitorTests):
 
     def test_a_persistent_cookie_lives_as_long_as_its_record(self) -> None:
         """Behaviour 51: rounded up, and renewed when the record is."""
-        self.sessions.persistent = True
+        self.sessions.rules.persistent = True
         self.time = float(int(self.time)) + 0.5
         ada = self.guest(idle=1000.25)
         self.time += 90
@@ -167,8 +167,8 @@ class ExpiryContract(VisitorTests):
 
     def test_no_cookie_outlives_400_days(self) -> None:
         """Behaviour 51: the browsers' own limit."""
-        self.sessions.persistent = True
-        self.sessions.idle_timeout = self.sessions.lifetime = 1000 * DAY
+        self.sessions.rules.persistent = True
+        self.sessions.rules.idle_timeout = self.sessions.rules.lifetime = 1000 * DAY
         age = self.max_age(self.visitor().does(put(a=1)))
         self.assertEqual(age, 400 * DAY)
 

@@ -175,7 +175,7 @@ class HandlerContract(
         self.assertEqual(ada.asks(lambda handler: handler.session.id), handle)
         self.assertFalse(ada.asks(lambda handler: handler.session.is_new))
         self.assertEqual(ada.sees(), {})
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             self.assertEqual(ada.token, before)
 
     # Noticing change.
@@ -303,7 +303,7 @@ class HandlerContract(
             "session=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT;"
             " Path=/; HttpOnly; SameSite=Lax",
         )
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             self.assertIsNone(self.complete(self.sessions.vault.load(token)))
 
     def test_a_cookie_expires_with_the_attributes_it_was_set_with(self) -> None:

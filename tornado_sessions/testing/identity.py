@@ -55,10 +55,10 @@ class IdentityContract(VisitorTests):
         """Behaviour 2: unknown, expired, revoked, malformed, undecryptable."""
         expired, revoked = self.visitor(), self.visitor()
         expired.does(put(a=1))
-        self.time += self.sessions.idle_timeout + 1
+        self.time += self.sessions.rules.idle_timeout + 1
         revoked.does(put(a=1))
         tokens = [expired.token, self.altered(expired.token), "malformed"]
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             tokens.append(revoked.token)
             revoked.does(destroy)
         for act in (look, put(b=2)):

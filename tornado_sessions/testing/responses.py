@@ -56,7 +56,7 @@ class ResponseContract(VisitorTests):
         ada = self.visitor(site)
         ada.does(put(a=1), login("ada"))
         headers = {"Error-Acts": ada.headers(act)["Acts"]}
-        if site.sessions.transports is not None:
+        if site.sessions.settings.transports is not None:
             headers["X-Session-Token"] = "malformed"
         there: dict[str, Any] = {"path": "/hooks", "headers": headers}
         yield 403, ada.does(method="POST", body="a=1", **there)
@@ -234,7 +234,7 @@ class ResponseContract(VisitorTests):
             "persistent": lambda handler: setattr(handler.session, "persistent", False),
             "expiry": lambda handler: handler.session.set_expiry(idle=60),
         }
-        if not self.sessions.revocable:
+        if not self.sessions.rules.revocable:
             changes |= {
                 "end": destroy,
                 "clear": lambda handler: handler.session.clear(),

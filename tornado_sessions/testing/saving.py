@@ -166,7 +166,7 @@ class SavingContract(VisitorTests):
 
     def test_a_nested_change_that_needs_a_cookie_is_told(self) -> None:
         """Behaviours 21, 28: where each save does, and the headers are out."""
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             self.skipTest("a save needs no new cookie")
         ada = self.visitor()
         ada.does(put(cart={}))
@@ -211,7 +211,7 @@ class SavingContract(VisitorTests):
         self.assertEqual(response.code, 500)
         self.assert_cookie_lines(response, 1)
         self.assertIsNone(ada.cookie)
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             self.assertEqual(captured.sees(), {})
 
     def test_what_came_before_an_http_error_is_saved(self) -> None:
@@ -319,7 +319,7 @@ class SavingContract(VisitorTests):
         """Behaviour 30: it is logged, and the response goes out."""
         ada = self.visitor()
         ada.does(put(a=1))
-        self.time += self.sessions.idle_timeout / 2
+        self.time += self.sessions.rules.idle_timeout / 2
         vault = self.watch()
         vault.failing = {"save"}
         self.assertEqual(ada.sees(), {"a": 1})
@@ -346,7 +346,7 @@ class SavingContract(VisitorTests):
         ):
             ada = self.visitor(site)
             ada.does(put(a=1))
-            if operation == "delete" and not self.sessions.revocable:
+            if operation == "delete" and not self.sessions.rules.revocable:
                 continue
             vault.failing = {operation}
             response = ada.does(*acts)

@@ -67,7 +67,7 @@ class SeveralIdsContract(VisitorTests):
             return self.visitor(header).does(*acts, headers={HEADER: ", ".join(tokens)})
 
         senders = [(cookies, send_cookies), (header, send_header)]
-        if not self.sessions.revocable:
+        if not self.sessions.rules.revocable:
             return senders
         query = self.serve(session_transports=("cookie", "query"))
 
@@ -107,7 +107,7 @@ class SeveralIdsContract(VisitorTests):
             response = send([*dead, alive], put(b=2))
             self.assertEqual(response.code, 200)
             self.assert_dropped(response, False)
-            if site.sessions.revocable:
+            if site.sessions.rules.revocable:
                 response = send([*dead, alive], values)
                 self.assertEqual(json.loads(response.body), {"a": 1, "b": 2})
             self.assert_dropped(send([*dead, alive], login("ada")), False)
@@ -179,7 +179,7 @@ class SeveralIdsContract(VisitorTests):
                 self.assertEqual(response.code, 200)
                 self.assertEqual(vault.calls.count("delete"), 2)
                 self.assert_dropped(response, len(acts) == 1)
-                if site.sessions.revocable:
+                if site.sessions.rules.revocable:
                     for token in alive:
                         self.assertEqual(self.visitor(site, token).sees(), {})
 
@@ -187,9 +187,9 @@ class SeveralIdsContract(VisitorTests):
         """Behaviour 35: whatever the request does, no call depends on their number."""
         for site, send in self.each_transport():
             alive = self.begin(site, a=1)
-            for count in (5, 900 if site.sessions.revocable else 6):
+            for count in (5, 900 if site.sessions.rules.revocable else 6):
                 tokens = [*(self.altered(alive) for _ in range(count - 1)), alive]
-                if not site.sessions.revocable:
+                if not site.sessions.rules.revocable:
                     tokens = [self.begin(site, a=number) for number in range(count)]
                 vault = self.watch(site)
                 for act in (look, destroy):
@@ -253,7 +253,7 @@ class SeveralIdsContract(VisitorTests):
                 for token in alive:
                     self.assertEqual(self.log.find(token), [])
             self.log.lines.clear()
-            site.sessions.limited_log.close()
+            site.sessions.logs.close()
             self.assertEqual(len(self.log.find("more since the line before")), 2)
 
     def test_two_applications_on_one_host_do_not_put_each_other_out(self) -> None:

@@ -119,7 +119,7 @@ class SocketContract(VisitorTests):
         """Behaviours 30, 72: also where it would renew, and cannot send the cookie."""
         ada = self.visitor()
         ada.does(put(a=1))
-        self.time += self.sessions.idle_timeout / 2
+        self.time += self.sessions.rules.idle_timeout / 2
         socket = self.opens(ada)
         self.assertIsNone(self.says(socket, values, save))
         self.assertEqual(self.says(socket, values), {"a": 1})
@@ -201,7 +201,7 @@ class SocketContract(VisitorTests):
         ada = self.visitor(site)
         ada.does(put(a=1))
         socket = self.opens(ada)
-        self.time += site.sessions.idle_timeout + 1
+        self.time += site.sessions.rules.idle_timeout + 1
         self.assert_closed_1008(socket)
 
     def test_a_message_after_the_end_saves_nothing(self) -> None:
@@ -211,7 +211,7 @@ class SocketContract(VisitorTests):
         ada = self.visitor(site)
         ada.does(put(a=1))
         socket = self.opens(ada)
-        self.time += site.sessions.idle_timeout
+        self.time += site.sessions.rules.idle_timeout
         for act in (
             save,
             lambda handler: handler.session.reload(),

@@ -102,7 +102,7 @@ class TransportContract(VisitorTests):
         site = self.serve(session_transports=("header",))
         token = self.sends(site, "", put(a=1)).headers[HEADER]
         dead = [self.altered(token), *(t for t in MALFORMED if t and "," not in t)]
-        if site.sessions.revocable:
+        if site.sessions.rules.revocable:
             self.sends(site, token, destroy)
             dead.append(token)
         answers = set()

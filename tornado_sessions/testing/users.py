@@ -9,12 +9,12 @@ from typing import Any
 
 from tornado.httpclient import HTTPResponse
 
+from tornado_sessions.core.users import UserSession
 from tornado_sessions.errors import (
     SessionError,
     SessionGoneError,
     SessionLimitError,
 )
-from tornado_sessions.session import UserSession
 from tornado_sessions.testing.applications import (
     Act,
     Crowd,
@@ -71,7 +71,7 @@ class UsersContract(VisitorTests):
         """Behaviour 51: through all that becomes of the session, until they do not."""
         visitor = self.visitor()
         visitor.does(put(a=1))
-        life = int(self.sessions.idle_timeout)
+        life = int(self.sessions.rules.idle_timeout)
         visitor.does(login("ada"))
         for act in (_remember, regenerate, login("ada"), put(a=2)):
             self.assertEqual(self.max_age(visitor.does(act)), life)
@@ -107,7 +107,7 @@ class UsersContract(VisitorTests):
             handler.session.persistent = True
             handler.session.login("ada", keep=["a"])
 
-        life = int(self.sessions.idle_timeout)
+        life = int(self.sessions.rules.idle_timeout)
         self.assertEqual(self.max_age(visitor.does(sign_in)), life)
         self.assertEqual(visitor.sees(), {"a": 1})
 
@@ -138,7 +138,7 @@ class UsersContract(VisitorTests):
         self.time += 100
         second.does(login(ada), _call_it("Firefox on Linux"), _remember)
         handles = [self.handle(second), self.handle(first)]
-        lifetime = self.sessions.idle_timeout
+        lifetime = self.sessions.rules.idle_timeout
         self.assertEqual(
             self.sessions_of(ada),
             [
@@ -183,7 +183,7 @@ class UsersContract(VisitorTests):
         visitor.does(_call_it("A phone"))
         visitor.does(regenerate, put(a=1))
         self.assertEqual(visitor.asks(lambda handler: handler.session.label), "A phone")
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             other = visitor.copy()
             visitor.does(_call_it("Mine"), self.meanwhile(other, put(b=2)))
             label = visitor.asks(lambda handler: handler.session.label)
@@ -221,7 +221,7 @@ class UsersContract(VisitorTests):
         stranger = self.device(other)
 
         async def revoke_others(handler: SessionMixin) -> None:
-            count = await handler.sessions.revoke_all(user, but=handler.session)
+            count = await handler.sessions.revoke_all(user, keep=handler.session)
             handler.write(str(count))
 
         response = devices[1].does(revoke_others)
@@ -244,7 +244,7 @@ class UsersContract(VisitorTests):
         self.time += 1
 
         async def revoke_others(handler: SessionMixin) -> None:
-            await handler.sessions.revoke_all(user, but=handler.session)
+            await handler.sessions.revoke_all(user, keep=handler.session)
 
         late.does(put(a=2), self.meanwhile(spared, revoke_others))
         self.assertEqual(late.sees(), {})
@@ -567,8 +567,8 @@ class UsersContract(VisitorTests):
     def limit(self, count: int, policy: str = "oldest") -> None:
         """Lets a user have so many sessions, on every site."""
         for site in self.sites:
-            site.sessions.max_per_user = count
-            site.sessions.max_per_user_policy = policy
+            site.sessions.logins.limit = count
+            site.sessions.logins.policy = policy
 
     def tick(self, handler: SessionMixin) -> None:
         """Lets a moment pass."""
@@ -648,6 +648,6 @@ async def _revoke_own(handler: SessionMixin) -> None:
 
 def _revoke_others(user: str) -> Act:
     async def revoke(handler: SessionMixin) -> None:
-        await handler.sessions.revoke_all(user, but=handler.session)
+        await handler.sessions.revoke_all(user, keep=handler.session)
 
     return revoke

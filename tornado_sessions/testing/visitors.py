@@ -221,7 +221,7 @@ class VisitorTests(AsyncHTTPTestCase):
 
     def require_revocable(self) -> None:
         """Skips the test where a session cannot be ended on the server."""
-        if not self.sessions.revocable:
+        if not self.sessions.rules.revocable:
             self.skipTest("the server cannot revoke these sessions")
 
     def require_backend(self) -> Backend:
@@ -283,7 +283,7 @@ class VisitorTests(AsyncHTTPTestCase):
 
     def altered(self, token: str) -> str:
         """Answers a token that is well formed, and not one of ours."""
-        if self.sessions.revocable:
+        if self.sessions.rules.revocable:
             return secrets.token_urlsafe(32)
         middle = len(token) // 2
         other = "A" if token[middle] != "A" else "B"

@@ -155,7 +155,7 @@ class XSRFContract(VisitorTests):
         """Whoever comes back too late can sign in with the page that is open."""
         ada = self.browser()
         token = ada.form(login("ada"))
-        self.time += ada.visitor.site.sessions.lifetime + 1
+        self.time += ada.visitor.site.sessions.rules.lifetime + 1
         self.assertEqual(ada.posts(token, look), 200)
         self.assertEqual(ada.posts(token, login("ada")), 200)
         self.assertEqual(ada.posts(token, put(a=1)), 403)
@@ -214,7 +214,7 @@ class XSRFContract(VisitorTests):
         tokens[eve] = eve.form()
         both = (ada.cookies["session"], gone.cookies["session"])
         self.assertEqual(gone.visitor.does(destroy).code, 200)
-        if not self.sessions.revocable:
+        if not self.sessions.rules.revocable:
             both = (both[0], both[1][:-8] + "A" * 8)
         for sent in (both, both[::-1]):
             for browser, token in tokens.items():
@@ -230,7 +230,7 @@ class XSRFContract(VisitorTests):
             browser = self.browser(site)
             browser.gets(login(user))
             ids.append(browser.cookies["session"])
-        self.time += site.sessions.lifetime + 1
+        self.time += site.sessions.rules.lifetime + 1
         self.assertEqual(self.post(site, ids, nobody, token, look), 200)
         self.assertEqual(self.post(site, ids, nobody, "", look), 403)
         self.assertEqual(self.post(site, ids, nobody, token, login("ada")), 200)

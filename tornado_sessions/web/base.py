@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import tornado.web
 
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
-from tornado_sessions.sessions.users import own
-from tornado_sessions.state import SessionState
 from tornado_sessions.unknown import UnloadedSession
 
 
@@ -37,8 +36,7 @@ class SessionHandler(tornado.web.RequestHandler):
     def sessions(self) -> Sessions:
         """All sessions of this application."""
         # Whoever asks may be about to revoke the session of this very request.
-        own.set(self._state)
-        return self._all_sessions
+        return self._all_sessions.of_request(self._state)
 
     @property
     def _all_sessions(self) -> Sessions:
@@ -58,7 +56,7 @@ class SessionHandler(tornado.web.RequestHandler):
         if session is None:
             if not self._session_loaded:
                 return self._get_unloaded_session()
-            session = self._session = Session(self._all_sessions, self._get_state())
+            session = self._session = self._all_sessions.view(self._get_state())
         self._session_used = True
         return session
 
@@ -75,7 +73,7 @@ class SessionHandler(tornado.web.RequestHandler):
         """Returns the state of the session, which begins with its first use."""
         state = self._state
         if state is None:
-            state = self._state = SessionState(self._all_sessions)
+            state = self._state = SessionState(self._all_sessions.rules)
             state.headers_sent = self._headers_written
         return state
 

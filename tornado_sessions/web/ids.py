@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tornado_sessions.cookies import Cookie
+from tornado_sessions.core.load import MOST_IDS
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hides_frames
-from tornado_sessions.sessions import MOST_IDS, logger
-from tornado_sessions.state import SessionState
 from tornado_sessions.transports import (
     HEADER,
     PARAMETER,
@@ -22,6 +22,8 @@ from tornado_sessions.transports import (
 )
 from tornado_sessions.web.base import SessionHandler
 from tornado_sessions.web.loopback import is_on_loopback
+
+logger = logging.getLogger("tornado_sessions")
 
 _ON_LOOPBACK = (
     "Over plain http on loopback the session cookie goes out without Secure and its"
@@ -119,7 +121,7 @@ class IdHandler(SessionHandler):
 
     def _sent_tokens(self) -> Sequence[str]:
         """Returns the different ids that the client has sent, also before prepare()."""
-        transports = self._all_sessions.transports
+        transports = self._all_sessions.settings.transports
         if transports is not None:
             return self._read_tokens(transports)
         return self._read_cookies(self.request.headers.get_list("Cookie"))
@@ -152,11 +154,11 @@ class IdHandler(SessionHandler):
         request = self.request
         if (
             request.protocol != "https"
-            and self._all_sessions.cookie.secure
+            and self._all_sessions.settings.cookie.secure
             and not is_on_loopback(request)
         ):
             self._way = ""
-            self._all_sessions.limited_log.log(logging.WARNING, _WITHHELD, "id")
+            self._all_sessions.logs.log(logging.WARNING, _WITHHELD, "id")
             return ()
         # Where the client sends none, a header is not for it.
         self._way = next((name for name in transports.names if name != "header"), "")
@@ -211,16 +213,16 @@ class IdHandler(SessionHandler):
     async def _load_one_of(self, tokens: Sequence[str]) -> SessionState:
         """Loads the session of a request that came with several ids."""
         sessions = self._all_sessions
-        state = await sessions.load_one_of(tokens)
+        state = await sessions.loader.load_one_of(tokens)
         self._is_ambiguous = state.refusal is not None
         if state.token is not None:
             self._client_token = state.token
         elif not self._is_ambiguous:
             return state
-        if self._is_ambiguous and sessions.listener is not None:
+        if self._is_ambiguous:
             reason = "two cookies" if self._way == "cookie" else "two ids"
-            sessions._tell("refused", reason=reason)
-        sessions.limited_log.log(
+            sessions.events.tell("refused", reason=reason)
+        sessions.logs.log(
             logging.WARNING,
             _AMBIGUOUS if self._is_ambiguous else _ONE_ALIVE,
             self._described(len(tokens)),
@@ -240,7 +242,7 @@ class IdHandler(SessionHandler):
     def _log_refusal(self, error: SessionError) -> None:
         """Logs why a request that came with several ids was answered 400."""
         request = self.request
-        self._all_sessions.limited_log.log(
+        self._all_sessions.logs.log(
             logging.WARNING,
             "400 %s %s (%s): %s",
             request.method,
@@ -254,13 +256,13 @@ class IdHandler(SessionHandler):
         cookie = self._session_cookie
         if cookie is None:
             sessions, request = self._all_sessions, self.request
-            if request.protocol == "https" or not sessions.cookie.secure:
-                cookie = sessions.cookie
+            if request.protocol == "https" or not sessions.settings.cookie.secure:
+                cookie = sessions.settings.cookie
             elif is_on_loopback(request):
-                cookie = sessions.loopback_cookie
-                sessions._tell_once(logging.INFO, _ON_LOOPBACK, cookie.name)
+                cookie = sessions.settings.loopback_cookie
+                sessions.logs.once(logging.INFO, _ON_LOOPBACK, cookie.name)
             else:
-                sessions.limited_log.log(logging.WARNING, _WITHHELD, "cookie")
+                sessions.logs.log(logging.WARNING, _WITHHELD, "cookie")
             self._session_cookie = cookie
         return cookie
 

@@ -7,12 +7,13 @@ import functools
 import logging
 import sys
 import types
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tornado.web
 
 from tornado_sessions.codec import Envelope
+from tornado_sessions.core.inside import is_inside
 from tornado_sessions.errors import (
     BackendError,
     SessionDataError,
@@ -21,10 +22,9 @@ from tornado_sessions.errors import (
     SessionLimitError,
 )
 from tornado_sessions.frames import hide_frames
-from tornado_sessions.sessions import logger
 from tornado_sessions.web.sockets import SocketHandler
 
-T = TypeVar("T")
+logger = logging.getLogger("tornado_sessions")
 
 #: After how many seconds a client may ask again while the store is down.
 RETRY_AFTER = 2
@@ -55,15 +55,15 @@ class SessionMixin(SocketHandler):
         """
         sessions = self._all_sessions
         tokens: Sequence[str] = ()
-        if sessions.transports is not None:
-            tokens = self._read_tokens(sessions.transports)
+        if sessions.settings.transports is not None:
+            tokens = self._read_tokens(sessions.settings.transports)
         elif lines := self.request.headers.get_list("Cookie"):
             tokens = self._read_cookies(lines)
         if tokens:
             self._client_token = tokens[0]
             try:
                 if len(tokens) == 1:
-                    self._state = await sessions.load_state(tokens[0])
+                    self._state = await sessions.loader.load(tokens[0])
                 else:
                     self._state = await self._load_one_of(tokens)
                     self._session_loaded = True
@@ -212,16 +212,12 @@ class SessionMixin(SocketHandler):
         """Logs the error at hand, and goes on to the answer where that fails."""
         try:
             self.log_exception(*sys.exc_info())
-        except Exception:  # noqa: BLE001 - as Tornado does
+        except Exception:
             logger.exception("%s.log_exception() failed.", type(self).__name__)
 
     def _refuse_inside_transact(self) -> None:
         state = self._state
-        if (
-            state is not None
-            and state.is_transacting
-            and self._all_sessions.is_inside_transact(state)
-        ):
+        if state is not None and state.is_transacting and is_inside(state):
             raise SessionError(
                 "The function given to transact() answered the request, with finish(),"
                 " flush() or what calls these: redirect(), render(), send_error(). It"
@@ -264,12 +260,11 @@ class SessionMixin(SocketHandler):
         # A finish() while a flush() waits: finish is what follows.
         self._send = send
         if not self._committing:
-            assert self._state is not None
-            # What waits for a transaction of another task is not done in place.
-            if self._all_sessions.vault.immediate and not self._state.is_transacting:
-                return self._commit_now()
             self._committing = True
-            self._all_sessions._start(self._commit_and_tell())
+            task = self._all_sessions.tasks.start(self._commit_and_tell())
+            if task.done():
+                # The store has answered at once.
+                return task.result()
         if self._finished:
             # A body still on its way is not for a handler that has finished. Set on
             # this handler itself, where it hides the method of its class.
@@ -285,33 +280,29 @@ class SessionMixin(SocketHandler):
         self._waiters += (waiter,)
         return waiter
 
-    def _commit_now(self) -> asyncio.Future[None]:
-        try:
-            sent = run_now(self._commit())
-        except SuspendedError:
-            self._log_error()
-            self.send_error(500, exc_info=sys.exc_info())
-            sent = None
-        return sent or _done()
-
-    async def _commit_and_tell(self) -> None:
+    async def _commit_and_tell(self) -> asyncio.Future[None]:
+        """Commits, and returns a future that is done when the response is sent."""
         failure: Exception | None = None
         sent: asyncio.Future[None] | None = None
         try:
             sent = await self._commit()
-        except Exception as error:  # noqa: BLE001 - as Tornado does for a handler
+        except Exception as error:
             # Nobody may be waiting, and then nobody else would hear of it.
             logger.exception("A response could not be finished.")
             failure = error
         waiters, self._waiters = self._waiters, ()
-        if sent is None:
-            _tell(waiters, failure)
-        else:
+        if sent is not None:
             # This task ends here: what is saved does not wait for a client that
             # takes its time, and neither does close().
-            sent.add_done_callback(functools.partial(_tell_sent, waiters))
+            if waiters:
+                sent.add_done_callback(functools.partial(_tell_sent, waiters))
+            return sent
+        _tell(waiters, failure)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        _tell((done,), failure)
         # The error's traceback leads to this frame: they would be a cycle.
-        sent = failure = None
+        failure = None
+        return done
 
     async def _commit(self) -> asyncio.Future[None] | None:
         """Commits and sends; every error is answered here."""
@@ -321,7 +312,9 @@ class SessionMixin(SocketHandler):
             try:
                 while True:
                     packed = self._packed
-                    await self._all_sessions.commit(state, packed, self._packed_era)
+                    await self._all_sessions.commits.commit(
+                        state, packed, self._packed_era
+                    )
                     if self._packed is packed and not (
                         state.needs_new_id or state.ended
                     ):
@@ -374,7 +367,7 @@ class SessionMixin(SocketHandler):
                 self._write_xsrf_cookie()
             return
         state.headers_sent = True
-        if (self._sessions or self._all_sessions).xsrf_keys is not None:
+        if (self._sessions or self._all_sessions).settings.xsrf_keys is not None:
             self._write_xsrf_cookie()
         if self._status_code == 101:
             self._open_socket(state)
@@ -386,26 +379,6 @@ class SessionMixin(SocketHandler):
             self._add_vary("Cookie")
         if state.token is None or state.token != self._client_token or state.cookie_due:
             self._write_session_cookie(state)
-
-
-class SuspendedError(RuntimeError):
-    """Raised when a coroutine has suspended that was to run to its end."""
-
-
-def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs to its end a coroutine that never suspends.
-
-    That costs no task. Raises `SuspendedError` if it does suspend. To drive it
-    once and resume it in a task would not do: a time limit binds to the task
-    that runs the first step, and would cancel the handler.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        answer: T = stop.value
-        return answer
-    coroutine.close()
-    raise SuspendedError("A backend that declares itself immediate has suspended.")
 
 
 def _tells_of_store(error: BaseException | None) -> bool:
@@ -451,9 +424,3 @@ def _tell(
 
 def _ignore(chunk: bytes) -> None:
     pass
-
-
-def _done() -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future

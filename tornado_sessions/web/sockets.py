@@ -10,12 +10,13 @@ from typing import TypeVar
 
 import tornado.websocket
 
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import BackendError, SessionError
-from tornado_sessions.sessions import logger
-from tornado_sessions.state import SessionState
 from tornado_sessions.web.xsrf import XSRFHandler
 
 T = TypeVar("T")
+
+logger = logging.getLogger("tornado_sessions")
 
 # After how many seconds a session that could not be kept alive is tried again.
 _RETRY_AFTER = 2
@@ -86,11 +87,11 @@ class SocketHandler(XSRFHandler):
         sessions.sockets.add(self, state.token, state.base.id)
         if not self.session_keep_alive:
             return
-        if sessions.revocable:
+        if sessions.rules.revocable:
             receive = functools.partial(self._receive, self.on_message)
             self.__dict__["on_message"] = receive
         else:
-            sessions._tell_once(
+            sessions.logs.once(
                 logging.WARNING,
                 "session_keep_alive of %s does nothing: this backend keeps the session"
                 " in the cookie, and a WebSocket can send none.",
@@ -103,16 +104,16 @@ class SocketHandler(XSRFHandler):
         sessions = self._all_sessions
         if sessions.now() >= self._touch_due:
             self._touch_due = math.inf
-            sessions._start(self._touch())
+            sessions.tasks.start(self._touch())
         return on_message(message)
 
     async def _touch(self) -> None:
         assert self._socket_token is not None
         try:
-            self._touch_due = await self._all_sessions._touch(self._socket_token)
-        except Exception as error:  # noqa: BLE001 - the next message tries again
+            self._touch_due = await self._all_sessions.loader.touch(self._socket_token)
+        except Exception as error:
             self._touch_due = self._all_sessions.now() + _RETRY_AFTER
-            self._all_sessions.limited_log.log(
+            self._all_sessions.logs.log(
                 logging.WARNING,
                 "A session could not be kept alive: %s",
                 error,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import tornado.web
 
 from tornado_sessions.cookies import Cookie
-from tornado_sessions.sessions import MOST_IDS
-from tornado_sessions.state import SessionState
+from tornado_sessions.core.load import MOST_IDS
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.web.ids import IdHandler
 from tornado_sessions.xsrf import Binding, mask
 
@@ -30,7 +30,7 @@ class XSRFHandler(IdHandler):
     @property
     def xsrf_token(self) -> bytes:
         """Tornado's XSRF token, bound to the session if ``session_xsrf`` is set."""
-        if self._all_sessions.xsrf_keys is None:
+        if self._all_sessions.settings.xsrf_keys is None:
             return super().xsrf_token
         binding = self._bind_xsrf()
         binding.handed_out = self._speaks = True
@@ -45,11 +45,11 @@ class XSRFHandler(IdHandler):
         its session in the header needs none: no browser sends that for another
         site, unless the application lets that site.
         """
-        if self._all_sessions.transports is not None:
-            self._read_tokens(self._all_sessions.transports)
+        if self._all_sessions.settings.transports is not None:
+            self._read_tokens(self._all_sessions.settings.transports)
             if self._way == "header":
                 return
-        if self._all_sessions.xsrf_keys is None:
+        if self._all_sessions.settings.xsrf_keys is None:
             super().check_xsrf_cookie()
             return
         reason = self._refuse_xsrf()
@@ -99,7 +99,7 @@ class XSRFHandler(IdHandler):
         return self._xsrf
 
     def _make_binding(self, tokens: Sequence[str]) -> Binding:
-        keys, cookie = self._all_sessions.xsrf_keys, self._find_xsrf_cookie()
+        keys, cookie = self._all_sessions.settings.xsrf_keys, self._find_xsrf_cookie()
         assert keys is not None
         lines = self.request.headers.get_list("Cookie")
         return Binding(keys, () if cookie is None else cookie.read(lines), tokens)
@@ -109,11 +109,10 @@ class XSRFHandler(IdHandler):
         cookie, sessions = self._find_session_cookie(), self._all_sessions
         if cookie is None:
             return None
-        return (
-            sessions.xsrf_cookie
-            if cookie is sessions.cookie
-            else sessions.loopback_xsrf_cookie
-        )
+        settings = sessions.settings
+        if cookie is settings.cookie:
+            return settings.xsrf_cookie
+        return settings.loopback_xsrf_cookie
 
     def _write_xsrf_cookie(self) -> None:
         """Has the client's XSRF cookie hold for the id that it has from now on."""
@@ -129,7 +128,7 @@ class XSRFHandler(IdHandler):
         cookie = self._find_xsrf_cookie()
         if data is None or cookie is None:
             return
-        age = self._all_sessions.xsrf_max_age
+        age = self._all_sessions.settings.xsrf_max_age
         if age is None and state is not None and state.current.user is not None:
             # As Tornado does for whoever is signed in.
             age = _SIGNED_IN_AGE

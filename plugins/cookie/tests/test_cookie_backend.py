@@ -31,7 +31,7 @@ from tornado_sessions import (
     Sessions,
 )
 from tornado_sessions.session import state_of
-from tornado_sessions.sessions.users import own
+from tornado_sessions.settings import Settings
 
 SECRET = "first secret, 32 bytes or longer"
 OTHER_SECRET = "other secret, 32 bytes or longer"
@@ -619,7 +619,7 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
 class OlderTest(unittest.IsolatedAsyncioTestCase):
     async def test_an_older_cookie_is_the_session_as_it_was(self) -> None:
         """README, "What must not be kept in it": a balance could be put back."""
-        sessions = Sessions(CookieBackend({0: SECRET}, 0))
+        sessions = Sessions(Settings(CookieBackend({0: SECRET}, 0)))
         session = await sessions.load(None)
         session["credits"] = 10
         await session.save()
@@ -667,7 +667,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     def setUp(self) -> None:
         self.store = WatchedBackend()
         self.vault = self.make()
-        self.sessions = Sessions(self.vault)
+        self.sessions = Sessions(Settings(self.vault))
         self.time = 1_000_000.0
         self.sessions.now = lambda: self.time
 
@@ -680,7 +680,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     async def signed_in(self, user: str = "ada") -> str:
         session = await self.sessions.load(None)
         session.login(user)
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         self.time += 1
         return state_of(session).token or ""
 
@@ -701,7 +701,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 46: who was spared then is not spared for good."""
         ada = await self.signed_in()
         session = await self.sessions.load(ada)
-        await self.sessions.revoke_all("ada", but=session)
+        await self.sessions.revoke_all("ada", keep=session)
         self.assertEqual(await self.user(ada), "ada")
 
         await self.sessions.revoke_all("ada")
@@ -720,7 +720,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     async def test_another_namespace_has_other_users(self) -> None:
         """Two applications on one store never end each other's sessions."""
         ada = await self.signed_in()
-        await Sessions(self.make("shop")).revoke_all("ada")
+        await Sessions(Settings(self.make("shop"))).revoke_all("ada")
 
         self.assertEqual(await self.user(ada), "ada")
 
@@ -729,19 +729,17 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     ) -> None:
         """Behaviour 46: whose users may have the same names, such as numbers."""
         session = await self.sessions.load(await self.signed_in("1"))
-        # As asking for self.sessions does.
-        own.set(state_of(session))
-        await Sessions(self.make("shop")).revoke_all("1")
+        await Sessions(Settings(self.make("shop"))).revoke_all("1")
         self.assertEqual(session.user, "1")
 
-        await self.sessions.revoke_all("1")
+        await self.sessions.of_request(state_of(session)).revoke_all("1")
         self.assertIsNone(session.user)
 
     async def test_only_who_has_signed_in_costs_a_look(self) -> None:
         """Behaviour 12: a visitor's session is in the cookie, and whole."""
         session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commit(state_of(session))
+        await self.sessions.commits.commit(state_of(session))
         await self.sessions.load(state_of(session).token)
         self.assertEqual(self.store.loads, 0)
 
@@ -823,7 +821,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_without_a_store_a_ping_asks_nothing(self) -> None:
         """Behaviour 90: a cookie alone is always there."""
-        await Sessions(CookieBackend({0: SECRET}, 0)).ping()
+        await Sessions(Settings(CookieBackend({0: SECRET}, 0))).ping()
 
     async def test_the_store_is_purged_and_closed(self) -> None:
         """Behaviour 65: with the sessions."""
@@ -836,7 +834,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 46: the error says how to have one."""
         vault = CookieBackend({0: SECRET}, 0)
         with self.assertRaises(SessionError) as caught:
-            await Sessions(vault).revoke_all("ada")
+            await Sessions(Settings(vault)).revoke_all("ada")
 
         self.assertEqual(
             str(caught.exception),

@@ -6,9 +6,8 @@ All times are seconds since the epoch. The settings are the application's; what
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from tornado_sessions.codec import Envelope
+from tornado_sessions.core.rules import Rules
 
 #: How many seconds the clocks of two servers may differ.
 CLOCK_SKEW = 300.0
@@ -22,16 +21,7 @@ KEPT_AFTER_END = 300.0
 TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
 
 
-class Limits(Protocol):
-    """The settings that end a session, in seconds."""
-
-    @property
-    def idle_timeout(self) -> float: ...
-    @property
-    def lifetime(self) -> float: ...
-
-
-def expires_at(envelope: Envelope, limits: Limits) -> float:
+def expires_at(envelope: Envelope, rules: Rules) -> float:
     """Returns when a session ends that is not used again.
 
     That is after its idle timeout or its lifetime, whichever comes first. The
@@ -40,33 +30,33 @@ def expires_at(envelope: Envelope, limits: Limits) -> float:
     """
     idle = envelope.idle
     return min(
-        envelope.seen + (limits.idle_timeout if idle is None else idle),
-        _lifetime_ends(envelope, limits),
+        envelope.seen + (rules.idle_timeout if idle is None else idle),
+        _lifetime_ends(envelope, rules),
     )
 
 
-def longest_left(envelope: Envelope, limits: Limits) -> float:
+def longest_left(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds a session can be left unused at most."""
     idle, life = envelope.idle, envelope.lifetime
     return min(
-        limits.idle_timeout if idle is None else idle,
-        limits.lifetime if life is None else life,
+        rules.idle_timeout if idle is None else idle,
+        rules.lifetime if life is None else life,
     )
 
 
-def renewal_interval(envelope: Envelope, limits: Limits) -> float:
+def renewal_interval(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds pass at least between two renewals."""
     idle = envelope.idle
-    return (limits.idle_timeout if idle is None else idle) / 10
+    return (rules.idle_timeout if idle is None else idle) / 10
 
 
-def is_renewal_due(envelope: Envelope, limits: Limits, now: float) -> bool:
+def is_renewal_due(envelope: Envelope, rules: Rules, now: float) -> bool:
     """Whether the use of a session at ``now`` has to be stored."""
-    return now - envelope.seen >= renewal_interval(envelope, limits)
+    return now - envelope.seen >= renewal_interval(envelope, rules)
 
 
 def is_alive(
-    envelope: Envelope, limits: Limits, now: float, judged_at: float | None = None
+    envelope: Envelope, rules: Rules, now: float, judged_at: float | None = None
 ) -> bool:
     """Whether a session has neither expired nor comes from the future.
 
@@ -79,25 +69,25 @@ def is_alive(
     # The settings may have changed since the record was stored.
     return (
         judged_at < envelope.expires
-        and judged_at < expires_at(envelope, limits)
+        and judged_at < expires_at(envelope, rules)
         and envelope.created <= now + CLOCK_SKEW >= envelope.seen
     )
 
 
-def reason_of_end(envelope: Envelope, limits: Limits, now: float) -> str:
+def reason_of_end(envelope: Envelope, rules: Rules, now: float) -> str:
     """Returns why a session is not alive: "lifetime", "idle", or "clock".
 
     The clock is the reason where the session comes from the future.
     """
-    if now >= _lifetime_ends(envelope, limits):
+    if now >= _lifetime_ends(envelope, rules):
         return "lifetime"
-    if now >= min(envelope.expires, expires_at(envelope, limits)):
+    if now >= min(envelope.expires, expires_at(envelope, rules)):
         return "idle"
     return "clock"
 
 
-def _lifetime_ends(envelope: Envelope, limits: Limits) -> float:
+def _lifetime_ends(envelope: Envelope, rules: Rules) -> float:
     began, life = envelope.auth_time, envelope.lifetime
     return (envelope.created if began is None else began) + (
-        limits.lifetime if life is None else life
+        rules.lifetime if life is None else life
     )

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import copy
 import types
+import weakref
 
 from tornado_sessions.errors import BackendError
 
@@ -67,3 +68,19 @@ def _copied(error: BackendError) -> BackendError:
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
+
+
+class StoreLocks:
+    """One lock for each name, for as long as anybody uses it."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakValueDictionary[str, StoreLock] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def of(self, name: str) -> StoreLock:
+        """Returns the lock of ``name``, the same one for all who hold it."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = StoreLock()
+        return lock

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -24,9 +24,10 @@ from tornado_sessions.codec import (
     latest,
     same_fields,
 )
+from tornado_sessions.core.expiry import expires_at, longest_left
+from tornado_sessions.core.locks import StoreLock
+from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
-from tornado_sessions.expiry import Limits, expires_at, longest_left
-from tornado_sessions.locks import StoreLock
 
 #: By how many seconds a sign-in is later than one that it has to come after.
 SIGN_IN_STEP = 0.001
@@ -36,17 +37,6 @@ _SETTINGS = {"idle": None, "lifetime": None, "persistent": None, "label": ""}
 
 # Shared by all states that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
-
-
-class Rules(Limits, Protocol):
-    """The settings and the clock of the application."""
-
-    #: See `.Vault.revocable`.
-    revocable: bool
-    #: The setting ``session_persistent``.
-    persistent: bool
-
-    def now(self) -> float: ...
 
 
 class Ended(NamedTuple):

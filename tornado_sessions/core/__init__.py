@@ -1,0 +1,1 @@
+"""What a session is, and what becomes of it. It knows neither HTTP nor a handler."""

@@ -1,0 +1,293 @@
+"""Makes the store agree with a session: inserts, replaces, merges, moves, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from tornado_sessions.backend import Record
+from tornado_sessions.codec import FORMAT, Envelope, rebase, same_content, tombstone
+from tornado_sessions.core.events import Events
+from tornado_sessions.core.expiry import TOMBSTONE_LIFE
+from tornado_sessions.core.inside import refuse_inside
+from tornado_sessions.core.locks import StoreLocks
+from tornado_sessions.core.logins import Logins
+from tornado_sessions.core.records import Records
+from tornado_sessions.core.renewals import Renewals
+from tornado_sessions.core.retries import retry_conflicts
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import Ended, SessionState, keep_only
+from tornado_sessions.core.store import Store
+from tornado_sessions.core.tasks import Tasks
+from tornado_sessions.core.writer import Writer
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionError,
+    SessionGoneError,
+    SessionLimitError,
+)
+from tornado_sessions.sockets import Sockets
+
+# Stores an envelope in place of one version of a record; returns the token.
+_Store = Callable[[SessionState, str, Envelope, Any], Awaitable[str]]
+
+
+class Commits:
+    """Commits sessions to the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Rules,
+        records: Records,
+        writer: Writer,
+        logins: Logins,
+        renewals: Renewals,
+        locks: StoreLocks,
+        sockets: Sockets,
+        tasks: Tasks,
+        events: Events,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._records = records
+        self._writer = writer
+        self._logins = logins
+        self._renewals = renewals
+        self._locks = locks
+        self._sockets = sockets
+        self._tasks = tasks
+        self._events = events
+
+    async def commit(
+        self,
+        state: SessionState,
+        packed: Envelope | None = None,
+        generation: int = 0,
+    ) -> None:
+        """Makes the store agree with ``state``.
+
+        ``packed`` is what ``state.pack()`` returned, where it was called already,
+        and ``generation`` the state's at that time. Afterwards ``state.token`` is
+        the id that the client must hold. Raises as `.Session.save` does; what
+        failed is still to be done then.
+        """
+        refuse_inside(state)
+        now = self._rules.now()
+        async with state.turn():
+            state.judge(now)
+            await self.commit_in_turn(state, packed, generation)
+
+    async def commit_in_turn(
+        self, state: SessionState, packed: Envelope | None, generation: int
+    ) -> None:
+        """Commits; the caller holds the lock of ``state``.
+
+        A change of the id is shielded from cancellation: half of it would leave the
+        client an id that has ended already.
+        """
+        work = self._commit(state, packed, generation)
+        if not state.needs_new_id:
+            await work
+            return
+        task = self._tasks.start(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        finally:
+            # Its error refers to this frame: they would be a cycle.
+            del task
+
+    async def _commit(
+        self, state: SessionState, packed: Envelope | None, generation: int
+    ) -> None:
+        if packed is None or state.generation != generation:
+            # What was packed in another generation would undo what has been done since.
+            packed = state.pack()
+        while state.ended:
+            # All of them at once: to look for the first one of a dict again and again
+            # takes the longer the more have gone, and a client may send thousands.
+            for token, ended in tuple(state.ended.items()):
+                await self._destroy(token, ended)
+                state.ended.pop(token, None)
+        base, former, fresh = state.base, state.token, state.needs_new_id
+        if not fresh and (
+            packed is base
+            # After a save in the same request it is another object.
+            or (state.stale and same_content(packed, base))
+        ):
+            if state.renew:
+                await self._renewals.renew(state)
+            elif state.on_socket and former and base.expires <= state.judged_at:
+                # Unless another request has kept it alive, it has ended.
+                await self._records.newest(state, former)
+            return
+        # A regenerate() from here on is for the next commit.
+        state.needs_new_id = False
+        state.is_moving = fresh or former is None
+        signed_in = packed.auth_time
+        signs_in = signed_in not in (None, base.auth_time)
+        anew = False
+        try:
+            if former is None:
+                token = await self._logins.insert(state, packed)
+            else:
+                store = self._move if fresh else self._writer.put
+                try:
+                    token = await self._store_over(state, former, packed, store)
+                except SessionGoneError:
+                    if not signs_in:
+                        raise
+                    anew, token = True, await self._begin_anew(state, former, packed)
+        except SessionLimitError:
+            self._events.tell("refused", former, user=packed.user, reason="limit")
+            state.discard()
+            raise
+        except BaseException:
+            state.needs_new_id = state.needs_new_id or fresh
+            raise
+        finally:
+            state.is_moving = False
+        if fresh or former is None:
+            self._events.tell(
+                "created" if former is None or anew else "regenerated",
+                token,
+                former=None if anew else former,
+                user=packed.user,
+                reason="login" if signs_in else None,
+            )
+        state.move_sign_in(signed_in, packed.auth_time)
+        state.settle(base, token, packed)
+
+    async def _store_over(
+        self, state: SessionState, former: str, packed: Envelope, store: _Store
+    ) -> str:
+        """Stores ``packed`` in place of the record of ``former``."""
+        base = state.base
+        try:
+            if state.stale:
+                return await self._store_on_newest(state, former, packed, store)
+            return await store(state, former, packed, state.version)
+        except ConflictError:
+            if state.is_transacting:
+                if packed.auth_time != base.auth_time:
+                    # A login has to know whether it has gone.
+                    await self._records.newest(state, former)
+                # It runs its function again, on the newest values.
+                raise
+        return await self._store_in_turn(state, former, packed, store)
+
+    async def _destroy(self, token: str, ended: Ended) -> None:
+        """Ends the session of ``token``, or the one that it has become."""
+        vault = self._store.vault
+        if not self._rules.revocable:
+            await self._store.delete(token)
+            self._events.tell("destroyed", token, user=ended.user)
+        elif vault.is_well_formed(token):
+            done = await self._records.end(vault.key_of(token), ended.version)
+            if done is not None:
+                key, envelope = done
+                user = ended.user
+                if envelope is not None:
+                    # Its sockets may have been opened with the newer id.
+                    self._sockets.end(handle=envelope.id)
+                    user = envelope.user
+                self._events.tell_ended("destroyed", key, user)
+                await self._store.delete_found(key)
+        self._sockets.end(token)
+
+    async def _begin_anew(
+        self, state: SessionState, former: str, packed: Envelope
+    ) -> str:
+        """Stores the login of a request whose session has gone meanwhile.
+
+        The values come along if another request has moved the session to a new
+        id, unless they are another user's; of one that has ended, only what this
+        request has set. Returns the token of the fresh session.
+        """
+        state.require_headers("login()")
+        base, now = state.base, self._rules.now()
+        record = await self._store.load(former)
+        gone = None if record is None else self._records.decode(former, record)
+        is_moved = gone is not None and bool(gone.successor)
+        values = packed.values
+        if not (is_moved and base.user in (None, packed.user)):
+            blank = Envelope(now, now, 0.0, {}, format=FORMAT)
+            values = applied(state, packed, blank).values
+        fresh = msgspec.structs.replace(packed, created=now, values=values)
+        token = await self._logins.insert(state, fresh)
+        packed.created, packed.auth_time = fresh.created, fresh.auth_time
+        packed.seen, packed.expires = fresh.seen, fresh.expires
+        return token
+
+    async def _move(
+        self,
+        state: SessionState,
+        token: str,
+        envelope: Envelope,
+        version: Any,  # noqa: ANN401
+    ) -> str:
+        """Stores ``envelope`` under a fresh token and ends the old record.
+
+        That one is overwritten with a tombstone, which names the new one. So no
+        other request saves to it, one that has ended it first is noticed, and who
+        destroys or revokes it later ends the new one.
+        """
+        fresh = await self._logins.insert(state, envelope)
+        if not self._rules.revocable:
+            self._sockets.end(token)
+            return fresh
+        left = tombstone(state.base.user, self._store.vault.key_of(fresh))
+        expires = self._rules.now() + TOMBSTONE_LIFE
+        try:
+            await self._store.save(token, Record(left, version, expires))
+        except SessionError:
+            # The client will never learn of the fresh token.
+            with contextlib.suppress(BackendError):
+                await self._store.delete(fresh)
+            raise
+        self._sockets.end(token)
+        return fresh
+
+    async def _store_in_turn(
+        self, state: SessionState, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        """Stores ``packed`` after another request has been first."""
+        self._events.tell("conflict", token, user=packed.user)
+        async with self._locks.of(token):
+            return await retry_conflicts(
+                lambda: self._store_on_newest(state, token, packed, store)
+            )
+
+    async def _store_on_newest(
+        self, state: SessionState, token: str, packed: Envelope, store: _Store
+    ) -> str:
+        newest, version = await self._records.newest(state, token)
+        merged = applied(state, packed, newest)
+        token = await store(state, token, merged, version)
+        packed.seen, packed.expires = merged.seen, merged.expires
+        packed.auth_time = merged.auth_time
+        return token
+
+
+def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:
+    """Returns ``newest`` with what the request has changed since it loaded."""
+    base = state.base
+    if mine.auth_time == base.auth_time:
+        return rebase(base, mine, newest)
+    # A login: what another request has saved meanwhile comes along where the login
+    # would have taken it along.
+    keep = None if state.login is None else state.login.keep
+    if keep is not None:
+        base, newest = keep_only(base, keep), keep_only(newest, keep)
+    merged = rebase(base, mine, newest)
+    if mine.user == base.user:
+        return msgspec.structs.replace(merged, id=mine.id)
+    return msgspec.structs.replace(mine, values=merged.values)

@@ -1,0 +1,182 @@
+"""Reads the records of sessions, and ends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from tornado_sessions.backend import Record
+from tornado_sessions.codec import FORMAT, Envelope, decode, encode, successor_of
+from tornado_sessions.core.events import Events
+from tornado_sessions.core.expiry import is_alive, reason_of_end
+from tornado_sessions.core.retries import PATIENCE, Backoff
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.store import Store
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionGoneError,
+)
+
+logger = logging.getLogger("tornado_sessions")
+
+# How many times a session may have been given another id for an old one to lead to
+# it. Each tombstone is one load.
+LONGEST_CHAIN = 256
+
+# What a record holds whose session has ended, until it is removed.
+_ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
+
+
+class Records:
+    """The records of one application, decoded."""
+
+    def __init__(self, store: Store, rules: Rules, events: Events) -> None:
+        self._store = store
+        self._rules = rules
+        self._events = events
+
+    def read(
+        self, token: str, record: Record, now: float, judged_at: float | None = None
+    ) -> Envelope | None:
+        """Decodes a record. Returns None if the session has ended.
+
+        Whether it has expired is judged by the time ``judged_at``, if that is given.
+        """
+        envelope = self.decode(token, record)
+        if envelope is None or is_alive(envelope, self._rules, now, judged_at):
+            return envelope
+        # That it was replaced while it was used is no news.
+        if not envelope.successor:
+            self.tell_expired(token, envelope, now if judged_at is None else judged_at)
+        return None
+
+    def decode(self, token: str, record: Record) -> Envelope | None:
+        """Decodes a record. Returns None, and logs it, if it cannot be read."""
+        try:
+            return decode(record.data)
+        except SessionDataError:
+            logger.warning(
+                "The record of session %s cannot be decoded; it is treated as no"
+                " session and left as it is.",
+                self._store.vault.fingerprint(token),
+            )
+            self._events.tell("refused", token, reason="undecodable")
+            return None
+
+    async def newest(self, state: SessionState, token: str) -> tuple[Envelope, Any]:
+        """Returns what the store has of a session now, and its version.
+
+        Raises `.SessionGoneError` if the session was ended, or had expired when
+        the request began.
+        """
+        record = await self._store.load(token)
+        if record is not None:
+            envelope = self.read(token, record, self._rules.now(), state.judged_at)
+            if envelope is not None:
+                return envelope, record.version
+        raise SessionGoneError(
+            "The session was ended elsewhere while this request used it; what"
+            " the request changed is not stored."
+        )
+
+    async def is_kept(self, token: str) -> bool:
+        """Tells whether the store still has the session; True if it is down."""
+        try:
+            record = await self._store.load(token)
+            return (
+                record is not None
+                and self.read(token, record, self._rules.now()) is not None
+            )
+        except BackendError:
+            # Nobody is put out because of that. The requests tell of it.
+            return True
+        except Exception:
+            logger.warning("A session could not be looked up.", exc_info=True)
+            return True
+
+    def tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
+        if envelope.expires <= 0:
+            # What is left of one that was ended.
+            self._events.tell_unknown(token)
+            return
+        reason = reason_of_end(envelope, self._rules, now)
+        self._events.tell("expired", token, user=envelope.user, reason=reason)
+
+    # Ending.
+
+    async def last(
+        self, key: bytes, users: Collection[str | None] | None = None
+    ) -> tuple[bytes, Record, Envelope] | None:
+        """Returns the record under ``key``, or the last that has replaced it.
+
+        With its key and what it holds. It may be one that has ended. With
+        ``users``, only a session of one of these leads on to the next. Returns
+        None if there is none, and if it cannot be decoded.
+        """
+        for _ in range(LONGEST_CHAIN):
+            record = await self._store.load_found(key)
+            if record is None:
+                return None
+            try:
+                envelope = decode(record.data)
+            except SessionDataError:
+                return None
+            if users is not None and envelope.user not in users:
+                return None
+            successor = successor_of(envelope)
+            if successor is None:
+                return key, record, envelope
+            key = successor
+        raise BackendError(
+            "The session cannot be ended: it has been given another id more than"
+            f" {LONGEST_CHAIN} times within minutes since the request's own. Call"
+            " regenerate() less often."
+        )
+
+    async def end(
+        self,
+        key: bytes,
+        version: Any = None,  # noqa: ANN401
+        users: Collection[str | None] | None = None,
+        once: bool = False,
+    ) -> tuple[bytes, Envelope | None] | None:
+        """Ends the session under ``key``, or the one that it has become.
+
+        ``version`` is that of the record, if it is known. The record is replaced,
+        and not just removed: so no tombstone is lost, and no save or move that is
+        under way brings the session back. Whoever calls this removes what is left
+        with `.Store.delete_found`. Returns the key of what it has ended, and what was
+        there if that was loaded; None if there was nothing to end. Follows as
+        `last` does. With ``once``, a record of another version is left alone.
+        """
+        backoff = Backoff()
+        envelope: Envelope | None = None
+        while True:
+            if version is None:
+                last = await self.last(key, users)
+                if last is None:
+                    return None
+                key, record, envelope = last
+                if envelope.expires <= 0:
+                    # Somebody has ended it and may have failed to remove it.
+                    await self._store.delete_found(key)
+                    return None
+                version = record.version
+            try:
+                await self._store.replace(Record(_ENDED, version, self._rules.now()))
+            except ConflictError as error:
+                version = None
+                if once:
+                    return None
+                if backoff.is_over:
+                    raise BackendError(
+                        f"The session could not be ended within {PATIENCE:.0f} s: other"
+                        " processes kept changing it. Try again."
+                    ) from error
+            else:
+                return key, envelope
+            await backoff.wait()

@@ -1,0 +1,87 @@
+"""Notes in the store that a session is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import msgspec
+
+from tornado_sessions.codec import Envelope
+from tornado_sessions.core.expiry import expires_at, is_renewal_due, renewal_interval
+from tornado_sessions.core.records import Records
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.writer import Writer
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionGoneError,
+)
+
+logger = logging.getLogger("tornado_sessions")
+
+
+class Renewals:
+    """Extends the idle timeout of sessions that are only read."""
+
+    def __init__(self, rules: Rules, records: Records, writer: Writer) -> None:
+        self._rules = rules
+        self._records = records
+        self._writer = writer
+
+    async def renew(self, state: SessionState) -> None:
+        """Extends the idle timeout after a pure read.
+
+        Does nothing where the lifetime has passed. A renewal that fails is logged,
+        and the next commit of the request tries again.
+        """
+        base, token = state.base, state.token
+        assert token is not None
+        now = self._rules.now()
+        renewed = msgspec.structs.replace(base, seen=now)
+        if expires_at(renewed, self._rules) <= now or (
+            state.headers_sent and not self._rules.revocable
+        ):
+            state.renew = False
+            return
+        try:
+            if state.stale:
+                token = await self._renew_newest(state, token, renewed)
+            else:
+                try:
+                    token = await self._writer.put(state, token, renewed, state.version)
+                except ConflictError:
+                    # Whoever was first has saved it after this request loaded it.
+                    # For a quick request that is renewal enough.
+                    if self._rules.now() - state.judged_at < renewal_interval(
+                        base, self._rules
+                    ):
+                        state.renew = False
+                        return
+                    token = await self._renew_newest(state, token, renewed)
+        except SessionGoneError:
+            state.renew = False
+            if state.on_socket:
+                raise
+        except (BackendError, SessionDataError) as error:
+            # Longer by a digit of a time, it may no longer fit where it is.
+            logger.warning("A session could not be renewed: %s", error)
+        else:
+            state.settle(base, token, renewed)
+
+    async def _renew_newest(
+        self, state: SessionState, token: str, renewed: Envelope
+    ) -> str:
+        """Extends the idle timeout of what others have saved, if that is due.
+
+        Returns the token, and puts the times of the record into ``renewed``.
+        """
+        newest, version = await self._records.newest(state, token)
+        if is_renewal_due(newest, self._rules, self._rules.now()):
+            # Whoever saves in between has renewed it.
+            with contextlib.suppress(ConflictError):
+                token = await self._writer.put(state, token, newest, version)
+        renewed.seen, renewed.expires = newest.seen, newest.expires
+        return token

@@ -1,0 +1,57 @@
+"""Repeats an operation while other processes change the same record."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tornado_sessions.errors import BackendError, ConflictError
+
+T = TypeVar("T")
+
+#: For how many seconds an operation keeps trying.
+PATIENCE = 10.0
+
+# The first and the longest pause between two attempts, in seconds.
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+class Backoff:
+    """Pauses between the attempts of one operation, longer each time."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + PATIENCE
+        self._pause = _FIRST_PAUSE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the operation has been tried for long enough."""
+        return time.monotonic() > self._deadline
+
+    async def wait(self) -> None:
+        """Waits for a random part of the pause."""
+        await asyncio.sleep(random.uniform(0, self._pause))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+async def retry_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Calls ``attempt`` until it raises no `.ConflictError`.
+
+    Raises `.BackendError` if it still does after ten seconds.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            return await attempt()
+        except ConflictError as error:
+            if backoff.is_over:
+                raise BackendError(
+                    f"The session could not be saved within {PATIENCE:.0f} s:"
+                    " other processes kept changing it. Store less often, or"
+                    " spread what changes over several sessions."
+                ) from error
+        await backoff.wait()

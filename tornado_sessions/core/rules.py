@@ -1,0 +1,22 @@
+"""The settings and the clock that all parts of the core share."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+
+@dataclasses.dataclass
+class Rules:
+    """When sessions end, by the settings of the application; times in seconds."""
+
+    #: See `.Vault.revocable`.
+    revocable: bool = True
+    #: The settings ``session_idle_timeout``, ``session_lifetime`` and
+    #: ``session_persistent``.
+    idle_timeout: float = 24 * 3600
+    lifetime: float = 14 * 24 * 3600
+    persistent: bool = False
+    #: The clock, in seconds since the epoch. No other part reads one.
+    now: Callable[[], float] = time.time

@@ -1,0 +1,73 @@
+"""The vault as the core calls it: a listener learns of its failures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+
+from tornado_sessions.backend import Record
+from tornado_sessions.core.events import Events
+from tornado_sessions.errors import BackendError
+from tornado_sessions.vault import Vault
+
+T = TypeVar("T")
+
+
+class Store:
+    """Loads and saves records through the vault of the application."""
+
+    def __init__(self, vault: Vault, events: Events) -> None:
+        self.vault = vault
+        self._events = events
+        # Which of "read" and "write" failed last.
+        self._failing: set[str] = set()
+
+    def load(self, token: str) -> Awaitable[Record | None]:
+        """See `.Vault.load`."""
+        return self._watch("read", self.vault.load(token))
+
+    def save(self, token: str | None, record: Record) -> Awaitable[str]:
+        """See `.Vault.save`."""
+        return self._watch("write", self.vault.save(token, record))
+
+    def delete(self, token: str) -> Awaitable[None]:
+        """See `.Vault.delete`."""
+        return self._watch("write", self.vault.delete(token))
+
+    def load_found(self, key: bytes) -> Awaitable[Record | None]:
+        """See `.Vault.load_found`."""
+        return self._watch("read", self.vault.load_found(key))
+
+    def replace(self, record: Record) -> Awaitable[None]:
+        """See `.Vault.replace`."""
+        return self._watch("write", self.vault.replace(record))
+
+    def delete_found(self, key: bytes) -> Awaitable[None]:
+        """See `.Vault.delete_found`."""
+        return self._watch("write", self.vault.delete_found(key))
+
+    def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        """See `.Vault.find`."""
+        return self.vault.find(user)
+
+    def _watch(self, operation: str, work: Awaitable[T]) -> Awaitable[T]:
+        return work if self._events.listener is None else self._told(operation, work)
+
+    async def _told(self, operation: str, work: Awaitable[T]) -> T:
+        """Tells when the store fails, and when it works again.
+
+        One that can be read and not written to, as on a full disk, is down.
+        """
+        failing = self._failing
+        try:
+            result = await work
+        except BackendError as error:
+            if not failing:
+                self._events.tell("store_down", reason=str(error))
+            failing.add(operation)
+            raise
+        if operation in failing:
+            failing.remove(operation)
+            if not failing:
+                self._events.tell("store_up")
+        return result

@@ -1,0 +1,257 @@
+"""All sessions of one application."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+
+import tornado.web
+
+from tornado_sessions.core.cleanup import Cleanup
+from tornado_sessions.core.commit import Commits
+from tornado_sessions.core.events import Events
+from tornado_sessions.core.load import Loader
+from tornado_sessions.core.locks import StoreLocks
+from tornado_sessions.core.logins import Logins
+from tornado_sessions.core.records import Records
+from tornado_sessions.core.renewals import Renewals
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.store import Store
+from tornado_sessions.core.tasks import Tasks
+from tornado_sessions.core.transact import Transactions
+from tornado_sessions.core.users import Users, UserSession, check_user
+from tornado_sessions.core.writer import Writer
+from tornado_sessions.frames import hide_frames, hides_frames
+from tornado_sessions.logs import LimitedLog
+from tornado_sessions.session import Session, state_of
+from tornado_sessions.settings import Settings, read_settings
+from tornado_sessions.sockets import Sockets
+from tornado_sessions.vault import Vault
+
+logger = logging.getLogger("tornado_sessions")
+
+
+class Sessions:
+    """All sessions of one application.
+
+    `Sessions.of` returns an application's own. It is what handlers use through
+    `.SessionMixin`, what a shutdown closes, and what code outside of handlers
+    uses. The public attributes are the parts that it is made of, for
+    `tornado_sessions.web`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules = rules = Rules(
+            revocable=settings.vault.revocable,
+            idle_timeout=settings.idle_timeout,
+            lifetime=settings.lifetime,
+            persistent=settings.persistent,
+        )
+        self.events = Events(settings.listener, rules, lambda: self.vault)
+        self.store = store = Store(settings.vault, self.events)
+        #: For what a client can bring about as often as it likes.
+        self.logs = LimitedLog(logger)
+        self.tasks = Tasks()
+        self.cleanup = Cleanup(store, rules, self.tasks)
+        self.records = records = Records(store, rules, self.events)
+        self.sockets = Sockets(
+            settings.socket_interval, records.is_kept, self.tasks.start
+        )
+        self.users = Users(store, rules, records, self.sockets, self.events)
+        locks = StoreLocks()
+        writer = Writer(store, rules, self.cleanup)
+        self.logins = Logins(
+            store,
+            rules,
+            records,
+            writer,
+            self.users,
+            settings.max_per_user,
+            settings.max_per_user_policy,
+        )
+        self.commits = Commits(
+            store,
+            rules,
+            records,
+            writer,
+            self.logins,
+            Renewals(rules, records, writer),
+            locks,
+            self.sockets,
+            self.tasks,
+            self.events,
+        )
+        self.transactions = Transactions(
+            rules, records, writer, self.commits, locks, self.events
+        )
+        self.loader = Loader(
+            store,
+            rules,
+            records,
+            self.commits,
+            self.cleanup,
+            self.sockets,
+            self.events,
+        )
+        # The session of the request that this object was made for.
+        self._own: SessionState | None = None
+
+    def __repr__(self) -> str:
+        store = getattr(self.vault, "backend", self.vault)
+        return f"<{type(self).__name__} in {type(store).__name__}>"
+
+    @classmethod
+    def of(cls, application: tornado.web.Application) -> Sessions:
+        """Returns the sessions of ``application``, the same ones at every call.
+
+        The first call reads the settings and raises `ValueError` where they
+        contradict each other, `.BackendNotFoundError` where the backend is not
+        installed or cannot be imported. Call it when the application starts: no
+        event loop has to run.
+        """
+        sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
+        if sessions is None:
+            try:
+                settings = read_settings(application.settings)
+            except Exception as error:
+                # The settings have the URL of the store and cookie_secret.
+                hide_frames(error)
+                raise
+            sessions = cls(settings)
+            # On the application itself, so that they live as long as it does. It
+            # declares no such attribute.
+            application._tornado_sessions = sessions  # type: ignore[attr-defined]
+        return sessions
+
+    def of_request(self, own: SessionState | None) -> Sessions:
+        """Returns these sessions for a request whose session is ``own``.
+
+        What that request revokes of its own is to it as if it had been destroyed.
+        """
+        sessions = copy.copy(self)
+        sessions._own = own
+        return sessions
+
+    @property
+    def vault(self) -> Vault:
+        """Where the records are kept."""
+        return self.store.vault
+
+    @vault.setter
+    def vault(self, vault: Vault) -> None:
+        self.store.vault = vault
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The clock, in seconds since the epoch."""
+        return self.rules.now
+
+    @now.setter
+    def now(self, clock: Callable[[], float]) -> None:
+        self.rules.now = clock
+
+    # One session.
+
+    @hides_frames
+    async def load(self, token: str | None) -> Session:
+        """Returns the session of ``token``.
+
+        It is a new one if there is no token, or if the token is malformed,
+        unknown or expired, or if its record cannot be decoded. Raises
+        `.BackendError` if the store fails, and for a record that only a newer
+        version of this library can read.
+        """
+        return self.view(await self.loader.load(token))
+
+    @hides_frames
+    async def load_one_of(self, tokens: Sequence[str]) -> Session:
+        """Returns the session of the only token among ``tokens`` that is alive.
+
+        Returns a new one if none is alive. If several are, or if there are more
+        than four tokens, which are not looked up, to save it raises
+        `.SessionError`. Raises as `load` does.
+        """
+        return self.view(await self.loader.load_one_of(tokens))
+
+    def view(self, state: SessionState) -> Session:
+        """Returns the session that an application holds, of a state."""
+        return Session(self.transactions, state)
+
+    # The sessions of a user.
+
+    @hides_frames
+    async def of_user(self, user: str) -> list[UserSession]:
+        """Returns the live sessions of ``user``, the latest sign-in first.
+
+        Raises `.SessionError` where the backend cannot look them up, and
+        `.BackendError` if the store fails.
+        """
+        check_user(user, "of_user()")
+        return await self.users.describe(user)
+
+    @hides_frames
+    async def revoke(self, user: str, id: str) -> bool:
+        """Ends the session of ``user`` whose handle is ``id``.
+
+        Returns False where this user has no such session, whether or not another
+        user has. A request in progress with the session does not bring it back. To
+        a handler that revokes its own through ``self.sessions``, it is as if it had
+        called `.Session.destroy`. Raises as `of_user` does.
+        """
+        check_user(user, "revoke()")
+        return await self.users.revoke(user, id, self._own)
+
+    @hides_frames
+    async def revoke_all(self, user: str, keep: Session | None = None) -> int:
+        """Ends all sessions of ``user``, or all except ``keep``. Returns how many.
+
+        It does to each what `revoke` does. One that signs in meanwhile is not
+        among them. Returns 0 where the backend can end sessions and not list them.
+        Raises `.SessionGoneError`, and ends nothing, if ``keep`` has ended.
+        """
+        check_user(user, "revoke_all()")
+        if not (keep is None or isinstance(keep, Session)):
+            raise TypeError(
+                "revoke_all() takes the session to spare, such as keep=self.session,"
+                f" and not {type(keep).__name__}."
+            )
+        kept = None if keep is None else state_of(keep)
+        return await self.users.revoke_all(user, kept, self._own)
+
+    # The store.
+
+    @hides_frames
+    async def ping(self) -> None:
+        """Asks every store that a load or a save would ask whether it is there.
+
+        That is for a readiness check. It stores nothing, and no listener is told.
+        Raises `.BackendError` where a store fails or does not answer within its
+        timeout.
+        """
+        await self.vault.ping()
+
+    @hides_frames
+    async def purge(self) -> int:
+        """Removes expired sessions from the store and returns how many.
+
+        A record is kept for five minutes after its session has ended, for the
+        requests in progress. It runs by itself every quarter of an hour once
+        sessions are in use, and ends with the batch in progress at `close`. Raises
+        `.BackendError` if the store fails.
+        """
+        return await self.cleanup.purge()
+
+    @hides_frames
+    async def close(self) -> None:
+        """Waits for the commits in progress and closes the store.
+
+        Call it when the server has stopped and its requests have ended.
+        """
+        self.cleanup.close()
+        self.sockets.close()
+        self.logs.close()
+        await self.tasks.wait()
+        await self.vault.close()
