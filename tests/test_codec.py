@@ -413,9 +413,71 @@ class DecodeTest:
         """Behaviour 32: such as a text that one broken byte has got into."""
         look_at(encode(envelope({"a": "text"})).replace(b"text", b"te\xfft"))
 
-    def test_a_value_out_of_range_raises_nothing_else(self) -> None:
-        """Behaviour 32: such as a number that was never ours."""
-        look_at(encode(envelope({"a": "text"})).replace(b'"text"', b"1e999"))
+    @pytest.mark.parametrize(
+        "number",
+        [
+            b"1e999",
+            b"-1e999",
+            b"1E+309",
+            b"1.5e0309",
+            b"1e18446744073709551617",
+            b"9" * 309 + b".5",
+            b"9" * 210 + b"e99",
+            b"9" * 4_301,
+            b"-" + b"9" * 4_301,
+        ],
+        ids=lambda number: number[:10].decode(),
+    )
+    @pytest.mark.parametrize("place", [b"%b", b'[true,{"b":%b}]', b"[%b]"])
+    def test_a_number_that_python_refuses_is_no_session(
+        self, number: bytes, place: bytes
+    ) -> None:
+        """Behaviour 84: when it is loaded, and not when the value is read."""
+        value = place % number
+        data = encode(envelope({"a": "text"})).replace(b'"text"', value)
+
+        with pytest.raises(SessionDataError):
+            decode(data)
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            (b"1e308", 1e308),
+            (b"1e-999", 0.0),
+            (b"0e999", 0.0),
+            (b"1e0099", 1e99),
+            (b"9" * 308 + b".5", 1e308),
+            (b"9" * 4_300, int("9" * 4_300)),
+            (b'"1e999"', "1e999"),
+            (b'"%b"' % (b"9" * 5_000), "9" * 5_000),
+        ],
+        ids=lambda number: str(number)[:10],
+    )
+    def test_what_python_takes_is_a_session(self, text: bytes, value: object) -> None:
+        """Behaviour 84: a number within the range, and any text."""
+        data = encode(envelope({"a": "text"})).replace(b'"text"', text)
+
+        assert values_of(decode(data)) == {"a": value}
+
+    @unhurried
+    @given(
+        st.integers(1, 5_000),
+        st.sampled_from([b"", b".", b".0"]),
+        st.sampled_from([b"", b"e", b"E+", b"e-", b"e00"]),
+        st.integers(0, 400),
+    )
+    def test_a_loaded_record_can_be_read(
+        self, digits: int, point: bytes, sign: bytes, exponent: int
+    ) -> None:
+        """Behaviour 84: whatever the number, it is refused at once or never."""
+        number = b"9" * digits + point + (sign + b"%d" % exponent if sign else b"")
+        data = encode(envelope({"a": "text"})).replace(b'"text"', number)
+        try:
+            loaded = decode(data)
+        except SessionDataError:
+            return
+
+        values_of(loaded)
 
 
 def look_at(data: bytes) -> None:

@@ -212,7 +212,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         assert ada.sees() == {"a": 1, "b": 1, "c": 1, "n": 1}
 
     def test_a_request_is_refused(self) -> None:
-        """A cookie that opens nothing: unknown, malformed, undecodable or two."""
+        """A cookie that opens nothing: unknown, malformed, unreadable, foreign or two."""
         for token, reason in ((UNKNOWN, "unknown"), ("x", "malformed")):
             self.visitor(token=token).does(look)
             mark = self.sessions.vault.fingerprint(token)
@@ -221,6 +221,11 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         self.visitor(token=broken).does(look)
         mark = self.sessions.vault.fingerprint(broken)
         assert self.tells() == [("refused", mark, None, None, "undecodable")]
+        key = self.sessions.vault.key_of(UNKNOWN)
+        self.complete(self.require_backend().save(key, Record(b"{")))
+        self.visitor(token=UNKNOWN).does(look)
+        mark = self.sessions.vault.fingerprint(UNKNOWN)
+        assert self.tells() == [("refused", mark, None, None, "foreign")]
         visitors = [self.signed_in(), self.signed_in()]
         self.tells()
         cookies = "; ".join(str(visitor.cookie) for visitor in visitors)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import unittest
 
-from tornado_sessions.logs import LimitedLog
+from tornado_sessions.logs import LimitedLog, Once
 
 
 class Lines(logging.Handler):
@@ -102,3 +102,18 @@ class WithoutLoopTest(unittest.TestCase):
             log.log(logging.WARNING, "One.")
 
         self.assertEqual(len(logged.output), 2)
+
+
+class OnceTest(unittest.TestCase):
+    def test_a_name_is_new_once(self) -> None:
+        """Behaviour 84: for each record there is one line."""
+        once = Once()
+
+        self.assertEqual([once.is_first(name) for name in "aab"], [True, False, True])
+
+    def test_it_remembers_the_last_ones(self) -> None:
+        """Behaviour 84: in bounded memory; a name that comes again stays."""
+        once = Once(size=2)
+
+        told = [once.is_first(name) for name in "abacab"]
+        self.assertEqual(told, [True, True, False, True, False, True])

@@ -89,6 +89,59 @@ class LoadTest(SessionsCase):
         assert record is not None
         assert record.data == b"secret rubbish"
 
+    async def test_a_record_that_is_not_ours_is_no_session(self) -> None:
+        """Behaviours 8, 84: logged with a fingerprint alone, and not overwritten."""
+        key = self.vault.inner.key_of(UNKNOWN)
+        await self.backend.save(key, Record(b"somebody else's secret"))
+        with self.assertLogs("tornado_sessions") as logged:
+            session = await self.sessions.load(UNKNOWN)
+        session["a"] = 1
+        await self.sessions.commits.commit(state_of(session))
+
+        (logged_record,) = logged.records
+        assert logged_record.getMessage() == (
+            f"The record of session {self.vault.fingerprint(UNKNOWN)} was not stored for it"
+            " by this application; it is treated as no session and left as it is."
+        )
+        assert state_of(session).token != UNKNOWN
+        record = await self.backend.load(key)
+        assert record is not None
+        assert record.data == b"somebody else's secret"
+
+    async def test_each_record_is_logged_once(self) -> None:
+        """Behaviour 84: and the listener is told of each request."""
+        told: list[SessionEvent] = []
+        self.sessions.events.listener = told.append
+        tokens = [await self.vault.inner.save(None, Record(b"rubbish")), UNKNOWN]
+        await self.backend.save(self.vault.inner.key_of(UNKNOWN), Record(b"rubbish"))
+        marks = [self.vault.fingerprint(token) for token in tokens]
+        with self.assertLogs("tornado_sessions") as logged:
+            for token in tokens * 3:
+                await self.sessions.load(token)
+
+        for line, mark in zip(logged.output, marks, strict=True):
+            assert f"session {mark} " in line
+        reasons = ["undecodable", "foreign"]
+        assert [(event.name, event.fingerprint, event.reason) for event in told] == [
+            ("refused", mark, reason)
+            for mark, reason in [*zip(marks, reasons, strict=True)] * 3
+        ]
+
+    async def test_one_that_becomes_unreadable_cannot_be_ended(self) -> None:
+        """Behaviour 84: that is logged, too, and the log-out is none of an error."""
+        token = await self.stored()
+        session = await self.sessions.load(token)
+        key = self.vault.inner.key_of(token)
+        stored = await self.backend.load(key)
+        assert stored is not None
+        await self.backend.save(key, Record(b"rubbish", stored.version))
+        session.destroy()
+        with self.assertLogs("tornado_sessions") as logged:
+            await self.sessions.commits.commit(state_of(session))
+
+        assert len(logged.output) == 1
+        assert f"session {self.vault.fingerprint(token)} was not" in logged.output[0]
+
     async def test_a_newer_format_is_an_error(self) -> None:
         """Behaviour 32: it is left as it is."""
         data = encode(Envelope(START, START, START + 1, {}, format=FORMAT + 1))

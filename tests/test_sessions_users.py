@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from unittest import mock
@@ -14,6 +16,7 @@ from tornado_sessions import (
     BackendError,
     Record,
     Session,
+    SessionEvent,
     SessionGoneError,
     SessionLimitError,
     Sessions,
@@ -46,6 +49,42 @@ class UsersTest(SessionsCase):
         await self.elsewhere.commits.commit(state_of(session))
         assert state_of(session).token is not None
         return state_of(session).token
+
+    async def test_what_cannot_be_read_is_logged_once(self) -> None:
+        """Behaviour 84: in one line for each kind, and the listener is told of it."""
+        told: list[SessionEvent] = []
+        self.sessions.events.listener = told.append
+        await self.signed_in()
+        marks = {}
+        for _ in range(3):
+            token = await self.store.inner.save(None, Record(b"rubbish", user="ada"))
+            marks[self.store.fingerprint(token)] = "undecodable"
+            key = secrets.token_bytes(32)
+            await self.backend.save(key, Record(b"rubbish", user="ada"))
+            marks[self.store.fingerprint_found(key)] = "foreign"
+        with self.assertLogs("tornado_sessions") as logged:
+            for _ in range(3):
+                assert len(await self.sessions.of_user("ada")) == 1
+
+        assert len(logged.output) == 2
+        for mark in marks:
+            assert str(logged.output).count(f"session {mark} ") == 1
+        assert {event.fingerprint: event.reason for event in told} == marks
+        assert [event.name for event in told] == ["refused"] * 6
+
+    async def test_many_that_cannot_be_read_are_logged_bit_by_bit(self) -> None:
+        """Behaviours 84, 85: each listing logs one line, of up to twenty of them."""
+        marks = set()
+        for _ in range(50):
+            token = await self.store.inner.save(None, Record(b"rubbish", user="ada"))
+            marks.add(self.store.fingerprint(token))
+        with self.assertLogs("tornado_sessions") as logged:
+            for _ in range(4):
+                await self.sessions.of_user("ada")
+
+        logged_marks = [re.findall("session ([0-9a-f]{16})", s) for s in logged.output]
+        assert [len(each) for each in logged_marks] == [20, 20, 10]
+        assert set().union(*logged_marks) == marks
 
     async def test_a_session_that_moves_after_the_listing_is_revoked(self) -> None:
         """Behaviour 46: the listing does not know its new record."""

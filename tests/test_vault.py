@@ -22,7 +22,7 @@ from tornado_sessions import (
     SessionError,
     Vault,
 )
-from tornado_sessions.vault import fingerprint
+from tornado_sessions.vault import ForeignRecord, fingerprint
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 TOKEN = "A" * 43
@@ -378,13 +378,13 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
             assert record.data == data
 
     async def test_an_answer_for_another_key_is_refused(self) -> None:
-        """Behaviour 33: as if there were none."""
+        """Behaviours 33, 84: nothing of it is returned, nor its version."""
         backend = SwappingBackend()
         vault = Vault(backend)
         token = await vault.save(None, Record(b"somebody else's"))
 
         assert await vault.load(token) is not None
-        assert await vault.load(TOKEN) is None
+        assert await vault.load(TOKEN) == ForeignRecord(b"")
 
     async def test_a_record_copied_under_another_key_is_refused(self) -> None:
         """Behaviour 33: whoever can write to the store takes no session over."""
@@ -395,7 +395,7 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         await vault.load(OTHER)
         await backend.save(backend.keys[-1], Record(stolen.data))
 
-        assert await vault.load(OTHER) is None
+        assert await vault.load(OTHER) == ForeignRecord(b"")
 
     async def test_a_cut_record_is_refused(self) -> None:
         """Behaviour 33: a store that answers half of it answers nothing."""
@@ -405,7 +405,7 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         (key,) = backend.keys
         for data in (b"", key[:15]):
             await backend.save(key, Record(data))
-            assert await vault.load(TOKEN) is None
+            assert await vault.load(TOKEN) == ForeignRecord(b"")
             await backend.delete(key)
 
     async def test_expiry_and_user_reach_the_backend(self) -> None:
@@ -476,15 +476,17 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
         await vault.delete_found(key)
         assert await vault.load(token) is None
 
-    async def test_a_record_of_another_key_is_not_answered(self) -> None:
-        """Behaviour 33: it was copied there."""
+    async def test_a_record_of_another_key_is_foreign(self) -> None:
+        """Behaviours 33, 84: it was copied there, and nothing of it is returned."""
         backend = MemoryBackend()
         vault = Vault(backend)
         await vault.save(None, Record(b"one", user="ada"))
         [(_, record)] = [each async for each in backend.find("ada")]
         await backend.save(b"k" * 32, Record(record.data, user="ada"))
 
-        assert len([each async for each in vault.find("ada")]) == 1
+        found = dict([each async for each in vault.find("ada")])
+        assert len(found) == 2
+        assert found[b"k" * 32] == ForeignRecord(b"")
 
     async def test_two_namespaces_share_no_user(self) -> None:
         """Behaviour 46: also where namespace and user make the same text."""

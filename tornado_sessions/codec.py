@@ -63,6 +63,13 @@ _decode_envelope = msgspec.json.Decoder(Envelope).decode
 _decode_format = msgspec.json.Decoder(_Format).decode
 _decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
 
+# Makes all digits and both forms of an exponent alike, for `_may_overflow`.
+_alike = bytes.maketrans(b"123456789E", b"000000000e")
+
+# With an exponent of two digits, a number above 1.8e308 has more digits than this. An
+# integer that Python does not read has more than 4,300.
+_MANY_DIGITS = b"0" * 200
+
 # How deep a value may be nested. The decoder counts its own calls together with
 # Python's, so what could be stored could not be read from further down.
 _DEEPEST = 100
@@ -94,18 +101,21 @@ _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label"
 
 
 def decode(data: bytes) -> Envelope:
-    """Answers what `encode` was given.
+    """Returns what `encode` was given.
 
     Raises `.SessionDataError` for anything else, and `.BackendError` for a
     record of a format that only a newer version of this library reads: it is
     not ours to call it broken, nor to overwrite it.
     """
     try:
-        # Values are looked at later, and are not to fail then: this finds what
+        # Values are decoded later, which must not fail: these two checks find what
         # the decoder skips.
         data.decode()
         envelope = _decode_envelope(data)
         if envelope.format == FORMAT:
+            if _may_overflow(data):
+                for value in envelope.values.values():
+                    _decode(value)
             return envelope
     except _decode_errors:
         pass
@@ -119,6 +129,16 @@ def decode(data: bytes) -> Envelope:
             f" This one reads format {FORMAT}. Upgrade it here as well."
         )
     raise SessionDataError("The record of the session cannot be decoded.")
+
+
+def _may_overflow(data: bytes) -> bool:
+    """Whether ``data`` may hold a number that the decoder refuses.
+
+    It also returns True for a few others, and for some texts.
+    """
+    # Without the sign of an exponent. On short data `find` is faster than ``in``.
+    plain = data.translate(_alike, b"+")
+    return plain.find(b"0e000") >= 0 or plain.find(_MANY_DIGITS) >= 0
 
 
 def tombstone(user: str | None, successor: bytes) -> bytes:
@@ -161,9 +181,10 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
 
 
 def decode_value(raw: Raw) -> Any:  # noqa: ANN401
-    """Answers the value that `encode_value` was given.
+    """Returns the value that `encode_value` was given.
 
-    Raises `.SessionDataError` for what it never answered, such as ``1e999``.
+    Raises `.SessionDataError` for what it never returned, such as ``1e999``.
+    `decode` has refused a record that holds such a value.
     """
     try:
         return _decode(raw)

@@ -1,4 +1,4 @@
-"""Limits how often the same log message is written."""
+"""Limits how often the same is logged."""
 
 from __future__ import annotations
 
@@ -85,6 +85,23 @@ class LimitedLog:
             text = f"{message} (The last of %d more since the line before.)"
             self._logger.log(repeated.level, text, *repeated.args, repeated.count)
             repeated.count, repeated.args = 0, ()
+
+
+class Once:
+    """Remembers the last ``size`` names that it was asked about."""
+
+    def __init__(self, size: int = 1_000) -> None:
+        self._size = size
+        self._names: dict[str, None] = {}
+
+    def is_first(self, name: str) -> bool:
+        """Whether ``name`` is new. It is no longer new at the next call."""
+        # Of names that come again and again, none is forgotten.
+        is_new = self._names.pop(name, self) is self
+        self._names[name] = None
+        if len(self._names) > self._size:
+            del self._names[next(iter(self._names))]
+        return is_new
 
 
 class _Repeated:

@@ -23,6 +23,14 @@ _BOUND = 16
 _DRAWS = 64
 
 
+class ForeignRecord(Record, frozen=True):
+    """What a vault returns for a record that was not stored for its key.
+
+    Something else has stored it, it was copied from another key, or it is the answer
+    to another request. Its data is empty, so it cannot be decoded.
+    """
+
+
 class Vault:
     """Keeps records under tokens: each in a backend, under the token's digest.
 
@@ -61,10 +69,10 @@ class Vault:
         self._domain = b"tornado_sessions\0%b\0" % namespace.encode()
 
     async def load(self, token: str) -> Record | None:
-        """Answers the record of ``token``; None if it is malformed or unknown.
+        """Returns the record of ``token``; None if it is malformed or unknown.
 
-        A malformed token never reaches the backend, and a record that was
-        stored for another key is not answered.
+        A malformed token never reaches the backend. For a record that was not
+        stored for this token, returns a `ForeignRecord`.
         """
         if not _well_formed(token):
             return None
@@ -111,8 +119,10 @@ class Vault:
     async def load_found(self, key: bytes) -> Record | None:
         """Returns the record under ``key``, as `load` does."""
         record = await self.backend.load(key)
-        if record is None or not record.data.startswith(key[:_BOUND]):
+        if record is None:
             return None
+        if not record.data.startswith(key[:_BOUND]):
+            return ForeignRecord(b"")
         # The key goes along, so that a save need not digest the token again.
         return Record(record.data[_BOUND:], (key, record.version), renew=record.renew)
 
@@ -126,16 +136,18 @@ class Vault:
         await self.backend.save(key, self._bound(key, version, record))
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        """Answers the records of ``user``, each with the key for `delete_found`.
+        """Yields the records of ``user``, each with the key for `delete_found`.
 
-        What has expired may be among them, and a record whose data names another
-        user. Raises `.SessionError` where `lists_users` is False.
+        There may be expired ones among them, those whose data names another user,
+        and `ForeignRecord`\\ s. Raises `.SessionError` where `lists_users` is False.
         """
         if not self.lists_users:
             raise self._cannot("look up")
         async for key, record in self.backend.find(self._scope + user):
             if record.data.startswith(key[:_BOUND]):
                 yield key, Record(record.data[_BOUND:], (key, record.version))
+            else:
+                yield key, ForeignRecord(b"")
 
     async def delete_found(self, key: bytes) -> None:
         """Removes a record that `find` answered; does nothing if it has gone."""

@@ -72,6 +72,11 @@ class Events:
         known = self._fingerprints().is_well_formed(token)
         self.tell("refused", token, reason="unknown" if known else "malformed")
 
+    def tell_unreadable(self, mark: str, reason: str) -> None:
+        """Tells that the record of the session with that fingerprint is none."""
+        if self.listener is not None:
+            self._tell(SessionEvent("refused", self._rules.now(), mark, reason=reason))
+
     def _tell(self, event: SessionEvent) -> None:
         assert self.listener is not None
         tell(self.listener, event)

@@ -14,6 +14,7 @@ from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
+from tornado_sessions.core.unreadable import Unreadable
 from tornado_sessions.errors import (
     BackendError,
     ConflictError,
@@ -38,6 +39,7 @@ class Records:
         self._store = store
         self._rules = rules
         self._events = events
+        self.unreadable = Unreadable(store, events)
 
     def read(
         self, token: str, record: Record, now: float, judged_at: float | None = None
@@ -59,12 +61,7 @@ class Records:
         try:
             return decode(record.data)
         except SessionDataError:
-            logger.warning(
-                "The record of session %s cannot be decoded; it is treated as no"
-                " session and left as it is.",
-                self._store.vault.fingerprint(token),
-            )
-            self._events.tell("refused", token, reason="undecodable")
+            self.unreadable.note_of(token, record)
             return None
 
     async def newest(self, state: SessionState, token: str) -> tuple[Envelope, Any]:
@@ -124,6 +121,7 @@ class Records:
             try:
                 envelope = decode(record.data)
             except SessionDataError:
+                self.unreadable.note(key, record)
                 return None
             if users is not None and envelope.user not in users:
                 return None

@@ -119,6 +119,7 @@ class Users:
     async def look_up(self, user: str) -> dict[str, Listed]:
         """Returns what the store has of the sessions of ``user``, by their handles."""
         listed: dict[str, Listed] = {}
+        unreadable: list[tuple[bytes, Record]] = []
         found = 0
         async for key, record in self._store.find(user):
             found += 1
@@ -128,6 +129,7 @@ class Users:
                 envelope = decode(record.data)
             except SessionDataError:
                 # It is no session, and nobody can use it as one.
+                unreadable.append((key, record))
                 continue
             if envelope.user != user or envelope.successor:
                 continue
@@ -135,6 +137,7 @@ class Users:
             other.records.append((key, record, envelope))
             if _sign_in(envelope) > _sign_in(other.envelope):
                 other.envelope = envelope
+        self._records.unreadable.note_listed(unreadable)
         return listed
 
     def live(self, listed: dict[str, Listed]) -> list[Envelope]:
