@@ -19,7 +19,7 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
-@pytest.fixture(params=["immediate", "suspending"])
+@pytest.fixture(params=["in place", "suspending"])
 def app(request: pytest.FixtureRequest) -> Application:
     return application(suspends=request.param == "suspending")
 

@@ -447,15 +447,6 @@ class PassingOnTest(unittest.IsolatedAsyncioTestCase):
 
         assert await vault.load(token) is None
 
-    def test_it_is_as_immediate_as_its_backend(self) -> None:
-        """Behaviour 27: only what never suspends is run in place."""
-
-        class Suspending(MemoryBackend):
-            immediate = False
-
-        assert Vault(MemoryBackend()).immediate is True
-        assert Vault(Suspending()).immediate is False
-
     def test_it_can_revoke(self) -> None:
         """A deleted record is dead wherever its token went."""
         assert Vault.revocable is True

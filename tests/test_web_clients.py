@@ -95,8 +95,8 @@ async def test_the_same_cookie_twice_is_one(site: Site) -> None:
 @pytest.mark.parametrize(
     ("app", "when"),
     [
-        ("immediate", "sleeping"),
-        ("immediate", "streaming"),
+        ("in place", "sleeping"),
+        ("in place", "streaming"),
         ("suspending", "sleeping"),
         ("suspending", "streaming"),
         # In place it would leave no time to hang up.

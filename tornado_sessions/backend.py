@@ -4,7 +4,6 @@ A whole backend, good for one process and for reading::
 
     class DictBackend(Backend):
         durable = shared = False
-        immediate = True
 
         def __init__(self):
             self._records = {}
@@ -102,10 +101,6 @@ class Backend(abc.ABC):
     shared: ClassVar[bool] = True
     #: Whether `find` works.
     lists_users: ClassVar[bool] = False
-    #: Whether none of the coroutines ever suspends. They are then run to
-    #: their end in place, at no cost of a task; one that does suspend is an
-    #: error.
-    immediate: ClassVar[bool] = False
     #: How many bytes of ``data`` a record may have; None for no limit. Make it an
     #: option of that name: `check_size` tells users to set it. 65,536 is the
     #: default of those that come with this library: a session of that size holds

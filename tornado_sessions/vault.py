@@ -49,9 +49,6 @@ class Vault:
     #: Where it is not, the token is the record: each save makes a new one.
     revocable: bool = True
 
-    #: See `.Backend.immediate`.
-    immediate: bool
-
     #: See `.Backend.lists_users`.
     lists_users: bool = False
 
@@ -62,7 +59,6 @@ class Vault:
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
-        self.immediate = backend.immediate
         self.lists_users = self.ends_users = backend.lists_users
         # In front of each user's name, so that an application finds its own alone.
         self._scope = f"{namespace}:" if namespace else ""

@@ -27,8 +27,8 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Coroutine, Hashable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Hashable, Iterable
+from typing import TypeVar
 
 from tornado_sessions.backend import Backend
 from tornado_sessions.errors import ConflictError, SessionDataError
@@ -36,18 +36,14 @@ from tornado_sessions.testing.connecting import ConnectingContract
 from tornado_sessions.testing.finding import FindingContract
 from tornado_sessions.testing.purging import PurgingContract
 from tornado_sessions.testing.records import (
-    find_records,
     load_record,
     make_record,
     new_key,
     new_keys,
-    new_user,
-    purge_all,
     replace_record,
     run_together,
 )
 
-_T = TypeVar("_T")
 
 
 class BackendContract(PurgingContract, FindingContract, ConnectingContract):
@@ -357,7 +353,7 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
         async def count(backend: Backend) -> None:
             while True:
                 record = await load_record(backend, key)
-                # Let the others in, also where the backend is immediate.
+                # Let the others in, also where the backend never suspends.
                 await asyncio.sleep(0)
                 data = b"%d" % (int(record.data) + 1)
                 try:
@@ -399,26 +395,10 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
         """Each capability is a bool, and ``max_bytes`` a number or None."""
         backend = self.open_backend()
 
-        for name in ("durable", "shared", "lists_users", "immediate"):
+        for name in ("durable", "shared", "lists_users"):
             self.assertIsInstance(getattr(backend, name), bool, name)
         if backend.max_bytes is not None:
             self.assertGreater(backend.max_bytes, 0)
-
-    async def test_an_immediate_backend_never_suspends(self) -> None:
-        """Every coroutine of an ``immediate`` backend runs to its end in one step."""
-        backend, key, user = self.open_backend(), new_key(), new_user()
-        if not backend.immediate:
-            self.skipTest(f"{type(backend).__name__} does not declare immediate.")
-
-        _run(backend.save(key, make_record(b"one", user=user)))
-        version = _run(load_record(backend, key)).version
-        _run(backend.save(key, make_record(b"two", version, user=user)))
-        if backend.lists_users:
-            self.assertEqual(len(_run(find_records(backend, user))), 1)
-        _run(backend.delete(key))
-        _run(backend.ping())
-        _run(purge_all(backend))
-        _run(backend.close())
 
     async def test_another_process_sees_every_change(self) -> None:
         """Behaviour 44: what one backend inserts, replaces or deletes, all see."""
@@ -517,17 +497,6 @@ async def _winners(saves: Iterable[tuple[bytes, Awaitable[None]]]) -> list[bytes
         if outcome is not None and not isinstance(outcome, ConflictError):
             raise outcome
     return [each for each, outcome in zip(data, outcomes, strict=True) if not outcome]
-
-
-def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Runs a coroutine that never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: _T = stop.value
-        return result
-    coroutine.close()
-    raise AssertionError("A backend that declares itself immediate has suspended.")
 
 
 def _fits_into_16_bits(version: object) -> bool:

@@ -23,7 +23,6 @@ class FaultyVault(Vault):
     def __init__(self, inner: Vault, suspends: bool = False) -> None:
         self.inner = inner
         self.revocable = inner.revocable
-        self.immediate = inner.immediate and not suspends
         self.lists_users = inner.lists_users
         self.ends_users = inner.ends_users
         self._suspends = suspends

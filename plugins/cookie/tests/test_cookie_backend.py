@@ -157,7 +157,6 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
     async def test_what_it_cannot_do_is_declared(self) -> None:
         """The core and the contracts go by what a backend says of itself."""
         self.assertFalse(self.backend.revocable)
-        self.assertTrue(self.backend.immediate)
 
     # What is refused.
 
@@ -802,13 +801,6 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
             token = await self.vault.save(None, Record(data))
             self.assertIsNotNone(await self.vault.load(token))
         self.assertEqual(self.store.loads, 0)
-
-    async def test_it_is_as_immediate_as_its_store(self) -> None:
-        """Behaviour 27: only what never suspends is run in place."""
-        self.assertTrue(self.vault.immediate)
-        with tempfile.TemporaryDirectory() as directory:
-            store = SQLiteBackend(f"{directory}/ends.db")
-            self.assertFalse(CookieBackend({0: SECRET}, 0, not_before=store).immediate)
 
     async def test_a_ping_asks_the_store(self) -> None:
         """Behaviour 90: it fails as each request of a signed-in user would."""

@@ -89,7 +89,6 @@ class CookieBackend(Vault):
     """
 
     revocable = False
-    immediate = True
 
     def __init__(
         self,
@@ -121,7 +120,6 @@ class CookieBackend(Vault):
         self._ends: _Ends | None = None
         if not_before is not None:
             self._ends = _Ends(not_before, namespace)
-            self.immediate = not_before.immediate
             self.ends_users = True
             if not not_before.durable:
                 _log.warning(

@@ -105,7 +105,6 @@ class MemoryBackend(Backend):
     durable = False
     shared = False
     lists_users = True
-    immediate = True
 
     def __init__(
         self,

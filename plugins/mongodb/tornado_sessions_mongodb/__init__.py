@@ -120,7 +120,6 @@ class MongoDBBackend(Backend):
     durable = True
     shared = True
     lists_users = True
-    immediate = False
 
     def __init__(
         self,

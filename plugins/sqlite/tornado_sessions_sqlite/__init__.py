@@ -84,7 +84,6 @@ class SQLiteBackend(Backend):
     durable = True
     shared = True
     lists_users = True
-    immediate = False
 
     def __init__(
         self,
