@@ -213,6 +213,62 @@ class ImportTest:
         assert not top_levels & {package_of(folder) for folder in plugins}
 
 
+# Private names of the standard library and of drivers, where no public one exists.
+# A comment at each place says why.
+foreign_private_names = {"_exit", "_getframe", "_pool", "_thread"}
+
+each_module = pytest.mark.parametrize(
+    "path",
+    sorted([*core.rglob("*.py"), *root.glob("plugins/*/tornado_sessions_*/**/*.py")]),
+    ids=lambda path: str(path.relative_to(root)),
+)
+
+
+class PrivateNamesTest:
+    """What others need is public: a private name is of its own module alone."""
+
+    @each_module
+    def test_no_module_reads_a_private_name_of_another(self, path: Path) -> None:
+        """Neither of a class nor of a module."""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = set(private_names_of(tree))
+        read = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and is_private(node.attr)
+            and ast.unparse(node.value) not in ("self", "cls", "super()")
+        }
+
+        assert read - own - foreign_private_names == set()
+
+    @each_module
+    def test_no_module_imports_a_private_name(self, path: Path) -> None:
+        """What is imported is public."""
+        imported = {name.rpartition(".")[2] for name in imports_of(path)}
+
+        assert not any(map(is_private, imported))
+
+
+def is_private(name: str) -> bool:
+    """Returns whether a name begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names_of(tree: ast.AST) -> Iterator[str]:
+    """Yields the private names that a module defines, on its classes or by itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+            yield node.attr
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # As in ``__slots__`` and in ``getattr``.
+            yield node.value
+
+
 def setup_arguments(folder: Path) -> dict[str, Any]:
     """Answers what ``setup.py`` passes to ``setup``, as far as it is literal."""
     tree = ast.parse((folder / "setup.py").read_text(encoding="utf-8"))
