@@ -1,6 +1,6 @@
-"""What a session backend is: it keeps records under keys.
+"""Defines the interface of session backends, which keep records under keys.
 
-A whole backend, good for one process and for reading::
+A complete backend, for one process::
 
     class DictBackend(Backend):
         durable = shared = False
@@ -25,7 +25,7 @@ A whole backend, good for one process and for reading::
         async def delete(self, key):
             self._records.pop(key, None)
 
-`tornado_sessions.testing.BackendContract` proves one right.
+Test a backend with `tornado_sessions.testing.BackendContract`.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ from tornado_sessions.errors import SessionDataError, SessionError
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is stored under one key.
+    """What the store keeps under one key.
 
-    The ``data`` is complete: whatever else a record says, such as when it
-    expires, is inside its ``data`` as well, where the core reads it.
+    The ``data`` is complete: it also contains the other fields, such as the time
+    of expiry, and the core reads them from there.
     """
 
-    #: The bytes to keep, exactly.
+    #: The bytes to store, unchanged.
     data: bytes
-    #: None for a record that is to be created; else what ``load`` answered,
-    #: handed back untouched. Good for one save.
+    #: None to insert the record; to replace one, the version that ``load``
+    #: returned, unchanged. It is valid for one save.
     version: Any = None
-    #: When the store may forget the record, in seconds since the epoch; zero
-    #: for never. It is five minutes after the session has ended, as a request that
-    #: loaded it in time may save it later. It may be as large as
+    #: When the store may remove the record, in seconds since the epoch; zero
+    #: for never. It is five minutes after the expiry of the session, because a
+    #: request that loaded it in time may save it later. The largest value is
     #: `sys.float_info.max`, about 1.8e308: a store with a smaller type for times
-    #: keeps the largest that it has. For the store's own clean-up; ``load`` need
-    #: not return it.
+    #: uses the largest value of that type. Only for the purge of the store;
+    #: ``load`` need not return it.
     expires: float = 0.0
-    #: Whose session it is, for ``find``; ``load`` need not answer it.
+    #: The user of the session, for ``find``; ``load`` need not return it.
     user: str | None = None
-    #: True where ``load`` asks for the record to be saved again although
-    #: nothing changed: it was sealed with an old key, or found in a store that
-    #: is being left.
+    #: Whether the core should save the record again although nothing changed.
+    #: ``load`` sets it, for example if the record was sealed with an old key, or
+    #: is in a store that is being replaced.
     renew: bool = False
 
     def __repr__(self) -> str:
@@ -74,68 +74,69 @@ class Backend(abc.ABC):
     """Keeps records under keys, in a store.
 
     A key is 32 bytes. It is a digest: a backend never sees the token that a
-    client holds, and nothing in its store lets anyone take a session over.
+    client sends, and the content of the store gives no access to a session.
 
-    A constructor is synchronous and does no I/O. The backend connects when it
-    is first used, inside the running loop, so that it survives a fork before
-    that. It closes what it opened itself, and nothing that was handed to it.
+    A constructor is synchronous and does no I/O. The backend connects at its
+    first use, inside the running event loop, so it survives a fork before that.
+    It closes only what it has opened, and nothing that was passed to it.
 
     Every operation raises `.BackendError`, with the driver's error as its
-    cause, where the store fails or does not answer within a time limit that
-    the URL can set (``timeout``, 2 seconds where it does not). A connection
-    whose operation was cancelled is closed and not used again, unless its
-    answers cannot be mixed up.
+    cause, if the store fails or does not reply within a timeout. The URL can set
+    the timeout (``timeout``, by default 2 seconds). A connection whose operation
+    was cancelled is closed and not used again, unless its replies cannot be
+    mixed up.
 
-    An operation is sent once. A driver that repeats a write when the reply was
-    lost finds the version that its first try has stored, and `save` reports a
-    conflict for what has succeeded: `.Session.transact` runs again, and counts
-    twice. Turn such retries off, unless the server recognizes the second try.
+    An operation is sent once. If a driver retries a write whose reply was lost,
+    it finds the version that its first attempt has stored, and `save` reports a
+    conflict although it has succeeded: `.Session.transact` runs again, and counts
+    twice. Turn such retries off, unless the server recognizes them.
     """
 
-    #: Whether records survive a restart of the store. The core makes no use of
-    #: it. `.OutageContract` tests what it promises, and the cookie backend warns
-    #: of a ``not_before`` store without it: sessions that were ended would be
+    #: Whether records survive a restart of the store. The core does not use
+    #: it. `.OutageContract` tests it, and the cookie backend warns if its
+    #: ``not_before`` store is not durable: sessions that were ended would be
     #: alive again.
     durable: ClassVar[bool] = True
     #: Whether several processes can use the same records.
     shared: ClassVar[bool] = True
     #: Whether `find` works.
     lists_users: ClassVar[bool] = False
-    #: How many bytes of ``data`` a record may have; None for no limit. Make it an
-    #: option of that name: `check_size` tells users to set it. 65,536 is the
-    #: default of those that come with this library: a session of that size holds
-    #: the event loop for a few milliseconds, and the time grows with the size.
+    #: The largest size of ``data`` in bytes; None for no limit. Make it an
+    #: option with this name: `check_size` tells users to set it. The backends of
+    #: this library use 65,536 by default. A session of that size blocks the event
+    #: loop for a few milliseconds, and the time grows with the size.
     max_bytes: int | None = None
 
     @classmethod
     @abc.abstractmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> Backend:
-        """Makes the backend that the ``session_backend`` setting names.
+        """Creates the backend for the ``session_backend`` setting.
 
-        ``url`` is the setting as it stands, or a bare name; ``settings`` are
-        the application's settings. Raises `ValueError` for what it cannot
-        use, without repeating a password.
+        ``url`` is the value of the setting, a URL or a bare name; ``settings``
+        are the application's settings. Raises `ValueError` if it cannot use them.
+        The message must not contain a password.
         """
 
     @abc.abstractmethod
     async def load(self, key: bytes) -> Record | None:
-        """Answers the record that is stored under ``key``, or None.
+        """Returns the record under ``key``, or None.
 
-        It need not look at the time: the core knows from ``data`` what has
-        expired. Only ``data`` and ``version`` count, and ``renew``.
+        It need not check the expiry: the core reads it from ``data``. Only
+        ``data``, ``version`` and ``renew`` of the returned record are used.
         """
 
     @abc.abstractmethod
     async def save(self, key: bytes, record: Record) -> None:
-        """Stores ``record`` if the stored one is of its ``version``.
+        """Stores ``record`` with a compare-and-set.
 
-        With a ``version`` of None it is inserted. Raises `.ConflictError` if
-        the key exists then; else replaces exactly that version, and raises
-        `.ConflictError` where another is stored or none. A record never comes
-        into being through a replacement. Raises `.SessionDataError` for more
-        than `max_bytes` before anything is sent, see `check_size`.
+        With a ``version`` of None it inserts the record, and raises
+        `.ConflictError` if the key exists. Otherwise it replaces exactly that
+        version, and raises `.ConflictError` if the store has another version or
+        none. It never creates a record when it should replace one. Raises
+        `.SessionDataError` for more than `max_bytes` before it sends anything,
+        see `check_size`.
 
-        When it returns, the record is as safe as the store can make it.
+        When it returns, the record is stored as durably as the store allows.
         """
 
     @abc.abstractmethod
@@ -143,37 +144,36 @@ class Backend(abc.ABC):
         """Removes the record; does nothing if there is none."""
 
     def avoids(self, key: bytes) -> bool:
-        """Tells whether a new record had better have another key.
+        """Whether to place a new record under another key.
 
-        So it is where the store has several servers, and the one that would keep
-        ``key`` has just failed while others have not. Another token is drawn
-        then, also where ``save`` of the new record is what failed. It only says
-        what is known, without any I/O.
+        True if the store has several servers, and the one for ``key`` has just
+        failed while others work. The core then draws another token, also if the
+        ``save`` of the new record has failed. It does no I/O.
         """
         return False
 
     async def ping(self) -> None:
-        """Asks the store whether it is there; raises `.BackendError` if not.
+        """Checks the connection to the store; raises `.BackendError` if it fails.
 
-        It stores nothing. By default it loads a key that nobody has, which is right
-        for every store that keeps all keys in one place. Override it where part of
-        the store does not answer for the rest, as in a pool of servers.
+        It stores nothing. By default it loads a random key, which does not exist.
+        This is right for every store that keeps all keys on one server. Override it
+        for a pool of servers, where one server says nothing about the others.
         """
         await self.load(secrets.token_bytes(32))
 
     async def purge(self, now: float) -> int:
-        """Removes one batch of records that expired before ``now``.
+        """Removes one batch of records whose ``expires`` is before ``now``.
 
-        Each goes a second late at the most, and none early. Answers how many
-        went; it is called again until that is 0. A store that forgets by itself
-        has nothing to do here.
+        A record may be removed up to a second late, and never early. Returns how
+        many were removed; it is called again until it returns 0. A store that
+        removes expired records itself has nothing to do here.
         """
         return 0
 
     def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        """Answers the key and the record of every session of ``user``.
+        """Yields the key and the record of every session of ``user``.
 
-        What has expired may be among them. Raises `.SessionError` where
+        There may be expired records among them. Raises `.SessionError` if
         `lists_users` is False.
         """
         raise SessionError(
@@ -181,9 +181,9 @@ class Backend(abc.ABC):
         )
 
     async def close(self) -> None:
-        """Closes what the backend opened; twice is as good as once.
+        """Closes what the backend has opened. A second call does nothing.
 
-        A backend that is used again afterwards connects anew, or raises
+        If the backend is used again afterwards, it reconnects or raises
         `.BackendError`.
         """
         return

@@ -1,4 +1,4 @@
-"""Keeps records under tokens: mints, checks and digests them."""
+"""Keeps records under tokens: draws tokens, checks them, and turns them into keys."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tornado_sessions.errors import BackendError, ConflictError, SessionError
 # characters carries four bits, so only sixteen of them can stand there.
 _well_formed = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]").fullmatch
 
-# How many bytes of its own key each record carries, in front of its data.
+# How many bytes of the key are stored in front of the data of each record.
 _BOUND = 16
 
 # How many tokens are drawn at most to find one that the backend does not avoid.
-# Were nine servers of ten down, one insert in a thousand would still go to them.
+# With nine of ten servers down, one insert in a thousand still goes to one of them.
 _DRAWS = 64
 
 
@@ -32,21 +32,20 @@ class ForeignRecord(Record, frozen=True):
 
 
 class Vault:
-    """Keeps records under tokens: each in a backend, under the token's digest.
+    """Keeps records under tokens, in a backend.
 
-    The token is 256 bits of the operating system's generator; the backend sees
-    nothing but its digest, SHA-256 separated by ``namespace``. Two
+    A token is 256 bits from the operating system's random generator. The backend
+    receives only the key, a SHA-256 digest of the ``namespace`` and the token. Two
     applications on one store with different namespaces never see each other's
     sessions.
 
-    This is all that `.Sessions` talks to. A store that keeps nothing on the
-    server, such as a sealed cookie, is a subclass that replaces `load`, `save`,
-    `delete`, `ping`, `purge` and `close`, and is made by
-    ``from_url(url, settings)`` as a `.Backend` is.
+    `.Sessions` uses only this interface. A store without a server, such as an
+    encrypted cookie, is a subclass that overrides `load`, `save`, `delete`, `ping`,
+    `purge` and `close`, and has ``from_url(url, settings)`` like a `.Backend`.
     """
 
-    #: Whether a deleted session is dead wherever its token has been copied to.
-    #: Where it is not, the token is the record: each save makes a new one.
+    #: Whether no copy of the token works after the session was deleted. If False,
+    #: the token contains the record, and each save returns a new token.
     revocable: bool = True
 
     #: See `.Backend.lists_users`.
@@ -60,7 +59,7 @@ class Vault:
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
         self.lists_users = self.ends_users = backend.lists_users
-        # In front of each user's name, so that an application finds its own alone.
+        # The prefix of each user's name: an application finds only its own sessions.
         self._scope = f"{namespace}:" if namespace else ""
         self._domain = b"tornado_sessions\0%b\0" % namespace.encode()
 
@@ -75,11 +74,11 @@ class Vault:
         return await self.load_found(self._key(token))
 
     async def save(self, token: str | None, record: Record) -> str:
-        """Stores ``record`` and answers the token that the client holds from now on.
+        """Stores ``record``, and returns the token of the client from now on.
 
-        Without a ``token`` a fresh one is drawn, three at most, and none that
-        the backend `~.Backend.avoids`; else the record is of the version that
-        `load` answered for it. Raises what `.Backend.save` raises.
+        Without a ``token`` it draws one, up to three times, that the backend does
+        not avoid (`.Backend.avoids`). With a ``token``, the version of the record
+        must be the one that `load` returned. Raises what `.Backend.save` raises.
         """
         if token is not None:
             await self.replace(record)
@@ -106,7 +105,7 @@ class Vault:
         if _well_formed(token):
             await self.backend.delete(self._key(token))
 
-    # By keys. A record may name the key of another one, and `find` returns keys.
+    # Operations by key: a record may contain the key of another, and `find` yields keys.
 
     def key_of(self, token: str) -> bytes:
         """Returns the key of the record of ``token``."""
@@ -119,13 +118,13 @@ class Vault:
             return None
         if not record.data.startswith(key[:_BOUND]):
             return ForeignRecord(b"")
-        # The key goes along, so that a save need not digest the token again.
+        # The version includes the key, so that a save need not digest the token again.
         return Record(record.data[_BOUND:], (key, record.version), renew=record.renew)
 
     async def replace(self, record: Record) -> None:
-        """Stores ``record`` in place of the version that it was loaded with.
+        """Replaces the version that ``record`` was loaded with.
 
-        That is the version of `load`, `load_found` or `find`. Raises what
+        The version is that of `load`, `load_found` or `find`. Raises what
         `.Backend.save` raises.
         """
         key, version = record.version
@@ -146,50 +145,51 @@ class Vault:
                 yield key, ForeignRecord(b"")
 
     async def delete_found(self, key: bytes) -> None:
-        """Removes a record that `find` answered; does nothing if it has gone."""
+        """Removes a record that `find` yielded; does nothing if there is none."""
         await self.backend.delete(key)
 
     async def end_before(
         self, user: str, time: float, but: str | None, since: float = 0.0
     ) -> float:
-        """Ends the sessions that ``user`` signed in to before ``time``.
+        """Ends the sessions of ``user`` whose login was before ``time``.
 
-        For a vault that cannot list them; `load` returns them no more. The one
-        whose handle is ``but``, with a sign-in at ``since``, is spared. If that one
-        has ended itself, raises `.SessionGoneError` and ends nothing. Returns the
-        time before which sign-ins no longer count: a later one than ``time`` if
-        it was stored before. Raises `.SessionError` where that cannot be done.
+        This is for a vault that cannot list them; `load` then returns None for
+        them. The session with the handle ``but``, whose login was at ``since``, is
+        kept. If that session has ended already, raises `.SessionGoneError` and ends
+        nothing. Returns the time before which logins are invalid: it is later than
+        ``time`` if a later one was stored before. Raises `.SessionError` if the vault
+        does not support it.
         """
         raise self._cannot("end")
 
     async def not_before(self, user: str) -> float:
         """Returns the time that `end_before` has stored for ``user``, or zero.
 
-        A login makes its own sign-in time no earlier than that.
+        The time of a new login must not be earlier.
         """
         return 0.0
 
     def is_well_formed(self, token: str) -> bool:
-        """Tells whether ``token`` could be one of ours."""
+        """Whether ``token`` has the form of a token."""
         return _well_formed(token) is not None
 
     def fingerprint(self, token: str) -> str:
-        """Answers what a log may say of a session, by its token."""
+        """Returns the fingerprint of a session, from its token."""
         return fingerprint(self._key(token) if self.is_well_formed(token) else token)
 
     def fingerprint_found(self, key: bytes) -> str:
-        """Answers the same of a record that `find` answered, by its key."""
+        """Returns the fingerprint of a session, from its key."""
         return fingerprint(key)
 
     async def ping(self) -> None:
-        """Asks the store whether it is there; raises `.BackendError` if not.
+        """Checks the connection to the store; raises `.BackendError` if it fails.
 
-        A vault that keeps nothing on the server has nothing to ask.
+        A vault without a server does nothing.
         """
         await self.backend.ping()
 
     async def purge(self, now: float) -> int:
-        """Removes one batch of expired records and answers how many went."""
+        """Removes one batch of expired records, and returns how many."""
         return await self.backend.purge(now)
 
     async def close(self) -> None:
@@ -197,7 +197,7 @@ class Vault:
         await self.backend.close()
 
     def _draw(self) -> tuple[str, bytes]:
-        """Answers a fresh token and its key, which the backend does not avoid."""
+        """Returns a new token and its key, which the backend does not avoid."""
         for _ in range(_DRAWS):
             token = secrets.token_urlsafe(32)
             key = self._key(token)
@@ -223,9 +223,10 @@ class Vault:
 
 
 def fingerprint(secret: str | bytes) -> str:
-    """Answers what a log may say of a token or a key: sixteen hexadecimal digits.
+    """Returns the fingerprint of a token or a key: sixteen hexadecimal digits.
 
-    They tell a million of them apart, and lead to none.
+    This is enough to distinguish a million sessions. The token or key cannot be
+    derived from it.
     """
     if isinstance(secret, str):
         secret = secret.encode("utf-8", "replace")
