@@ -1,4 +1,4 @@
-"""Turns values and envelope into the bytes of a record and back."""
+"""Encodes the values and the envelope of a session, and decodes them."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ FORMAT = 1
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
-    """All that is kept of one session; times are seconds since the epoch.
+    """The content of the record of one session; times are seconds since the epoch.
 
-    The values stay in their encoded form until somebody looks at them, so what
-    a request does not touch is neither parsed nor written anew.
+    A value stays encoded until it is read, so values that a request does not use
+    are neither decoded nor encoded again.
     """
 
-    #: When the session began, when its last request was noted, and when it
-    #: ends unless there is another one.
+    #: When the session began, when its last request was recorded, and when it
+    #: expires without another one.
     created: float
     seen: float
     expires: float
     values: dict[str, Raw]
-    #: The public handle: neither the token nor the store's key.
+    #: The handle, which is public: neither the token nor the key.
     id: str = ""
     user: str | None = None
     #: When ``user`` signed in.
     auth_time: float | None = None
-    #: What `.Session.set_expiry` and ``persistent`` put in place of the settings.
+    #: Set by `.Session.set_expiry` and ``persistent``; None for the settings.
     idle: float | None = None
     lifetime: float | None = None
     persistent: bool | None = None
-    #: What `.Session.label` calls it.
+    #: See `.Session.label`.
     label: str = ""
-    #: Texts and categories, under random keys so that two requests never add
+    #: Texts and categories, under random keys so that two requests never use
     #: the same one.
     flashes: dict[str, tuple[str, str]] = {}
-    #: Of a tombstone: the store's key of the record that replaced this one, in
-    #: hexadecimal digits. The key is a digest and opens nothing.
+    #: Of a tombstone: the key of the record under the new id, in hexadecimal
+    #: digits. The key is a digest and gives no access.
     successor: str = ""
     format: int = msgspec.field(default=0)
 
@@ -56,7 +56,7 @@ class _Format(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-#: Answers the bytes of a record, of an `Envelope`.
+#: Returns the bytes of an `Envelope`.
 encode: Callable[[Envelope], bytes] = _encode
 _decode = msgspec.json.Decoder().decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
@@ -71,10 +71,11 @@ _alike = bytes.maketrans(b"123456789E", b"000000000e")
 _MANY_DIGITS = b"0" * 200
 
 # How deep a value may be nested. The decoder counts its own calls together with
-# Python's, so what could be stored could not be read from further down.
+# those of Python: a deeper value could be stored, but not always be read again.
 _DEEPEST = 100
 
-#: Types of which no value can be changed. Of these, what can be encoded comes back.
+#: Types whose values are immutable. If such a value can be encoded, decoding it
+#: returns an equal value.
 PLAIN = frozenset({str, int, bool, type(None)})
 
 # What to store instead, by what `_culprit` calls it.
@@ -93,19 +94,19 @@ _ADVICE = {
 # How many characters of a key an error repeats.
 _LONGEST_STEP = 40
 
-#: How many messages of `.Session.flash` wait at most.
+#: How many messages of `.Session.flash` a session holds at most.
 MOST_FLASHES = 20
 
-#: The fields of an envelope that one request may change and another keep.
+#: The fields of an envelope that are merged after a conflict.
 _merged_fields = ("user", "auth_time", "idle", "lifetime", "persistent", "label")
 
 
 def decode(data: bytes) -> Envelope:
     """Returns what `encode` was given.
 
-    Raises `.SessionDataError` for anything else, and `.BackendError` for a
-    record of a format that only a newer version of this library reads: it is
-    not ours to call it broken, nor to overwrite it.
+    Raises `.SessionDataError` for anything else. Raises `.BackendError` for a
+    record in the format of a newer version of this library, which must not be
+    overwritten.
     """
     try:
         # Values are decoded later, which must not fail: these two checks find what
@@ -142,10 +143,10 @@ def _may_overflow(data: bytes) -> bool:
 
 
 def tombstone(user: str | None, successor: bytes) -> bytes:
-    """Returns the data that replaces the record of a session under another id.
+    """Returns the data that replaces a record when its session gets a new id.
 
-    It is of ``user`` and names the key of the record under the new id. The time
-    of its end is zero, so it is no session.
+    It has the ``user``, and the key of the record under the new id. Its expiry is
+    zero, so it cannot be used as a session.
     """
     return encode(
         Envelope(0.0, 0.0, 0.0, {}, user=user, successor=successor.hex(), format=FORMAT)
@@ -153,7 +154,7 @@ def tombstone(user: str | None, successor: bytes) -> bytes:
 
 
 def successor_of(envelope: Envelope) -> bytes | None:
-    """Returns the key that a `tombstone` names; None if it is no tombstone."""
+    """Returns the key in a `tombstone`; None for any other envelope."""
     try:
         return bytes.fromhex(envelope.successor) or None
     except ValueError:
@@ -161,10 +162,10 @@ def successor_of(envelope: Envelope) -> bytes | None:
 
 
 def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
-    """Answers ``value`` as JSON.
+    """Returns ``value`` as JSON.
 
-    Raises `.SessionDataError` with the path and the type of what is not JSON:
-    of anything that would not come back equal. The round trip is the check.
+    Raises `.SessionDataError`, with the path and the type, if any part of it would
+    not be equal after decoding. This is checked by decoding it.
     """
     data = _comes_back(value)
     if (
@@ -222,9 +223,9 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
 
 
 def different(values: dict[str, Raw], loaded: dict[str, Raw]) -> list[str]:
-    """Returns the keys of ``values`` that are not, or not the same, in ``loaded``."""
-    # Mostly it is the same object, and each comparison would be a call. A session
-    # may have thousands of values.
+    """Returns the keys of ``values`` that ``loaded`` lacks or has another value for."""
+    # Identity first: mostly it is the same object, and each comparison would be a
+    # call. A session may have thousands of values.
     get = loaded.get
     return [
         key
@@ -241,19 +242,19 @@ def latest(flashes: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
 
 
 def same_fields(one: Envelope, other: Envelope) -> bool:
-    """Tells whether two envelopes differ in nothing but values and times."""
+    """Whether two envelopes are equal except for values and times."""
     return one.flashes == other.flashes and all(
         getattr(one, name) == getattr(other, name) for name in _merged_fields
     )
 
 
 def same_content(one: Envelope, other: Envelope) -> bool:
-    """Tells whether two envelopes differ in nothing but times."""
+    """Whether two envelopes are equal except for times."""
     return one.values == other.values and same_fields(one, other)
 
 
 def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
-    """Answers ``value`` encoded, or None if it would not come back equal."""
+    """Returns ``value`` encoded, or None if decoding it gives another value."""
     try:
         data = _encode(value)
         if type(value) in PLAIN or _decode(data) == value:
@@ -264,19 +265,19 @@ def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
 
 
 class _Place(NamedTuple):
-    """A value inside a value that cannot be stored, and where it is."""
+    """A part of a value that cannot be stored, and its path."""
 
     value: Any
-    #: The place of the dict or list that it is in; None at the top.
+    #: The place of the dict or list that contains it; None at the top.
     parent: _Place | None
-    #: Its key or its index there.
+    #: Its key or index in the parent.
     step: str | int
 
 
 def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
-    """Returns the path and the type of what in ``value`` is not JSON.
+    """Returns the path and the type of the part of ``value`` that is not JSON.
 
-    Keys are part of the path; values never are.
+    The path contains keys, but no values.
     """
     top = _Place(value, None, key)
     if _comes_back(key) is None:
@@ -328,7 +329,7 @@ def _advice(culprit: str) -> str:
 
 
 def _is_too_deep(data: bytes, value: Any) -> bool:  # noqa: ANN401
-    # Nearly always there are too few brackets for that.
+    # A fast check first: nearly always there are too few brackets.
     if data.count(b"[") + data.count(b"{") <= _DEEPEST:
         return False
     level = [value]

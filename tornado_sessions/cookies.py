@@ -1,9 +1,9 @@
-"""Reads the raw Cookie header byte-exactly, writes the whole Set-Cookie line.
+"""Parses the Cookie header byte-exactly, and formats the Set-Cookie header.
 
-`http.cookies` and Tornado's own parser decode, unquote and strip more than
-space and tab. A sibling domain can then plant a cookie whose name is ours only
-after stripping, such as ``\\xa0__Host-session``. Here a name is ours to the
-byte or not at all.
+`http.cookies` and Tornado's own parser decode, unquote, and strip more than
+space and tab. A sibling domain can then plant a cookie whose name equals ours
+only after stripping, such as ``\\xa0__Host-session``. This module compares names
+byte by byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LIFETIMES = {
 #: What ``session_cookie_kwargs`` may hold.
 ATTRIBUTES = ("domain", "path", "secure", "httponly", "samesite", "partitioned")
 
-# What a name promises to the browser: RFC 6265bis, section 4.1.3.
+# Which attributes the prefix of a name requires: RFC 6265bis, section 4.1.3.
 _prefixes = {
     "__host-http-": ("secure", "host", "httponly"),
     "__host-": ("secure", "host"),
@@ -34,11 +34,11 @@ _prefixes = {
 
 
 class Cookie:
-    """A cookie of one name and one set of attributes.
+    """The name and the attributes of a cookie.
 
-    Made from the settings ``session_cookie_name`` and
-    ``session_cookie_kwargs``. Raises `ValueError` where they contradict each
-    other, naming both.
+    Created from the settings ``session_cookie_name`` and
+    ``session_cookie_kwargs``. Raises `ValueError` if they contradict each other;
+    the message names both.
     """
 
     def __init__(self, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Cookie:
         self._set(name, attributes, "session_cookie")
 
     def _set(self, name: str, attributes: dict[str, Any], setting: str) -> None:
-        """Sets name and attributes; ``setting`` is how their settings begin."""
+        """Sets name and attributes; ``setting`` is the prefix of their settings."""
         if not _token_characters(name):
             raise ValueError(
                 f"{setting}_name={name!r} is not a cookie's name. Use letters,"
@@ -64,10 +64,10 @@ class Cookie:
         self._size = len(self._pair)
 
     def on_loopback(self) -> Cookie:
-        """Answers this cookie as plain http on loopback can carry it.
+        """Returns this cookie for plain http on loopback.
 
-        That is without Secure, and so without its prefix and without what a
-        browser takes together with Secure only.
+        It has no Secure, so it has neither the prefix nor the attributes that
+        browsers accept together with Secure only.
         """
         if not self.secure:
             return self
@@ -78,10 +78,10 @@ class Cookie:
         return Cookie(self.name[len(prefix) :], attributes)
 
     def for_scripts(self, name: str, kwargs: Mapping[str, Any]) -> Cookie:
-        """Returns a cookie of another name that scripts can read.
+        """Returns a cookie with another name that scripts can read.
 
-        It has the attributes of this one, all but HttpOnly. What ``kwargs`` has,
-        as the setting ``xsrf_cookie_kwargs``, takes their place.
+        It has the attributes of this one, except HttpOnly. The attributes in
+        ``kwargs``, the setting ``xsrf_cookie_kwargs``, replace them.
         """
         attributes = {**self._attributes, "httponly": False}
         attributes |= _checked(kwargs, "xsrf_cookie")
@@ -90,10 +90,10 @@ class Cookie:
         return cookie
 
     def read(self, lines: Iterable[str]) -> list[str]:
-        """Answers the different values of this cookie in all Cookie headers.
+        """Returns the distinct values of this cookie in all Cookie headers.
 
-        They are split at ``;`` and at the first ``=``, trimmed of space and
-        tab, and neither unquoted nor decoded.
+        It splits at ``;`` and at the first ``=``, strips space and tab, and
+        neither unquotes nor decodes.
         """
         values: list[str] = []
         pair, size = self._pair, self._size
@@ -102,17 +102,17 @@ class Cookie:
             while at >= 0:
                 end = line.find(";", at)
                 value = line[at + size :] if end < 0 else line[at + size : end]
-                # Nothing but blanks may stand between it and the pair before.
+                # Only blanks are allowed between the pair before and this one.
                 if not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
                     values.append(value.rstrip(" \t"))
                 at = end if end < 0 else line.find(pair, end)
         return values if len(values) < 2 else list(dict.fromkeys(values))
 
     def line(self, token: str, max_age: int | None = None) -> str:
-        """Answers the Set-Cookie line for ``token``.
+        """Returns the value of the Set-Cookie header for ``token``.
 
-        With a ``max_age`` in seconds the cookie outlives the browser; more
-        than `MAX_AGE_LIMIT` is cut to it.
+        With a ``max_age`` in seconds the browser keeps the cookie when it is
+        closed. The age is at most `MAX_AGE_LIMIT`.
         """
         if max_age is None:
             return f"{self.name}={token}{self._suffix}"
@@ -120,7 +120,7 @@ class Cookie:
         return f"{self.name}={token}; Max-Age={age}{self._suffix}"
 
     def expired_line(self) -> str:
-        """Answers the Set-Cookie line that makes the browser drop the cookie."""
+        """Returns the Set-Cookie header that removes the cookie from the browser."""
         return (
             f"{self.name}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
             f"{self._suffix}"
@@ -164,7 +164,7 @@ def _prefix(attributes: Mapping[str, Any]) -> str:
 
 
 def _check(name: str, attributes: Mapping[str, Any], setting: str) -> None:
-    """Raises `ValueError` for what a browser would refuse without a word."""
+    """Raises `ValueError` for a cookie that browsers ignore silently."""
     samesite = attributes["samesite"]
     if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
         raise ValueError(

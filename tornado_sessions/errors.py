@@ -1,49 +1,49 @@
-"""Names everything that can go wrong with a session."""
+"""Defines the exceptions of this library."""
 
 from __future__ import annotations
 
 
 class SessionError(Exception):
-    """The base of all errors of this library.
+    """The base class of all errors of this library.
 
-    Raised itself where something needs a new cookie and the headers of the
-    response are out already.
+    Raised itself for an operation that is not possible, such as one that needs a
+    new cookie after the headers of the response were sent.
     """
 
 
 class SessionDataError(SessionError, ValueError):
     """Raised when a value, or a session as a whole, cannot be stored.
 
-    What was stored before stays as it is. A handler that catches it from
-    `.Session.save` removes the value or calls `.Session.reload`; otherwise the
-    response fails for the same reason.
+    The stored session does not change. A handler that catches this error from
+    `.Session.save` must remove the value or call `.Session.reload`; otherwise the
+    response fails with the same error.
     """
 
 
 class SessionGoneError(SessionError):
-    """Raised when the session was ended elsewhere while this request used it."""
+    """Raised when another request has ended the session during this request."""
 
 
 class SessionLimitError(SessionError):
-    """Raised when a user who signs in has as many sessions as they may have.
+    """Raised when a login would exceed the limit of sessions of the user.
 
-    See the setting ``session_max_per_user``. Nothing was stored, and what the
-    request changed is dropped: the visitor's session is as it was before.
+    See the setting ``session_max_per_user``. Nothing was stored, and the changes
+    of the request are dropped: the visitor's session is as it was before.
     """
 
 
 class BackendError(SessionError):
-    """Raised when the store failed or did not answer in time.
+    """Raised when the store failed or did not reply within the timeout.
 
-    The driver's own error is its ``__cause__``. After a failed save it is not
-    known whether the record was stored.
+    Its ``__cause__`` is the driver's error. After a failed save it is not known
+    whether the record was stored.
     """
 
 
 class ConflictError(SessionError):
-    """Raised by a backend's ``save`` when another version is stored, or none.
+    """Raised by a backend's ``save`` when the store has another version, or none.
 
-    A backend raises it; no handler ever sees it.
+    Handlers never see it.
     """
 
 

@@ -1,4 +1,4 @@
-"""Tells an application what becomes of its sessions."""
+"""Defines the events that the listener of an application receives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ logger = logging.getLogger("tornado_sessions")
 
 @dataclasses.dataclass(frozen=True)
 class SessionEvent:
-    """Something that became of a session, or of the store, for a listener.
+    """Something that happened to a session, to a request or to the store.
 
-    A session is named by a fingerprint, which is safe to log: it leads neither
-    to the cookie nor into the store, and it changes when the id does.
+    The fingerprint identifies a session and is safe to log: neither the session
+    id nor the key can be derived from it. It changes when the id changes.
     """
 
     #: What happened. To a session: "created", "regenerated", "destroyed",
@@ -23,22 +23,22 @@ class SessionEvent:
     name: str
     #: When, in seconds since the epoch.
     time: float
-    #: Of which session; None where there is none, or more than one.
+    #: The session; None if there is none, or more than one.
     fingerprint: str | None = None
-    #: Under which fingerprint a session that was regenerated went before.
+    #: The previous fingerprint of a session that was regenerated.
     former: str | None = None
-    #: Whose session it is; None for nobody's, and where that is not known.
+    #: The user of the session; None if there is none, or it is not known.
     user: str | None = None
-    #: Why, in a word or two; for "store_down" what the error says.
+    #: The reason, in a word or two; for "store_down" the message of the error.
     reason: str | None = None
 
 
-#: What the ``session_listener`` setting is.
+#: The type of the ``session_listener`` setting.
 Listener = Callable[[SessionEvent], object]
 
 
 def tell(listener: Listener, event: SessionEvent) -> None:
-    """Calls ``listener``; where it raises, a log line is all that comes of it."""
+    """Calls ``listener``. If it raises, the error is only logged."""
     try:
         listener(event)
     except Exception:

@@ -2,9 +2,9 @@
 
 An error tracker sends the local variables of every frame of a traceback. In the
 frames of this library and of drivers these are ids, keys, records and values. So
-an error leaves a public method with the frame of that method alone, and with
-those of the application. The whole traceback is logged as text: at DEBUG where a
-store fails, and as a warning where nobody expects the error.
+an error that leaves a public method has the frame of that method only, and those
+of the application. The complete traceback is logged as text: at DEBUG if a store
+fails, and at WARNING if the error is unexpected.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _package = __name__.partition(".")[0]
 
-# The code that calls a function of the application, see `calls_application`.
+# The code objects that call functions of the application, see `calls_application`.
 _callers: set[types.CodeType] = set()
 
 
 def hide_frames(error: BaseException) -> None:
     """Removes the frames below the caller's from the traceback of ``error``.
 
-    It keeps those of a function that the application has passed in. The frames of
-    the causes go as well, but not those of an error that the application handles
-    at the moment.
+    The frames of a function that the application has passed are kept. The frames of
+    the causes are removed as well, except those of an error that the application
+    is handling.
     """
     head = error.__traceback__
     if head is None or head.tb_next is None:
@@ -50,7 +50,7 @@ def hide_frames(error: BaseException) -> None:
 
 
 def calls_application(function: Function) -> Function:
-    """Marks a function whose callees outside of this package are the application's."""
+    """Marks a function that calls functions of the application."""
     _callers.add(function.__code__)
     return function
 
@@ -83,16 +83,16 @@ def hides_frames(function: Function) -> Function:
 
 
 def _log(error: BaseException) -> None:
-    """Logs the whole traceback, as text, where it says more than the message."""
+    """Logs the complete traceback as text, unless the message is sufficient."""
     if isinstance(error, BackendError):
         level = logging.DEBUG
     elif isinstance(error, SessionError) or not isinstance(error, Exception):
         return
     elif isinstance(error, (TypeError, ValueError)):
-        # Mostly an argument, of which the message says all.
+        # Mostly a wrong argument, which the message explains.
         level = logging.DEBUG
     else:
-        # Nobody expects it, and nothing else says where it comes from.
+        # It is unexpected, and nothing else says where it was raised.
         level = logging.WARNING
     if logger.isEnabledFor(level):
         lines = traceback.format_exception(type(error), error, error.__traceback__)
@@ -139,7 +139,7 @@ def _hide_causes(error: BaseException) -> None:
         known.add(id(cause))
         trace = cause.__traceback__
         if trace is not None and trace.tb_frame in running:
-            # Whoever called has been handling it.
+            # A caller is handling it.
             continue
         cause.__traceback__ = None
         pending += [cause.__cause__, cause.__context__]

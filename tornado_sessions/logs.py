@@ -1,4 +1,4 @@
-"""Limits how often the same is logged."""
+"""Limits how often the same message is logged."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 import contextvars
 import logging
 
-#: How many seconds pass at least between two lines of one message.
+#: The minimum number of seconds between two lines of one message.
 INTERVAL = 3600.0
 
 
 class LimitedLog:
     """Logs a message at once, and counts its repetitions.
 
-    What comes again within ``interval`` seconds is counted, and one line at the
-    end of that time says how often. So a flood writes one line in each interval.
-    A message is known by its text before formatting, so there are only as many
-    as the code has; what a client sends belongs in the arguments.
+    Repetitions within ``interval`` seconds are counted, and one line at the end of
+    the interval has the count. So a flood writes one line per interval. A message
+    is identified by its text before formatting, so the number of messages is
+    bounded. Data from a client belongs in the arguments.
     """
 
     def __init__(self, logger: logging.Logger, interval: float = INTERVAL) -> None:
@@ -31,8 +31,8 @@ class LimitedLog:
     ) -> None:
         """Logs ``message``, unless it was logged in this interval.
 
-        With ``exc_info`` the first line has the traceback of the error at hand.
-        It is not limited outside of an event loop and after `close`.
+        With ``exc_info`` the first line has the traceback of the current error.
+        There is no limit outside of an event loop and after `close`.
         """
         repeated = self._waiting.get(message)
         if repeated is not None:
@@ -56,7 +56,7 @@ class LimitedLog:
             self._logger.log(level, message, *args)
 
     def close(self) -> None:
-        """Says how often each message was repeated, and starts no more timers."""
+        """Logs the counts of all messages, and starts no more timers."""
         self._closed = True
         for message, repeated in self._waiting.items():
             assert repeated.timer is not None
@@ -67,7 +67,7 @@ class LimitedLog:
     def _wait(
         self, loop: asyncio.AbstractEventLoop, message: str, repeated: _Repeated
     ) -> None:
-        # An empty context: that of the first request would be kept for an interval.
+        # An empty context: the timer would keep that of the first request alive.
         repeated.timer = loop.call_later(
             self._interval, self._end, message, context=contextvars.Context()
         )
@@ -96,7 +96,7 @@ class Once:
 
     def is_first(self, name: str) -> bool:
         """Whether ``name`` is new. It is no longer new at the next call."""
-        # Of names that come again and again, none is forgotten.
+        # A name that is used again moves to the end, so it is not forgotten.
         is_new = self._names.pop(name, self) is self
         self._names[name] = None
         if len(self._names) > self._size:

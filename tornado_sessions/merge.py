@@ -11,23 +11,22 @@ _nothing = object()
 def merge(
     base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns ``theirs`` with what ``mine`` changed since ``base``.
+    """Returns ``theirs`` with the changes from ``base`` to ``mine``.
 
-    Dicts are merged key by key, at any depth, and an absent dict counts as an
-    empty one: of two requests that each put a first product in a cart, both
-    products stay. Of everything else, mine wins. The arguments stay as they
-    are.
+    Dicts are merged key by key, at any depth, and a missing dict counts as an
+    empty one: if two requests each put the first product in a cart, the result has
+    both products. For any other value, ``mine`` wins. The arguments do not change.
     """
     merged = dict(theirs)
-    # A stack, as what a session holds may be nested deeper than Python calls.
+    # A stack instead of recursion, which Python limits.
     pending = [(base, mine, merged)]
     while pending:
         base, mine, into = pending.pop()
         for key in base.keys() - mine.keys():
             into.pop(key, None)
         get = base.get
-        # In one expression, as a dict may have thousands of keys and few that have
-        # changed. Equal dicts come out equal, and are not compared at each level.
+        # One expression, because a dict may have thousands of keys of which few have
+        # changed. Dicts are merged key by key below, and not compared here.
         changed = [
             key
             for key, new in mine.items()

@@ -25,12 +25,12 @@ _must_be = {
 
 
 def read_options(backend: str, query: str, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Answers the options in ``query``, which is what follows the question mark.
+    """Returns the options in ``query``, the part after the question mark.
 
-    Each of ``kinds`` is an option and the type of its value: `str`, `int`, `float`
-    or `bool`. Whether a value makes sense is for the backend to say. Raises
-    `ValueError` for an option that is not among them, for one that is there twice,
-    and for a text that is no value of its type.
+    ``kinds`` maps the name of each option to the type of its value: `str`, `int`,
+    `float` or `bool`. The backend checks the range of the values. Raises
+    `ValueError` for an unknown option, for a repeated one, and for a text that is
+    not a value of its type.
     """
     options: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):

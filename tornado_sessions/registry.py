@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GROUP = "tornado_sessions.backends"
 
-#: For whoever gives a file name in place of a URL.
+#: Advice for a file name in place of a URL.
 FILE_ADVICE = (
     "For a file of SQLite write 'sqlite:///sessions.db', or with an absolute path"
     " 'sqlite:////var/lib/sessions.db'."
@@ -29,18 +29,18 @@ _names_file = re.compile(r"(?!.*://).*\.(db3?|sqlite3?)", re.IGNORECASE).fullmat
 
 
 def open_backend(url: str, settings: Mapping[str, Any]) -> Backend | Vault:
-    """Returns the backend that ``url`` names: a scheme, or a bare name.
+    """Returns the backend for ``url``: its scheme, or a bare name.
 
-    Only the distribution that provides it is imported. Raises
-    `.BackendNotFoundError` if none does, if several do, or if the one that
-    does cannot be imported, and what its ``from_url`` raises.
+    Imports only the distribution that provides the backend. Raises
+    `.BackendNotFoundError` if none or several provide it, or if it cannot be
+    imported; also raises what its ``from_url`` raises.
     """
     opened: Backend | Vault = _find(url).from_url(url, settings)
     return opened
 
 
 def _find(url: str) -> Any:  # noqa: ANN401
-    # All but the scheme stays out of messages: there may be a password in it.
+    # Messages contain only the scheme: the rest may contain a password.
     name = url.partition(":")[0].lower()
     installed = importlib.metadata.entry_points(group=GROUP)
     # An editable install may list a distribution twice, so compare values.
@@ -85,7 +85,7 @@ def _not_found(name: str, installed: set[str], is_file: bool) -> str:
         parts.append("The README of tornado-sessions says how to write one.")
     names = ", ".join(map(repr, sorted(installed))) or "none"
     listed = f"Installed backends: {names}."
-    # What to type ends its line, so that it can be copied.
+    # The command is at the end of a line, so that it can be copied.
     if wanted in extras - installed:
         install = f'Install it with: pip install "{_distribution}[{wanted}]"\n'
     elif not installed and "sqlite" in extras:

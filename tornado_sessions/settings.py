@@ -1,4 +1,4 @@
-"""Reads and checks the ``session_*`` settings, once per application."""
+"""Reads and checks the ``session_*`` settings, once for each application."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ _renewed = "Remove it: each request extends the idle timeout by itself"
 _saved = "Remove it: what has changed is saved by itself, and nothing else"
 _stored = 'session_backend, such as "sqlite:///sessions.db"'
 
-#: What Flask, Django, Laravel, express and others call a setting, and what it is
-#: here. A cookie's attributes are not among them, see `_cookie_attribute`.
+#: The names of settings in Flask, Django, Laravel, express and others, with advice
+#: what to use here. For the attributes of a cookie see `_cookie_attribute`.
 _elsewhere = {
     "permanent_session_lifetime": _ages,
     "session_age": _ages,
@@ -119,10 +119,10 @@ class Settings:
 
 
 def read_settings(settings: Mapping[str, Any]) -> Settings:
-    """Returns what an application's settings say of its sessions.
+    """Returns the checked settings of an application.
 
-    Raises `ValueError` where they contradict each other or cannot be used, and
-    `.BackendNotFoundError` where the backend is not installed.
+    Raises `ValueError` if settings are wrong or contradict each other, and
+    `.BackendNotFoundError` if the backend is not installed.
     """
     _refuse_misspelt(settings)
     values = {name: settings.get(name, default) for name, default in _defaults.items()}
@@ -152,7 +152,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     transports = Transports(values["session_transports"])
     _check_limit(values)
     _check_listener(values["session_listener"])
-    # The cookie first: a contradiction there needs no backend to be told.
+    # The cookie first: its checks need no backend.
     cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
     _check_xsrf_cookie(cookie, values["session_cookie_name"], settings)
     xsrf_keys = xsrf_cookie = xsrf_max_age = None
@@ -213,7 +213,7 @@ def _xsrf_keys(settings: Mapping[str, Any]) -> XSRFKeys:
 def _xsrf_cookie(
     cookie: Cookie, settings: Mapping[str, Any]
 ) -> tuple[Cookie, int | None]:
-    """Returns Tornado's XSRF cookie with the attributes of ours, and its Max-Age."""
+    """Returns the XSRF cookie with the attributes of ours, and its Max-Age."""
     kwargs = dict(settings.get("xsrf_cookie_kwargs") or {})
     days, age = kwargs.pop("expires_days", None), kwargs.pop("max_age", None)
     if age is None and days is not None:
@@ -316,8 +316,8 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
 
 
 def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
-    # Others may have settings of that prefix, so only what is nearly ours counts,
-    # or what is a session's setting elsewhere.
+    # Other libraries may use the prefix as well, so this refuses only names that are
+    # similar to ours, and those of other frameworks.
     for name in settings:
         lower = name.lower()
         if name in _defaults or "session_" not in lower:
@@ -329,7 +329,7 @@ def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
                 f" session_cookie_kwargs={{{attribute!r}: {settings[name]!r}}}"
             )
         if lower in _elsewhere:
-            # Without its value: it may be a secret.
+            # Without the value, which may be a secret.
             advice = _elsewhere[lower]
             verb = "" if advice.startswith("Remove") else "Use "
             raise ValueError(f"There is no setting {name!r}. {verb}{advice}.")
@@ -342,8 +342,8 @@ def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
 
 
 def _cookie_attribute(name: str) -> str | None:
-    """Returns the cookie's attribute that a setting of that name would set."""
-    # An application may well keep a path of its own under "session_path".
+    """Returns the cookie attribute that a setting with this name would set."""
+    # An application may use "session_path" for something else.
     if not name.startswith("session_") or name == "session_path":
         return None
     words = name.removeprefix("session_").removeprefix("cookie_")

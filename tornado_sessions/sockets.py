@@ -10,23 +10,23 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-# How many seconds a handler has for what it still wants to send to a socket
-# whose session has ended.
+# How many seconds a handler has to send a last message to a socket whose session
+# has ended.
 _GRACE = 0.1
 
-# After how many seconds at the most a new socket is looked after for the first
-# time: its session may have ended while the handshake was under way.
+# A new socket is checked for the first time after this many seconds at most: its
+# session may have ended during the handshake.
 _FIRST_CHECK = 1.0
 
 # How many sessions are loaded at once.
 _AT_ONCE = 16
 
-# How much of the schedule may be left over, besides as much again as counts.
+# How many stale entries the schedule may have, in addition to twice the sessions.
 _LEFT_OVER = 16
 
 
 class Socket(Protocol):
-    """What is closed: a WebSocket handler."""
+    """A WebSocket handler."""
 
     def on_session_end(self) -> None: ...
 
@@ -37,18 +37,18 @@ class _Watched:
     def __init__(self, handle: str, due: float) -> None:
         self.handle = handle
         self.due = due
-        # A handler that is gone without a word is not held.
+        # Weakly, because a handler may go away without a call of `Sockets.remove`.
         self.sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
 
 
 class Sockets:
-    """The open WebSockets of one application, by their sessions.
+    """The open WebSockets of one application, by session.
 
-    A session that ends in this process closes its sockets at once; see `end`.
-    What ends elsewhere, and what expires, is found in the store: each session
-    that has an open socket is looked up with ``is_alive`` once in ``interval``
-    seconds, at a moment of its own. One timer serves all of them, and none
-    runs while no socket is open.
+    When a session ends in this process, its sockets are closed at once; see `end`.
+    For sessions that end in another process or expire, each session with an open
+    socket is checked with ``is_alive`` once in ``interval`` seconds, each at a
+    different time. One timer serves all sessions, and none runs while no socket is
+    open.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Sockets:
         self._is_alive = is_alive
         self._start = start
         self._watched: dict[str, _Watched] = {}
-        # Their tokens by their handles: two where one has been given a new id
-        # elsewhere. To look through all for each of a user's sessions would be slow.
+        # The tokens by handle, as a search through all sessions would be slow. There
+        # are two if another process has given the session a new id.
         self._tokens: dict[str, set[str]] = {}
-        # When to look after which token. What no longer agrees with _watched is
-        # left over.
+        # A heap of times and tokens. An entry whose time is not that of _watched is
+        # stale.
         self._schedule: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._checking = False
@@ -78,7 +78,7 @@ class Sockets:
         return f"<{type(self).__name__} {len(self)} open>"
 
     def add(self, socket: Socket, token: str, handle: str) -> None:
-        """Notes an open socket of the session with this token and public handle."""
+        """Adds an open socket of the session with this token and handle."""
         if token not in self._watched:
             delay = random.uniform(0, min(_FIRST_CHECK, self._interval))
             self._watched[token] = _Watched(handle, 0.0)
@@ -88,7 +88,7 @@ class Sockets:
         self._set_timer()
 
     def remove(self, socket: Socket, token: str) -> None:
-        """Forgets a socket that was closed; does nothing if it is unknown."""
+        """Removes a closed socket; does nothing if it is unknown."""
         watched = self._watched.get(token)
         if watched is not None:
             watched.sockets.discard(socket)
@@ -98,10 +98,10 @@ class Sockets:
             self._stop()
 
     def end(self, token: str | None = None, *, handle: str | None = None) -> None:
-        """Closes the sockets of a session that has ended, a moment later.
+        """Closes the sockets of a session that has ended, after a short delay.
 
-        It is named by its token, or by its public handle where nobody knows
-        the token.
+        The session is given by its token, or by its handle if the token is not
+        known.
         """
         if not self._watched:
             return
@@ -115,7 +115,7 @@ class Sockets:
                 loop.call_later(_GRACE, socket.on_session_end)
 
     def close(self) -> None:
-        """Looks after nothing any more; the sockets stay open."""
+        """Stops all checks. The sockets stay open."""
         self._closed = True
         self._stop()
 
@@ -138,13 +138,13 @@ class Sockets:
         self._watched[token].due = due
         heapq.heappush(self._schedule, (due, token))
         if len(self._schedule) > 2 * len(self._watched) + _LEFT_OVER:
-            # Sockets that come and go would fill it, in a long interval.
-            # What is sorted is a heap as well.
+            # Sockets that open and close would fill it during a long interval.
+            # A sorted list is a heap as well.
             counting = (entry for entry in self._schedule if self._counts(*entry))
             self._schedule = sorted(counting)
 
     def _counts(self, due: float, token: str) -> bool:
-        """Tells whether an entry of the schedule is not left over."""
+        """Whether an entry of the schedule is not stale."""
         watched = self._watched.get(token)
         return watched is not None and watched.due == due
 
@@ -157,7 +157,7 @@ class Sockets:
                 return
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        # In no context: that of the socket which came first would be kept for long.
+        # An empty context: the timer would keep that of the first socket alive.
         context = contextvars.Context()
         self._timer = loop.call_at(due, self._check_now, context=context)
 
@@ -195,7 +195,7 @@ class Sockets:
         if token not in self._watched:
             return
         if alive:
-            # Sockets that were opened all at once drift apart.
+            # A random delay spreads sessions that were added at the same time.
             self._look_after(token, self._interval * random.uniform(2 / 3, 1))
         else:
             self.end(token)

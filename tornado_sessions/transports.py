@@ -1,4 +1,4 @@
-"""Carries session ids in other ways than a cookie: in a header, and in the URL."""
+"""Reads and writes session ids in a header and in the URL."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote_plus, urlsplit
 
-#: The header of a request that names the session, and of the response that
-#: tells a new or changed id. As Tornado writes it, so that it is compared as is.
+#: The header with the session id of a request, and with a new or changed id of a
+#: response. In Tornado's spelling, so that it needs no conversion.
 HEADER = "X-Session-Token"
 
-#: The parameter of a URL that names the session.
+#: The parameter of a URL with the session id.
 PARAMETER = "session"
 
 _known = ("cookie", "header", "query")
 
-# How long the parameter's name can be in a URL, where any of it may be escaped. What
-# is longer is not unquoted: 64 KiB of that would hold up the loop.
+# The possible lengths of the parameter's name in a URL, where each character may be
+# escaped. A longer name is not unquoted: 64 KiB of it would block the event loop.
 _name_lengths = range(len(PARAMETER), 3 * len(PARAMETER) + 1)
 
-# A browser drops some of these before it reads a URL, and takes a backslash for
-# a slash: what such a URL leads to is not ours to guess.
+# Browsers remove some of these characters before they parse a URL, and treat a
+# backslash as a slash. So the target of such a URL is not certain.
 _unclear = re.compile(r"\A\x20|[\x00-\x1f\x7f\\]").search
 
 
 class Transports:
-    """The ways by which an application takes session ids, in their order.
+    """The transports of an application, in order of precedence.
 
-    Made from the setting ``session_transports``. Raises `ValueError` for what
-    cannot be used.
+    Created from the setting ``session_transports``. Raises `ValueError` for an
+    invalid value.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class Transports:
             )
         self.names = tuple(names)
         self.is_cookie_alone = self.names == ("cookie",)
-        #: Which headers of the request the session depends on, for Vary.
+        #: The headers of the request that the session depends on, for Vary.
         self.vary = ", ".join(
             {"cookie": "Cookie", "header": HEADER}[name]
             for name in self.names
@@ -61,17 +61,17 @@ class Transports:
 
 
 def read_header(lines: Sequence[str]) -> list[str]:
-    """Answers the different ids in all lines of the header; none if it is empty.
+    """Returns the distinct ids in all lines of the header; none if it is empty.
 
-    Several in one line, between commas, are what a proxy makes of several
-    lines (RFC 9110, section 5.3).
+    A proxy may combine several lines to one, separated by commas (RFC 9110,
+    section 5.3).
     """
     values = (value.strip(" \t") for line in lines for value in line.split(","))
     return [value for value in dict.fromkeys(values) if value]
 
 
 def take_from_url(url: str) -> tuple[str, list[str]]:
-    """Answers the URL of a request without ids, and the different ids in it."""
+    """Returns the URL of a request without ids, and the distinct ids in it."""
     path, _, query = url.partition("?")
     others, ids = _split(query)
     if not ids:
@@ -82,10 +82,10 @@ def take_from_url(url: str) -> tuple[str, list[str]]:
 
 
 def put_in_url(url: str, token: str, protocol: str, host: str) -> str:
-    """Answers ``url`` with the id ``token`` in place of any other.
+    """Returns ``url`` with the id ``token``, which replaces any other id.
 
-    It stays as it is where it leads away from ``protocol`` and ``host``, or
-    only to another place of the same page.
+    Returns it unchanged if it has another ``protocol`` or ``host``, or is only a
+    fragment of the same page.
     """
     if url.startswith("#") or _leads_elsewhere(url, protocol, host):
         return url
@@ -115,7 +115,7 @@ def _leads_elsewhere(url: str, protocol: str, host: str) -> bool:
         return True
     if not parts.scheme and not url.startswith("//"):
         return False
-    # Never from https to http, and neither to another port.
+    # The protocol and the port must be the same, too.
     return (
         parts.scheme or protocol
     ) != protocol or parts.netloc.lower() != host.lower()

@@ -1,10 +1,10 @@
 """Binds Tornado's XSRF tokens to sessions.
 
-The cookie ``_xsrf`` holds a random secret and, where the client has a session,
-a signature of that secret for the session's id. A form holds the secret. A
-forged request can bring neither a secret that it cannot read nor a signature
-that it cannot make. So nothing is stored, and a form can be rendered before
-the id is drawn that its session will have.
+The cookie ``_xsrf`` contains a random secret and, if the client has a session,
+a signature of that secret for the session id. A form contains the secret. An
+attacker can neither read the secret nor create the signature, so a forged request
+has neither. Nothing is stored on the server, and a form can be rendered before the
+id of its session is drawn.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _MOST_COOKIES = 4
 
 _PURPOSE = b"tornado_sessions xsrf v1\0"
 
-# Version 2 of Tornado's tokens: a mask, what is masked with it, and when. A form
-# may bring one of any length, and to unmask megabytes would hold up the loop.
+# Version 2 of Tornado's tokens: a mask, the masked data, and a time. A form may send
+# one of any length, and to unmask megabytes would block the event loop.
 _version_2 = re.compile(r"2\|([0-9a-f]{8})\|((?:[0-9a-f]{2}){1,64})\|[0-9]+").fullmatch
 
 
 class XSRFKeys:
-    """Signs and checks with keys made from the setting ``cookie_secret``.
+    """Signs and verifies with keys derived from the setting ``cookie_secret``.
 
-    Of several versions, the one that ``key_version`` names signs. Raises
-    `ValueError` for what cannot be used.
+    If it has several versions, ``key_version`` is used for signing. Raises
+    `ValueError` for invalid settings.
     """
 
     def __init__(self, cookie_secret: Any, key_version: Any = None) -> None:  # noqa: ANN401
@@ -57,11 +57,11 @@ class XSRFKeys:
         self._signing = self._keys[key_version]
 
     def sign(self, token: str, secret: bytes) -> bytes:
-        """Answers the signature of ``secret`` for the session of ``token``."""
+        """Returns the signature of ``secret`` for the session of ``token``."""
         return _signature(self._signing, token, secret)
 
     def verify(self, token: str, secret: bytes, signature: bytes) -> bool:
-        """Tells whether `sign` has answered ``signature``, with any of the keys."""
+        """Whether ``signature`` is valid under any of the keys."""
         return any(
             hmac.compare_digest(_signature(key, token, secret), signature)
             for key in self._keys.values()
@@ -69,11 +69,11 @@ class XSRFKeys:
 
 
 class Binding:
-    """The XSRF secret of one request, and what its response has to say of it.
+    """The XSRF secret of one request, and the new cookie of its response.
 
-    ``cookies`` are the values of the client's ``_xsrf`` cookies, and ``tokens`` the
-    ids of the sessions that they came with, whether these are alive or not. Of the
-    cookies four are looked at.
+    ``cookies`` are the values of the request's ``_xsrf`` cookies, of which the first
+    four are used. ``tokens`` are the session ids of the request, whether they are
+    alive or not.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class Binding:
         unmasked = map(unmask, cookies[:_MOST_COOKIES])
         self._cookies = [data for data in unmasked if len(data) >= _SECRET_BYTES]
         self._tokens = tokens
-        #: Whether the response holds the secret, as in a form.
+        #: Whether the response contains the secret, as in a form.
         self.handed_out = False
-        # What the client's cookie holds, of which this is the first part.
+        # The content of the client's cookie, and the secret, which is its first part.
         self._sent = self._secret = b""
         self._choose(self._usable(tokens))
         self._moved = False
 
     def accepts(self, argument: str) -> bool:
-        """Whether a request with ``argument`` comes from a page of ours.
+        """Whether a request with ``argument`` comes from a page of this site.
 
-        That is the secret alone, from a form, or the whole cookie, as a script
-        sends it. Of a request with several ids this is only half of the check:
+        The argument is the secret, from a form, or the whole cookie, from a
+        script. If the request has several ids, this is only half of the check:
         `confirm` does the other half when it is known which of them is alive.
         """
         usable = self._usable(self._tokens)
@@ -106,31 +106,31 @@ class Binding:
         accepted = [
             data for data in usable if hmac.compare_digest(given, data[:_SECRET_BYTES])
         ]
-        # A cookie with a signature may be in front of its secret alone.
+        # There may be two cookies with one secret: with a signature, and without.
         self._cookies = accepted or self._cookies
         self._choose(accepted or usable)
         return bool(accepted)
 
     def confirm(self, alive: Sequence[str]) -> bool:
-        """Whether what was accepted is good for the sessions that are ``alive``.
+        """Whether the accepted secret is valid for the ids that are ``alive``.
 
-        It has to be signed for one of them, unless there is none.
+        It must be signed for one of them, unless there is none.
         """
         self._tokens = alive
         self._choose(self._usable(alive))
         return bool(self._secret)
 
     def secret(self, moved: bool) -> bytes:
-        """Answers the secret; another one as soon as the session has ``moved``."""
+        """Returns the secret; a new one after the session has ``moved``."""
         if not self._secret or (moved and not self._moved):
             self._secret = secrets.token_bytes(_SECRET_BYTES)
         self._moved = moved
         return self._secret
 
     def _usable(self, tokens: Sequence[str]) -> list[bytes]:
-        """Returns the cookies that are signed for one of ``tokens``, if there are any.
+        """Returns the cookies that are signed for one of ``tokens``.
 
-        A visitor without a session needs no signature.
+        Without tokens it returns all: a visitor without a session needs no signature.
         """
         if not tokens:
             return self._cookies
@@ -148,10 +148,10 @@ class Binding:
         self._secret = self._sent[:_SECRET_BYTES]
 
     def renewed(self, token: str | None, moved: bool) -> bytes | None:
-        """Answers what the cookie has to hold from now on; None if it does already.
+        """Returns the new content of the cookie; None if it need not change.
 
-        ``token`` is the id that the client has after this response. Where it
-        has none, a signature is of no harm.
+        ``token`` is the session id of the client after this response. If it is
+        None, a cookie that has a signature is left as it is.
         """
         if not (self._has_cookie or self.handed_out):
             return None
@@ -163,10 +163,10 @@ class Binding:
 
 
 def mask(data: bytes, timestamp: float) -> bytes:
-    """Answers a token of Tornado's version 2, another one each time.
+    """Returns a token of Tornado's version 2, a different one each time.
 
-    What is compressed together with what an attacker chooses is thereby no
-    help to them (https://www.breachattack.com/).
+    This prevents the BREACH attack, which guesses a secret from the size of a
+    compressed response (https://www.breachattack.com/).
     """
     key = secrets.token_bytes(4)
     masked = _masked(key, data)
@@ -174,7 +174,7 @@ def mask(data: bytes, timestamp: float) -> bytes:
 
 
 def unmask(token: str) -> bytes:
-    """Answers what `mask` was given; nothing for anything else."""
+    """Returns the argument of `mask`; empty for an invalid token."""
     match = _version_2(token)
     if match is None:
         return b""
@@ -187,13 +187,13 @@ def _masked(key: bytes, data: bytes) -> bytes:
 
 
 def _derived(secret: Any) -> bytes:  # noqa: ANN401
-    # So that Tornado's signed cookies, sealed sessions and these share no key.
+    # Derived, so that it differs from the keys of Tornado and of the cookie backend.
     if isinstance(secret, str):
         secret = secret.encode()
     return hmac.digest(secret, _PURPOSE, hashlib.sha256)
 
 
 def _signature(key: bytes, token: str, secret: bytes) -> bytes:
-    # The secret is of one length, so that the two cannot be mistaken.
+    # The secret has a fixed length, so the concatenation is unambiguous.
     message = secret + token.encode("utf-8", "surrogatepass")
     return hmac.digest(key, message, hashlib.sha256)[:_SIGNATURE_BYTES]
