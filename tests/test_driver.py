@@ -11,7 +11,7 @@ import contextlib
 import gc
 import multiprocessing
 import unittest
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, ClassVar
 
 from tornado_sessions.backend import Record
@@ -44,7 +44,7 @@ class Loft:
         self.error: PigeonError | None = None
         self.answers = asyncio.Event()
         self.answers.set()
-        self.connected = self.disconnected = 0
+        self.connected = self.disconnected = self.finding = 0
 
 
 class Pigeon:
@@ -136,12 +136,22 @@ class PigeonBackend(DriverBackend[Pigeon]):
     ) -> AsyncIterator[list[tuple[bytes, Record]]]:
         notes = await connection.fly()
         found = [(k, Record(n[1], n[0])) for k, n in notes.items() if n[2] == user]
-        for begin in range(0, len(found), 2):
+        self.loft.finding += 1
+        try:
+            for begin in range(0, len(found), 2):
+                await connection.fly()
+                yield found[begin : begin + 2]
+        except GeneratorExit:
             await connection.fly()
-            yield found[begin : begin + 2]
+            raise
+        finally:
+            self.loft.finding -= 1
 
     def code_of(self, error: Exception) -> int | None:
         return error.code if isinstance(error, PigeonError) else None
+
+    def is_timeout(self, error: Exception) -> bool:
+        return super().is_timeout(error) or self.code_of(error) == 110
 
     def is_broken(self, connection: Pigeon, error: BaseException) -> bool:
         return isinstance(error, (asyncio.TimeoutError, asyncio.CancelledError))
@@ -252,6 +262,42 @@ class DriverBackendTest(unittest.IsolatedAsyncioTestCase):
         self.loft.answers.clear()
         await self.backend.close()
 
+    async def test_a_timeout_of_the_driver_is_reported_as_one(self) -> None:
+        """Behaviour 66: the advice is the same, and the driver's error the cause."""
+        self.loft.error = PigeonError(110, "too late")
+
+        with self.assertRaises(BackendError) as raised:
+            await self.backend.load(KEY)
+
+        self.assertEqual(
+            str(raised.exception),
+            "The loft 'roof' did not answer within 0.1 seconds. Check that it runs and"
+            " can be reached, or raise the option 'timeout'.",
+        )
+        self.assertIs(raised.exception.__cause__, self.loft.error)
+
+    async def test_a_message_is_made_with_the_connection_that_failed(self) -> None:
+        """A driver may know more about it. There is none until it is connected."""
+        explained = []
+
+        class Talkative(PigeonBackend):
+            def explain(self, error: Exception, connection: Pigeon | None) -> str:
+                explained.append(connection)
+                return super().explain(error, connection)
+
+        backend = Talkative("roof", self.loft, timeout=0.1)
+        self.loft.error = PigeonError(1, "it rained")
+        with self.assertRaises(BackendError):
+            await backend.load(KEY)
+        self.loft.error = None
+        await backend.load(KEY)
+        self.loft.answers.clear()
+        with self.assertRaises(BackendError):
+            await backend.load(KEY)
+
+        self.assertIsNone(explained[0])
+        self.assertIsInstance(explained[1], Pigeon)
+
     async def test_a_broken_connection_is_not_used_again(self) -> None:
         """Behaviour 68: after a timeout and after a cancellation."""
         await self.backend.load(KEY)
@@ -325,6 +371,22 @@ class DriverBackendTest(unittest.IsolatedAsyncioTestCase):
 
         with self.assertRaises(BackendError):
             await anext(found)
+
+    async def test_finding_ends_at_once_when_the_caller_ends_it(self) -> None:
+        """What a driver keeps open for it is closed, though the store hangs."""
+        for number in range(3):
+            await self.backend.save(bytes([number]) * 32, Record(b"x", user="ada"))
+        for hangs in (False, True):
+            found = self.backend.find("ada")
+            await anext(found)
+            self.assertEqual(self.loft.finding, 1)
+            if hangs:
+                self.loft.answers.clear()
+
+            assert isinstance(found, AsyncGenerator)
+            await found.aclose()
+
+            self.assertEqual(self.loft.finding, 0)
 
     async def test_a_store_that_cannot_find_says_so(self) -> None:
         """The default raises what the contract wants."""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Awaitable
 from typing import Any
 
-from tornado_sessions.storage.timeouts import Timeouts
+from tornado_sessions.storage.timeouts import Timeouts, shielded
 
 
 class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
@@ -94,9 +94,47 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         work = asyncio.ensure_future(asyncio.sleep(0.3, 7))
 
         with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(asyncio.shield(work))
+            await self.timeouts.run(shielded(work))
 
         self.assertEqual(await work, 7)
+
+    async def test_a_shielded_operation_returns_and_raises(self) -> None:
+        """As one that is not shielded does."""
+        work = asyncio.ensure_future(asyncio.sleep(0.001, 7))
+        self.assertEqual(await self.timeouts.run(shielded(work)), 7)
+        with self.assertRaises(OSError):
+            await self.timeouts.run(shielded(asyncio.ensure_future(_fail(OSError()))))
+        cancelled = asyncio.ensure_future(asyncio.sleep(30))
+        cancelled.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await self.timeouts.run(shielded(cancelled))
+
+    async def test_the_error_of_an_abandoned_shielded_operation_is_not_logged(
+        self,
+    ) -> None:
+        """Behaviour 82: its traceback has frames with what the driver was sent."""
+        go_on = asyncio.Event()
+
+        async def fail() -> None:
+            await go_on.wait()
+            raise OSError
+
+        for caller_is_cancelled in (True, False):
+            go_on.clear()
+            work = asyncio.ensure_future(fail())
+            waiting = asyncio.ensure_future(self.timeouts.run(shielded(work)))
+            await asyncio.sleep(0)
+            if caller_is_cancelled:
+                waiting.cancel()
+            await asyncio.wait([waiting])
+            go_on.set()
+            await asyncio.wait([work])
+            waiting.cancelled() or waiting.exception()
+            del work, waiting
+            await asyncio.sleep(0)
+            gc.collect()
+
+            self.assertEqual(self.complaints, [])
 
     async def test_a_cancellation_cancels_the_operation(self) -> None:
         """Behaviour 68: nobody needs its result any more."""

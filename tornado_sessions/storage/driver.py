@@ -42,14 +42,15 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError, SessionError
 from tornado_sessions.options import read_options
-from tornado_sessions.storage.timeouts import Timeouts
+from tornado_sessions.storage.timeouts import Timeouts, shielded
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -215,6 +216,13 @@ class DriverBackend(Backend, Generic[C]):
         """
         return
 
+    def is_timeout(self, error: Exception) -> bool:
+        """Whether ``error`` says that the store did not answer in time.
+
+        Override it where the driver has timeouts of its own, with its own errors.
+        """
+        return isinstance(error, asyncio.TimeoutError)
+
     def code_of(self, error: Exception) -> int | str | None:
         """Returns the driver's code for ``error``, to look up in `advice`."""
         return None
@@ -251,12 +259,15 @@ class DriverBackend(Backend, Generic[C]):
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         pages = self.find_in(await self.run(self._connection_itself), user)
-        while True:
-            page = await self.run(self._next_page, pages)
-            if page is None:
-                return
-            for found in page:
-                yield found
+        try:
+            while (page := await self.run(self._next_page, pages)) is not None:
+                for found in page:
+                    yield found
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                # At once, and not when it is collected as garbage.
+                with contextlib.suppress(*self._failures):
+                    await self._timeouts.run(pages.aclose())
 
     async def close(self) -> None:
         """Closes the connection. It opens again at the next use."""
@@ -265,7 +276,7 @@ class DriverBackend(Backend, Generic[C]):
             return
         try:
             if opened.opening is not None:
-                await self._timeouts.run(asyncio.shield(opened.opening))
+                await self._timeouts.run(shielded(opened.opening))
             if opened.connection is not None:
                 await self._timeouts.run(self.disconnect(opened.connection))
         except self._failures:
@@ -311,11 +322,15 @@ class DriverBackend(Backend, Generic[C]):
         self._drop_if_broken(opened, connection, failure)
         # Out here, so that the driver's error is the cause and not the context:
         # `cause_of` may return another one.
-        raise BackendError(self.explain(failure)) from self.cause_of(failure)
+        message = self.explain(failure, connection)
+        raise BackendError(message) from self.cause_of(failure)
 
-    def explain(self, error: Exception) -> str:
-        """Returns the message of the `.BackendError` for ``error``."""
-        if isinstance(error, asyncio.TimeoutError):
+    def explain(self, error: Exception, connection: C | None) -> str:
+        """Returns the message of the `.BackendError` for ``error``.
+
+        ``connection`` is the one that failed. It is None if there was none yet.
+        """
+        if self.is_timeout(error):
             return (
                 f"{self.store} {self.address!r} did not answer within"
                 f" {self.timeout:g} seconds. Check that it runs and can be reached, or"
@@ -376,11 +391,10 @@ class DriverBackend(Backend, Generic[C]):
             opening = opened.opening
             if is_ours := opening is None:
                 opening = opened.loop.create_task(self._connect(opened))
-                opening.add_done_callback(_forget_error)
                 opened.opening = opening
             try:
                 # A cancellation does not stop it: other operations wait for it.
-                return await asyncio.shield(opening)
+                return await shielded(opening)
             except asyncio.TimeoutError:
                 # An attempt that began earlier has less time left than this operation.
                 if is_ours:
@@ -403,9 +417,3 @@ class DriverBackend(Backend, Generic[C]):
         if self.is_broken(connection, error):
             opened.connection = None
             self.dropped(connection)
-
-
-def _forget_error(task: asyncio.Task[Any]) -> None:
-    """Keeps asyncio from logging an error that nobody waits for any more."""
-    if not task.cancelled():
-        task.exception()

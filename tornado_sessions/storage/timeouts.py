@@ -71,7 +71,7 @@ class Timeouts:
 
         ``work`` runs in the task that called, so it costs no task. If it takes
         too long it is cancelled, and this raises `asyncio.TimeoutError`. Pass
-        `asyncio.shield` of a task to let it go on instead. A ``deadline``, in
+        `shielded` of a task to let it go on instead. A ``deadline``, in
         seconds by the clock of the event loop, replaces the limit that counts
         from now.
         """
@@ -119,3 +119,24 @@ class Timeouts:
             if pending.deadline <= due and not pending.expired:
                 pending.expired = pending.task.cancel()
         loop.call_later(self.timeout / _TICKS, self._tick, loop)
+
+
+async def shielded(task: asyncio.Task[T]) -> T:
+    """Waits for ``task``, which goes on when the caller is cancelled.
+
+    Its error is not logged if nobody waits for it any more. Some versions of
+    `asyncio.shield` report such an error to the event loop, with a traceback whose
+    frames hold what the driver was sent.
+    """
+    ended: asyncio.Future[None] = task.get_loop().create_future()
+
+    def end(_: object) -> None:
+        if not task.cancelled():
+            # asyncio logs an error that was never looked at.
+            task.exception()
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(end)
+    await ended
+    return task.result()
