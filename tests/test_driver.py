@@ -421,19 +421,19 @@ class OptionsTest(unittest.TestCase):
         self.assertIn("'colour', 'timeout', 'max_bytes'", str(raised.exception))
 
     def test_values_that_are_not_above_zero_are_refused(self) -> None:
-        """The message names the option and the value."""
+        """Behaviour 89: the message names the option, and does not repeat the value."""
         for options, message in (
             (
                 {"timeout": 0.0},
-                "The option 'timeout' must be a number of seconds above 0, not 0.0.",
+                "The option 'timeout' must be a finite number of seconds above 0.",
             ),
             (
                 {"timeout": float("inf")},
-                "The option 'timeout' must be a number of seconds above 0, not inf.",
+                "The option 'timeout' must be a finite number of seconds above 0.",
             ),
             (
                 {"max_bytes": 0},
-                "The option 'max_bytes' must be a number above 0, not 0.",
+                "The option 'max_bytes' must be a number above 0.",
             ),
         ):
             with self.assertRaises(ValueError) as raised:

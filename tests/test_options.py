@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unittest
+from urllib.parse import urlsplit
 
-from tornado_sessions.options import read_options
+from tornado_sessions.options import read_options, split_url
 
 _KINDS = {"loft": str, "eggs": int, "timeout": float, "homing": bool}
 
@@ -23,12 +24,16 @@ class OptionsTest(unittest.TestCase):
         )
 
     def test_an_unknown_one_is_refused(self) -> None:
-        """The error names it and lists what there is."""
-        self._assert_refused(
-            "tiemout=1",
-            "The session backend 'pigeon' has no option 'tiemout'. Its options are"
-            " 'loft', 'eggs', 'timeout', 'homing'.",
-        )
+        """Behaviour 89: the error lists what there is, and does not repeat the name."""
+        for option, guess in (
+            ("tiemout", " Did you mean 'timeout'?"),
+            ("hunter2", ""),
+        ):
+            self._assert_refused(
+                f"{option}=1",
+                "The URL has an option that the session backend 'pigeon' does not have."
+                f"{guess} Its options are 'loft', 'eggs', 'timeout', 'homing'.",
+            )
 
     def test_one_that_is_there_twice_is_refused(self) -> None:
         """Nobody could tell which of them counts."""
@@ -39,14 +44,14 @@ class OptionsTest(unittest.TestCase):
         )
 
     def test_what_is_no_value_of_its_type_is_refused(self) -> None:
-        """The error shows it, and says what it is to be."""
+        """Behaviour 89: the error says what it must be, and does not repeat it."""
         for option, must_be in {
-            "eggs=many": "'eggs' must be a whole number, not 'many'",
-            "eggs=1.5": "'eggs' must be a whole number, not '1.5'",
-            "eggs=": "'eggs' must be a whole number, not ''",
-            "eggs": "'eggs' must be a whole number, not ''",
-            "timeout=soon": "'timeout' must be a number, not 'soon'",
-            "homing=yes": "'homing' must be 'true' or 'false', not 'yes'",
+            "eggs=many": "'eggs' must be a whole number",
+            "eggs=1.5": "'eggs' must be a whole number",
+            "eggs=": "'eggs' must be a whole number",
+            "eggs": "'eggs' must be a whole number",
+            "timeout=soon": "'timeout' must be a number",
+            "homing=yes": "'homing' must be 'true' or 'false'",
         }.items():
             with self.subTest(option):
                 self._assert_refused(option, f"The option {must_be}.")
@@ -55,3 +60,17 @@ class OptionsTest(unittest.TestCase):
         with self.assertRaises(ValueError) as refused:
             read_options("pigeon", query, _KINDS)
         self.assertEqual(str(refused.exception), message)
+        self.assertIsNone(refused.exception.__cause__)
+        self.assertIsNone(refused.exception.__context__)
+
+
+class SplitTest(unittest.TestCase):
+    def test_a_url_is_split(self) -> None:
+        """As urlsplit does it."""
+        url = "pigeon://host/loft?eggs=2#x"
+        self.assertEqual(split_url(url), urlsplit(url))
+
+    def test_what_is_malformed_raises_nothing(self) -> None:
+        """Behaviour 89: the errors of urlsplit repeat parts of the URL."""
+        for url in ("pigeon://[x", "pigeon://hunter2\u2100@x", "pigeon://[hunter2]"):
+            self.assertIsNone(split_url(url))

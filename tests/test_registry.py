@@ -298,6 +298,15 @@ class NotFoundTest:
         """Behaviour 74: whoever writes redis:// does not mean SQLite."""
         assert "SQLite" not in message_of("redis://host/0.db")
 
+    def test_what_stands_for_the_name_may_be_a_password(self, install: Install) -> None:
+        """Behaviour 89: where the scheme was forgotten."""
+        install_plugin(install, "sqlite")
+
+        assert message_of("hunter2:hunter2@host/db") == (
+            "The session_backend setting names no backend. It is a name such as"
+            " 'memory' or a URL such as 'sqlite:///sessions.db'."
+        )
+
     def test_a_password_is_in_no_message(self, install: Install) -> None:
         """Behaviour 8: neither of an unknown backend nor of a broken or double one."""
         install("acme", {"acme": "fake_acme:Backend"}, {"fake_acme": "import fake_x"})

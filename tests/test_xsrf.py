@@ -86,6 +86,13 @@ class SettingTest:
             " of cookie_secret, for session_xsrf=True."
         )
 
+    def test_a_key_version_that_is_no_number_is_not_repeated(self) -> None:
+        """Behaviour 89: it may be the secret itself."""
+        assert error_of(cookie_secret={1: "a"}, key_version="a secret") == (
+            "The 'key_version' setting is a str; it must name one of the versions of"
+            " cookie_secret, for session_xsrf=True."
+        )
+
     def test_the_attributes_are_checked(self) -> None:
         """Behaviours 54, 83: the settings are those of Tornado's own cookie."""
         kwargs: dict[str, Any] = {"samesite": "None", "secure": False}

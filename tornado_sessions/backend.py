@@ -114,7 +114,8 @@ class Backend(abc.ABC):
 
         ``url`` is the value of the setting, a URL or a bare name; ``settings``
         are the application's settings. Raises `ValueError` if it cannot use them.
-        The message must not contain a password.
+        Neither the message nor a cause or context of the error may repeat a part of
+        the URL: it may be part of a password.
         """
 
     @abc.abstractmethod

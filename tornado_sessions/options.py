@@ -1,4 +1,4 @@
-"""Reads the options of a backend's URL.
+"""Reads the URL of a backend and its options.
 
 For authors of backends::
 
@@ -7,13 +7,19 @@ For authors of backends::
         address, _, query = url.partition("?")
         kinds = {"timeout": float, "loft": str}
         return cls(address, **read_options("pigeon", query, kinds))
+
+No error repeats a part of the URL, and neither should those of a backend: where a
+password is not escaped, its rest is anywhere in the URL. ``user:a?timeout=b@host`` has
+the password ``a?timeout=b``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 _truths = {"true": True, "false": False}
 
@@ -22,6 +28,16 @@ _must_be = {
     float: "a number",
     bool: "'true' or 'false'",
 }
+
+
+def split_url(url: str) -> SplitResult | None:
+    """Splits a URL as `urllib.parse.urlsplit` does. Returns None where that raises.
+
+    Its errors repeat parts of the URL.
+    """
+    with contextlib.suppress(ValueError):
+        return urlsplit(url)
+    return None
 
 
 def read_options(backend: str, query: str, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -36,7 +52,8 @@ def read_options(backend: str, query: str, kinds: Mapping[str, type]) -> dict[st
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in kinds:
             raise ValueError(
-                f"The session backend {backend!r} has no option {name!r}. Its options"
+                "The URL has an option that the session backend"
+                f" {backend!r} does not have.{did_you_mean(name, kinds)} Its options"
                 f" are {', '.join(map(repr, kinds))}."
             )
         if name in options:
@@ -48,10 +65,14 @@ def read_options(backend: str, query: str, kinds: Mapping[str, type]) -> dict[st
     return options
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a question that names the closest of the ``known`` names, if any is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def _read(name: str, text: str, kind: type) -> Any:  # noqa: ANN401
-    try:
+    with contextlib.suppress(KeyError, ValueError):
         return _truths[text] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise ValueError(
-            f"The option {name!r} must be {_must_be[kind]}, not {text!r}."
-        ) from None
+    # Out here, as Python's own error repeats the text and would be the context.
+    raise ValueError(f"The option {name!r} must be {_must_be[kind]}.")

@@ -47,7 +47,13 @@ def _find(url: str) -> Any:  # noqa: ANN401
     found = {point.value: point for point in installed if point.name == name}
     if not found:
         raise BackendNotFoundError(
-            _not_found(name, {p.name for p in installed}, bool(_names_file(url)))
+            _not_found(
+                name,
+                {p.name for p in installed},
+                is_file=bool(_names_file(url)),
+                # Without slashes it may be a user or part of a password.
+                may_be_shown="@" not in url or url.startswith("://", len(name)),
+            )
         )
     if len(found) > 1:
         providers = sorted(_provider(point) for point in found.values())
@@ -65,8 +71,10 @@ def _find(url: str) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _not_found(name: str, installed: set[str], is_file: bool) -> str:
-    if not _name_characters(name):
+def _not_found(
+    name: str, installed: set[str], *, is_file: bool, may_be_shown: bool
+) -> str:
+    if not _name_characters(name) or not may_be_shown:
         advice = (
             FILE_ADVICE
             if is_file

@@ -47,8 +47,11 @@ class XSRFKeys:
         if not isinstance(cookie_secret, Mapping):
             cookie_secret, key_version = {0: cookie_secret}, 0
         if key_version not in cookie_secret:
+            # What is no number is not repeated: it may be a secret.
+            is_number = key_version is None or isinstance(key_version, int)
+            shown = key_version if is_number else f"a {type(key_version).__name__}"
             raise ValueError(
-                f"The 'key_version' setting is {key_version!r}; it must name one of the"
+                f"The 'key_version' setting is {shown}; it must name one of the"
                 " versions of cookie_secret, for session_xsrf=True."
             )
         self._keys = {

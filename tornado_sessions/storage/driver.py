@@ -116,13 +116,10 @@ class DriverBackend(Backend, Generic[C]):
     ) -> None:
         if not 0 < timeout < float("inf"):
             raise ValueError(
-                "The option 'timeout' must be a number of seconds above 0, not"
-                f" {timeout!r}."
+                "The option 'timeout' must be a finite number of seconds above 0."
             )
         if max_bytes < 1:
-            raise ValueError(
-                f"The option 'max_bytes' must be a number above 0, not {max_bytes!r}."
-            )
+            raise ValueError("The option 'max_bytes' must be a number above 0.")
         self.address = address
         self.timeout = timeout
         self.max_bytes: int = max_bytes

@@ -45,7 +45,6 @@ from tornado_sessions.testing.records import (
 )
 
 
-
 class BackendContract(PurgingContract, FindingContract, ConnectingContract):
     """Tests a `.Backend`; beside it goes `unittest.IsolatedAsyncioTestCase`.
 

@@ -106,8 +106,8 @@ class CookieBackend(Vault):
         }
         if key_version not in by_version:
             raise ValueError(
-                f"The 'key_version' setting is {key_version!r}; it must name one of"
-                f" the versions of cookie_secret: {_listed(by_version)}."
+                f"The 'key_version' setting is {_shown(key_version)}; it must name one"
+                f" of the versions of cookie_secret: {_listed(by_version)}."
             )
         self._sealing = by_version[key_version]
         self._keys = {key.header: key for key in by_version.values()}
@@ -430,13 +430,18 @@ def _token_length(size: int) -> int:
 def _header(version: object) -> bytes:
     """Answers what stands in front of each token that this key version seals."""
     if not isinstance(version, int) or not 0 <= version <= _LAST_VERSION:
-        # What is no number is not repeated: it may be a secret in the wrong place.
-        shown = version if isinstance(version, int) else f"a {type(version).__name__}"
         raise ValueError(
-            f"A version of cookie_secret is {shown}. Use whole numbers from 0 to"
+            f"A version of cookie_secret is {_shown(version)}. Use whole numbers from 0 to"
             f" {_LAST_VERSION}, each with its secret as the value."
         )
     return _FORMAT + version.to_bytes(4, "big")
+
+
+def _shown(version: object) -> str:
+    # What is no number is not repeated: it may be a secret in the wrong place.
+    if version is None or isinstance(version, int):
+        return repr(version)
+    return f"a {type(version).__name__}"
 
 
 def _checked(secret: object, version: int) -> bytes:
@@ -476,8 +481,8 @@ def _read_url(url: str) -> str | None:
         )
     if options:
         raise ValueError(
-            f"The cookie session backend has no option {_listed(options)}. Its only one"
-            " is 'not_before', a URL, in which '&' is written as '%26'."
+            "The URL has an option that the cookie session backend does not have. Its"
+            " only one is 'not_before', a URL, in which '&' is written as '%26'."
         )
     # What else is there is not repeated: it may be a secret that was put there.
     if address.partition(":")[2] not in ("", "//"):

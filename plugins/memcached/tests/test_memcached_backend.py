@@ -109,50 +109,43 @@ class UrlTest(unittest.TestCase):
         self.assertEqual(backend.max_bytes, 1000)
 
     def test_an_unknown_option_is_refused(self) -> None:
-        """The error names it and lists what there is."""
+        """The error lists what there is, and names the closest."""
         self._assert_refused(
             "memcached://a?tiemout=1",
-            "has no option 'tiemout'. Its options are 'prefix', 'timeout',"
-            " 'max_bytes'.",
+            "Did you mean 'timeout'? Its options are 'prefix', 'timeout', 'max_bytes'.",
         )
 
     def test_values_that_make_no_sense_are_refused(self) -> None:
-        """The error names the option and shows the value."""
+        """Behaviour 89: the error names the option, and does not repeat the value."""
         for option, told in {
-            "timeout=soon": "'timeout' must be a number, not 'soon'",
-            "timeout=0": "'timeout' must be a number of seconds above 0, not 0.0",
-            "timeout=nan": "not nan",
-            "timeout=inf": "not inf",
-            "prefix=a%20b": "'prefix' must be at most 186 visible ASCII characters",
-            "prefix=a%0d%0a": "not 'a\\r\\n'",
-            "prefix=%c3%a9": "not 'é'",
+            "timeout=soon": "'timeout' must be a number.",
+            "timeout=0": "'timeout' must be a finite number of seconds above 0.",
+            "timeout=nan": "'timeout' must be a finite number of seconds above 0.",
+            "timeout=inf": "'timeout' must be a finite number of seconds above 0.",
+            "prefix=a%20b": "'prefix' must be at most 186 visible ASCII characters.",
+            "prefix=a%0d%0a": "'prefix' must be at most 186 visible ASCII characters.",
+            "prefix=%c3%a9": "'prefix' must be at most 186 visible ASCII characters.",
             "prefix=" + 187 * "x": "'prefix' must be at most 186",
-            "max_bytes=many": "'max_bytes' must be a whole number, not 'many'",
-            "max_bytes=0": "'max_bytes' must be a number above 0, not 0",
+            "max_bytes=many": "'max_bytes' must be a whole number.",
+            "max_bytes=0": "'max_bytes' must be a number above 0.",
         }.items():
             with self.subTest(option):
                 self._assert_refused(f"memcached://a?{option}", told)
 
     def test_what_is_no_server_is_refused(self) -> None:
-        """The error shows it, and how a server is written."""
-        for server in ("", ":1", "a:0", "a:65536", "a b", "a/1"):
-            with self.subTest(server):
-                self._assert_refused(
-                    f"memcached://{server}", f"cannot use the server {server!r}. Name"
-                )
+        """Behaviour 89: the error says how one is written, and repeats nothing.
 
-    def test_what_stands_for_a_port_is_not_repeated(self) -> None:
-        """Behaviour 89: it is a password where somebody has forgotten the host."""
-        for server, shown in (
-            ("me:hunter2", "me:…"),
-            ("me:why:11211", "me:…"),
-            ("::1", ":…"),
-            ("[::1", "[:…"),
+        Where the host was forgotten, a password stands for the port.
+        """
+        for server in (
+            *("", ":1", "a:0", "a:65536", "a b", "a/1", "::1", "[::1"),
+            *("me:hunter2", "me:11,hunter 2"),
         ):
             with self.subTest(server):
-                self._assert_refused(
-                    f"memcached://{server}", f"cannot use the server {shown!r}. Name"
+                message = self._assert_refused(
+                    f"memcached://{server}", "needs servers, each with a host and a"
                 )
+                self.assertNotIn("hunter", message)
 
     def test_a_prefix_may_have_an_at_sign(self) -> None:
         """It is no sign of a password where the server is one."""
@@ -160,7 +153,7 @@ class UrlTest(unittest.TestCase):
 
     def test_a_missing_server_is_refused(self) -> None:
         """Also between two others."""
-        self._assert_refused("memcached://a,,b", "cannot use the server ''")
+        self._assert_refused("memcached://a,,b", "needs servers, each with a host")
         self._assert_refused("memcached", "as in 'memcached://10.0.0.1:11211'")
 
     def test_a_server_that_is_named_twice_is_refused(self) -> None:

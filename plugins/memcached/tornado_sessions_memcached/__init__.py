@@ -77,7 +77,7 @@ class MemcachedBackend(DriverBackend[SharedConnection]):
         if not _visible(prefix) or len(prefix) > _KEY_LENGTH - _DIGITS:
             raise ValueError(
                 f"The option 'prefix' must be at most {_KEY_LENGTH - _DIGITS} visible"
-                f" ASCII characters, not {prefix!r}."
+                " ASCII characters."
             )
         self.prefix = prefix
 
@@ -265,13 +265,10 @@ async def _ask_version(connection: SharedConnection) -> None:
 def _host_and_port(server: str) -> tuple[str, int]:
     matched = _match_server(server)
     if matched is None or not 0 < int(matched["port"] or 11211) < 65_536:
-        host, colon, port = server.partition(":")
-        # Where the host was forgotten, a password stands for the port.
-        shown = server if not colon or port.isdecimal() else f"{host}:…"
         raise ValueError(
-            f"The session backend 'memcached' cannot use the server {shown!r}. Name"
-            " a host and a port, as in 'memcached://10.0.0.1:11211' or"
-            " 'memcached://[::1]:11211'; separate several by commas."
+            "The session backend 'memcached' needs servers, each with a host and a"
+            " port, as in 'memcached://10.0.0.1:11211' or 'memcached://[::1]:11211'."
+            " Separate several by commas."
         )
     return matched["host"].lower().strip("[]"), int(matched["port"] or 11211)
 

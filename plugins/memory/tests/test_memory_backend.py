@@ -565,26 +565,26 @@ class URLTest(unittest.TestCase):
         self.assertIs(backend.any_process, True)
 
     def test_an_unknown_option_is_refused(self) -> None:
-        """The message names it, and those that there are."""
+        """The message names the closest, and those that there are."""
         self._assert_refused(
             "memory:?max_record=7",
-            "The session backend 'memory' has no option 'max_record'."
-            " Its options are 'max_records', 'max_bytes', 'max_memory',"
+            "The URL has an option that the session backend 'memory' does not have."
+            " Did you mean 'max_records'? Its options are 'max_records', 'max_bytes', 'max_memory',"
             " 'any_process'.",
         )
 
     def test_a_bad_number_is_refused(self) -> None:
-        """The message names the option and its value."""
+        """Behaviour 89: the message names the option, and does not repeat the value."""
         for text in ("many", "1.5", "", "²"):
             self._assert_refused(
                 f"memory:?max_records={text}",
-                f"The option 'max_records' must be a whole number, not {text!r}.",
+                "The option 'max_records' must be a whole number.",
             )
 
     def test_room_for_nothing_is_refused(self) -> None:
         """In code as in a URL: at the start, and not with the first session."""
         for option in ("max_records", "max_bytes"):
-            message = f"The option '{option}' must be a whole number above zero, not 0."
+            message = f"The option '{option}' must be a whole number above zero."
             self._assert_refused(f"memory:?{option}=0", message)
             options: dict[str, Any] = {option: 0}
             with self.assertRaises(ValueError) as refused:
@@ -593,11 +593,11 @@ class URLTest(unittest.TestCase):
             self.assertEqual(str(refused.exception), message)
 
     def test_less_memory_than_for_one_session_is_refused(self) -> None:
-        """Behaviour 71: the message says how much there must be, and what to do."""
+        """Behaviour 71: the message says what to do."""
         self._assert_refused(
             "memory:?max_bytes=5000&max_memory=4999",
-            "The option 'max_memory' must be at least 5000, which is 'max_bytes', and"
-            " not 4999. Raise the one or lower the other.",
+            "The option 'max_memory' must be at least as large as 'max_bytes'. Raise"
+            " the one or lower the other.",
         )
 
     def test_a_host_or_a_path_is_refused(self) -> None:

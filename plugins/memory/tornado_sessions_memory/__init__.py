@@ -8,14 +8,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import tornado.process
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.options import read_options
+from tornado_sessions.options import read_options, split_url
 
 __all__ = ["MemoryBackend"]
 
@@ -117,14 +116,12 @@ class MemoryBackend(Backend):
         for name, value in (("max_records", max_records), ("max_bytes", max_bytes)):
             if value < 1:
                 raise ValueError(
-                    f"The option {name!r} must be a whole number above zero, not"
-                    f" {value!r}."
+                    f"The option {name!r} must be a whole number above zero."
                 )
         if max_memory < max_bytes:
             raise ValueError(
-                f"The option 'max_memory' must be at least {max_bytes}, which is"
-                f" 'max_bytes', and not {max_memory!r}. Raise the one or lower the"
-                " other."
+                "The option 'max_memory' must be at least as large as 'max_bytes'."
+                " Raise the one or lower the other."
             )
         self.max_records = max_records
         self.max_bytes: int = max_bytes
@@ -142,8 +139,13 @@ class MemoryBackend(Backend):
         The options are those of the constructor. Raises `ValueError` for any
         other, for a number that cannot be used, and for a host or a path.
         """
-        parts = urlsplit(url)
-        if parts.netloc or parts.fragment or parts.path not in ("", "memory"):
+        parts = split_url(url)
+        if (
+            parts is None
+            or parts.netloc
+            or parts.fragment
+            or parts.path not in ("", "memory")
+        ):
             raise ValueError(
                 "The session backend 'memory' takes no host, path or fragment."
                 " Write session_backend='memory:', and its options after a '?'."

@@ -21,6 +21,7 @@ import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.common import VALIDATORS
 from pymongo.errors import (
     ConfigurationError,
     DuplicateKeyError,
@@ -34,7 +35,7 @@ from pymongo.write_concern import WriteConcern
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.options import read_options
+from tornado_sessions.options import did_you_mean, read_options
 
 if TYPE_CHECKING:
     Client = AsyncIOMotorClient[Any] | pymongo.AsyncMongoClient[Any]
@@ -475,6 +476,11 @@ class MongoDBBackend(Backend):
         return "".join(f" The driver says: {error}." for error in sorted(errors))
 
 
+# What the driver raises for a URL that it does not take.
+_URL_ERRORS = (PyMongoError, ValueError, TypeError, OSError)
+
+_DRIVERS_OPTIONS = frozenset(name.lower() for name in VALIDATORS)
+
 _OPTIONS = {"collection": str, "driver": str, "timeout": float, "max_bytes": int}
 
 
@@ -519,18 +525,15 @@ def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
         # there changes nothing of this.
         kept = (option for option in query.split("&") if not option.startswith("srv"))
         query = "&".join(kept)
-    try:
-        # By themselves first: what the driver says of them has no password in it.
-        options = parse_uri(f"mongodb://localhost/?{query}", warn=False)["options"]
-    except (PyMongoError, ValueError, TypeError, OSError) as error:
-        raise ValueError(
-            f"MongoDB's driver does not take the options of the URL: {error}"
-        ) from error
-    with contextlib.suppress(PyMongoError, ValueError, TypeError):
+    # By themselves first, so that the error can say which option it is.
+    options = _drivers_options(query)
+    if options is None:
+        raise ValueError(_refused_options(query))
+    with contextlib.suppress(*_URL_ERRORS):
         parsed = parse_uri(f"mongodb://{rest}?{query}", warn=False)
         if parsed["collection"] is None:
             return parsed["database"], {name.lower(): options[name] for name in options}
-    # Whatever the driver said is gone: it may have repeated the password.
+    # What the driver said is dropped: it may have repeated the password.
     raise ValueError(
         "The session backend 'mongodb' cannot use its URL. It is to be of the form"
         " mongodb://user:password@host1,host2/database?option=value, with what is"
@@ -538,30 +541,60 @@ def _read(url: str) -> tuple[str | None, Mapping[str, Any]]:
     )
 
 
+def _drivers_options(query: str) -> Mapping[str, Any] | None:
+    """Returns the driver's options in ``query``; None if it does not take them."""
+    with contextlib.suppress(*_URL_ERRORS):
+        options: Mapping[str, Any]
+        options = parse_uri(f"mongodb://localhost/?{query}", warn=False)["options"]
+        return options
+    return None
+
+
+def _refused_options(query: str) -> str:
+    """Returns why the driver does not take the options in ``query``.
+
+    What the driver says of them may repeat a part of the URL.
+    """
+    for option in query.split("&"):
+        if _drivers_options(option) is not None:
+            continue
+        name = option.partition("=")[0].lower()
+        if name in _DRIVERS_OPTIONS:
+            return f"MongoDB's driver does not take the value of the option {name!r}."
+        return (
+            "The URL has an option that neither the session backend 'mongodb' nor"
+            f" MongoDB's driver has.{did_you_mean(name, _DRIVERS_OPTIONS)}"
+        )
+    return (
+        "MongoDB's driver does not take the options of the URL together. Compare them"
+        " with its documentation."
+    )
+
+
 def _check(
     database: str, collection: str, driver: str, timeout: float, max_bytes: int
 ) -> None:
     if not _is_database_name(database):
-        raise ValueError(f"MongoDB has no database of a name such as {database!r}.")
+        raise ValueError(
+            "MongoDB does not take the name of the database. It has at most 63"
+            ' characters, and no space and none of /\\."$*<>:|? among them.'
+        )
     if not _is_collection_name(collection):
         raise ValueError(
-            f"The option 'collection' must be a name that MongoDB takes for a"
-            f" collection, not {collection!r}."
+            "The option 'collection' must be a name that MongoDB takes for a"
+            " collection."
         )
     if driver not in ("motor", "pymongo"):
-        raise ValueError(
-            f"The option 'driver' must be 'motor' or 'pymongo', not {driver!r}."
-        )
+        raise ValueError("The option 'driver' must be 'motor' or 'pymongo'.")
     # More is too much for the driver, which says so with each operation.
     if not 0 < timeout < 1_000_000:
         raise ValueError(
             "The option 'timeout' must be a number of seconds above 0 and below a"
-            f" million, not {timeout!r}."
+            " million."
         )
     if not 0 < max_bytes <= _MOST_BYTES:
         raise ValueError(
-            f"The option 'max_bytes' must be a number from 1 to {_MOST_BYTES}, not"
-            f" {max_bytes!r}."
+            f"The option 'max_bytes' must be a number from 1 to {_MOST_BYTES}."
         )
 
 

@@ -16,14 +16,14 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import aiosqlite
 
 from tornado_sessions.backend import Backend, Record
 from tornado_sessions.deadlines import Deadlines
 from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.options import read_options
+from tornado_sessions.options import read_options, split_url
 from tornado_sessions_sqlite.place import check_directories, check_owners
 from tornado_sessions_sqlite.table import Table
 
@@ -97,24 +97,18 @@ class SQLiteBackend(Backend):
         path = os.fspath(path)
         if path in ("", ":memory:") or "\0" in path:
             raise ValueError(
-                f"The session backend 'sqlite' cannot use the path {path!r}. Name a"
-                " file, as in 'sqlite:///sessions.db'; to keep sessions in memory,"
-                " use the backend 'memory'."
+                "The session backend 'sqlite' needs the path of a file, as in"
+                " 'sqlite:///sessions.db'. To keep sessions in memory, use the backend"
+                " 'memory'."
             )
         if not 0 < timeout < float("inf"):
             raise ValueError(
-                f"The option 'timeout' must be a number of seconds above 0, not"
-                f" {timeout!r}."
+                "The option 'timeout' must be a finite number of seconds above 0."
             )
         if synchronous not in ("normal", "full"):
-            raise ValueError(
-                "The option 'synchronous' must be 'normal' or 'full', not"
-                f" {synchronous!r}."
-            )
+            raise ValueError("The option 'synchronous' must be 'normal' or 'full'.")
         if max_bytes < 1:
-            raise ValueError(
-                f"The option 'max_bytes' must be a number above 0, not {max_bytes!r}."
-            )
+            raise ValueError("The option 'max_bytes' must be a number above 0.")
         # Now, as the process may change its directory before the first use.
         self.path = os.path.abspath(path)
         self.timeout = timeout
@@ -133,8 +127,8 @@ class SQLiteBackend(Backend):
         ``table`` and ``max_bytes``, as the constructor takes them. Raises `ValueError` for
         anything else.
         """
-        parts = urlsplit(url)
-        if parts.netloc or parts.fragment or parts.path[:1] != "/":
+        parts = split_url(url)
+        if parts is None or parts.netloc or parts.fragment or parts.path[:1] != "/":
             raise ValueError(
                 "The session backend 'sqlite' needs the path of a file and no host:"
                 " 'sqlite:///relative.db' with three slashes, or"

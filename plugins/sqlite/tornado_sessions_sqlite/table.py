@@ -85,8 +85,7 @@ class Table:
         if not _is_name(name):
             raise ValueError(
                 "The option 'table' must be a name of ASCII letters, digits and"
-                " underscores that begins with neither a digit nor 'sqlite_', not"
-                f" {name!r}."
+                " underscores that begins with neither a digit nor 'sqlite_'."
             )
         self.name = name
         self.load = _LOAD.format(name)
