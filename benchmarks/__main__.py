@@ -101,7 +101,7 @@ class Bench:
     def _medians(
         self, backend: str, routes: list[tuple[str, str | None]]
     ) -> list[float]:
-        """Answers the µs per request of each route, in proportion to the first.
+        """Returns the µs per request of each route, in proportion to the first.
 
         The first is its median; the others are the medians of their ratios to
         the first in the same round, times that.
@@ -169,7 +169,7 @@ def _pin(core: int) -> None:
 
 
 def _servers() -> list[str]:
-    """Answers the URLs of the stores that ``python -m servers`` has started."""
+    """Returns the URLs of the stores that ``python -m servers`` has started."""
     names = ("SESSIONS_TEST_MEMCACHED_URL", "SESSIONS_TEST_MONGODB_URL")
     return [os.environ[name] for name in names if name in os.environ]
 

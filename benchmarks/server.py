@@ -62,7 +62,7 @@ class FillHandler(SessionMixin):
 
 
 def make_apps(backend: str) -> dict[str, tornado.web.Application]:
-    """Answers an application for each route, by its name."""
+    """Returns an application for each route, by its name."""
     handlers: dict[str, type[tornado.web.RequestHandler]] = {
         "bare": BareHandler,
         "untouched": UntouchedHandler,

@@ -18,14 +18,14 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_show_copyright = False
 myst_heading_anchors = 3
-# As Tornado has it: what stands in single backticks is a link.
+# As in Tornado's docs: a name in single backticks is a link.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
 
 def _page(path: str) -> str:
-    """Answers the page that shows a file of the repository, or the file itself."""
+    """Returns the page that shows a file of the repository, or the file itself."""
     if path == "README.md":
         return "/index.md"
     if path in ("CHANGELOG.md", "CONTRIBUTING.md"):
@@ -49,7 +49,7 @@ def _include(app: object, path: Path, parent: str, content: list[str]) -> None:
 
 
 def _lead_to_pages(folder: str, content: list[str]) -> None:
-    """Has links to files lead to the pages that show them."""
+    """Replaces links to files by links to the pages that show them."""
 
     def lead(match: re.Match[str]) -> str:
         path, mark, anchor = match[1].partition("#")

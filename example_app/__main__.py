@@ -94,16 +94,16 @@ async def serve(
     process: int,
     ended: socket.socket | None,
 ) -> None:
-    """Serves the shop until it is to end, and then loses nothing."""
+    """Serves the shop until it is asked to stop, and then shuts down gracefully."""
     app.settings["tabs"].listen(process)
-    # Nobody has to send more than a form.
+    # No request needs to be larger than a form.
     server = HTTPServer(app, max_body_size=64 * 1024)
     server.add_sockets(sockets)
     await stop_signal(ended)
     server.stop()
     await app.settings["under_way"].wait()
     await server.close_all_connections()
-    # What came through them at the last moment is answered to nobody.
+    # Wait for requests of the last moment, too: they get no response, but are saved.
     await app.settings["under_way"].wait()
     for sessions in get_sessions(app):
         await sessions.close()
@@ -111,11 +111,11 @@ async def serve(
 
 
 def read_secret(path: str) -> str:
-    """Answers the secret in the file ``path``, after making it if need be.
+    """Returns the secret in the file ``path``, which is created if there is none.
 
-    It outlives a restart, or else the sessions of the cookie backend would
-    not. This suits a demo: a real application gets its secret from where its
-    other secrets are.
+    It must survive a restart, because otherwise the sessions of the cookie backend
+    would not. This is for a demo only: a real application gets its secret from its
+    secret store.
     """
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -36,29 +36,29 @@ class BusyError(Exception):
 
 
 class Accounts:
-    """The accounts in the SQLite file ``path``, which is made if there is none.
+    """The accounts in the SQLite file ``path``, which is created if there is none.
 
     A good password hash is slow on purpose, so it is computed in a thread, and
-    the file is read and written there: on the event loop either would keep every
-    other visitor waiting. The queue for these threads is bounded. Beyond that,
-    `create` and `check` raise `BusyError` at once: whoever sends passwords faster
-    than they can be hashed fills neither the memory nor the queue of the others.
+    the file is read and written there: either would block the event loop. The queue
+    for these threads is bounded. If it is full, `create` and `check` raise
+    `BusyError` at once, so a flood of passwords fills neither the memory nor the
+    queue.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._threads = ThreadPoolExecutor(AT_ONCE)
         self._places = threading.Semaphore(AT_ONCE + WAITING)
-        # Nobody else on this machine is to see the hashes.
+        # Other users of this machine must not read the hashes.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with self._open() as database:
             database.execute(_TABLE)
 
     async def create(self, name: str, password: str) -> bool:
-        """Makes an account. Returns whether ``password`` is that of ``name``.
+        """Creates an account. Returns whether ``password`` is that of ``name``.
 
-        It is not where somebody else has the name. Whoever has an account, and
-        signs up once more, has the right password.
+        Returns False if the name exists with another password, and True if a user
+        signs up again with the right one.
         """
         return await self.run(self._create, name, password)
 
@@ -75,7 +75,7 @@ class Accounts:
         return await asyncio.wrap_future(future)
 
     def _create(self, name: str, password: str) -> bool:
-        # One hash in each case, so that the time tells nothing either.
+        # One hash in each case, so that the time reveals nothing.
         row = self._find(name)
         salt, stored = row or (secrets.token_bytes(16), b"")
         computed = _hash(password, salt)

@@ -70,8 +70,8 @@ def make_app(
 
 
 def get_sessions(app: Application) -> list[Sessions]:
-    """Answers the sessions of the shop and those of the page inside it.
+    """Returns the sessions of the shop and those of the page inside it.
 
-    Raises `ValueError` or `.SessionError` where the settings cannot work.
+    Raises `ValueError` or `.SessionError` if the settings are wrong.
     """
     return [Sessions.of(app), Sessions.of(app.settings["views"])]

@@ -35,7 +35,7 @@ class FileHandler(StaticFileHandler):
 class BaseHandler(SessionMixin):
     """A page of the shop."""
 
-    #: The sessions whose tabs are to hear of a change, once it is answered.
+    #: The sessions whose tabs are notified of a change, after the response.
     changed_sessions: Iterable[str] = ()
 
     def set_default_headers(self) -> None:
@@ -47,7 +47,7 @@ class BaseHandler(SessionMixin):
         self.settings["under_way"].begin(self)
         await super().prepare()
         if self.current_user:
-            # Whoever goes back after a sign-out is to find nothing.
+            # So that the back button shows nothing after a sign-out.
             self.set_header("Cache-Control", "no-store")
 
     def on_finish(self) -> None:
@@ -73,7 +73,7 @@ class BaseHandler(SessionMixin):
 
 
 class NotFoundHandler(BaseHandler):
-    """Answers for whatever has no page."""
+    """Handles every URL without a page."""
 
     async def prepare(self) -> None:
         raise HTTPError(404)

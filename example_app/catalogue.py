@@ -124,5 +124,5 @@ PRODUCTS = {
 
 
 def money(cents: int) -> str:
-    """Answers an amount as people read it."""
+    """Returns an amount as a text for people."""
     return f"€{cents // 100:,}.{cents % 100:02}"

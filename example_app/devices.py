@@ -28,10 +28,10 @@ _SYSTEMS = [
 
 
 class DevicesHandler(BaseHandler):
-    """Shows where the visitor's account is signed in, and ends what it should not.
+    """Lists the sessions of the visitor's account, and ends them.
 
-    Whoever has found an open browser is to learn nothing of it, and to put
-    nobody else out.
+    It requires a recent login: somebody at an unattended browser must neither see
+    the other sessions nor end them.
     """
 
     @recent_login(max_age=RECENT)
@@ -62,14 +62,14 @@ class DevicesHandler(BaseHandler):
         self.redirect(self.reverse_url("devices"))
 
     async def get_sessions(self) -> list[UserSession]:
-        """Answers none where the backend cannot look up whose its sessions are."""
+        """Returns an empty list if the backend cannot look up sessions by user."""
         if not self.sessions.vault.lists_users:
             return []
         return await self.sessions.of_user(self.current_user)
 
 
 def describe(user_agent: str) -> str:
-    """Answers what people call a browser, by what it calls itself."""
+    """Returns a short name of a browser, from its User-Agent header."""
     browser = _first(_BROWSERS, user_agent) or "A browser"
     system = _first(_SYSTEMS, user_agent)
     return f"{browser} on {system}" if system else browser

@@ -7,32 +7,32 @@ import math
 import time
 from collections.abc import Hashable
 
-#: For how many seconds tries are counted, from the first one on.
+#: The length of a window in seconds, from the first attempt on.
 WINDOW = 15 * 60
 
-#: How many tries one address has at one name.
+#: How many attempts one address has for one name.
 TRIES = 5
 
-#: How many tries one address has in all, right ones and new accounts among them:
-#: for whoever tries one password at many names, or asks which names are taken. An
-#: office may be behind one address.
+#: How many attempts one address has in total, including correct passwords and new
+#: accounts. This limits an attacker who tries one password with many names, or asks
+#: which names exist. An office may be behind one address.
 TRIES_OF_ADDRESS = 100
 
-#: How many tries one name has from all addresses together. It counts only for
-#: addresses from which nobody has signed in under that name, so that strangers
-#: cannot keep the owner out.
+#: How many attempts one name has from all addresses together. This counts only
+#: addresses from which nobody has signed in with that name, so that an attacker
+#: cannot lock out the user.
 TRIES_OF_NAME = 30
 
-#: How many counters, and how many known addresses, are kept at the most.
+#: How many counters, and how many known addresses, are kept at most.
 MOST = 10_000
 
 
 class Guesses:
-    """The tries of the last quarter of an hour.
+    """The attempts of the last quarter of an hour.
 
-    They are kept by name and address: whoever guesses drops the cookie. They are
-    in the memory of this process, so with several processes each has a count of
-    its own. `seconds` is the clock.
+    They are counted by name and address, and not in the session, because an
+    attacker drops the cookie. They are in the memory of this process, so each of
+    several processes counts on its own. `seconds` is the clock.
     """
 
     def __init__(self) -> None:

@@ -15,15 +15,15 @@ from example_app.base import BaseHandler
 from example_app.cart import Cart
 from tornado_sessions import SessionMixin
 
-#: Tells the script of a page that there is no session to hear of.
+#: Tells the script of a page that there is no session to watch.
 NO_SESSION = 4000
 
 
 class Tabs:
-    """The open tabs of those visitors whom this process serves.
+    """The open tabs of the visitors of this process.
 
-    One process may change a cart that a tab shows through another one, so each
-    has an inbox, and tells all of them. Make this before the processes fork.
+    A cart may be changed in one process while a tab is connected to another one. So
+    each process has an inbox, and notifies all of them. Create this before the fork.
     """
 
     def __init__(self, processes: int = 1) -> None:
@@ -41,7 +41,7 @@ class Tabs:
         asyncio.get_running_loop().add_reader(inbox, self._hear, inbox)
 
     def tell(self, session_id: str) -> None:
-        """Tells every open tab of a session that something has changed."""
+        """Notifies every open tab of a session of a change."""
         for _, outbox in self._inboxes:
             # What a process is too busy to hear, or no longer there for, its tabs
             # find out with the next news: they do not hear what it is, but ask.
@@ -77,7 +77,7 @@ class TabHandler(SessionMixin, WebSocketHandler):
     session_id: str | None = None
 
     def set_default_headers(self) -> None:
-        # For whoever asks without the handshake of a WebSocket.
+        # For a request without the handshake of a WebSocket.
         self.set_header("X-Content-Type-Options", "nosniff")
 
     async def open(self) -> None:
@@ -103,7 +103,7 @@ class TabHandler(SessionMixin, WebSocketHandler):
 
 
 class NewsHandler(BaseHandler):
-    """Answers what a page shows of its visitor."""
+    """Returns what a page shows of its visitor."""
 
     def get(self) -> None:
         self.write(

@@ -27,11 +27,11 @@ def check_processes(number: int, all_sessions: list[Sessions]) -> None:
 
 
 def fork(number: int) -> tuple[int, socket.socket]:
-    """Becomes ``number`` processes; answers in each which one it is.
+    """Forks into ``number`` processes; returns the number of this one in each.
 
-    The first process stays in here until all of them have ended, and begins
-    another one where one dies. The socket reads as closed when the first one is
-    asked to end, or is gone.
+    The first process stays in this function until all of them have ended, and
+    restarts one that dies. The socket reads as closed when the first process is
+    asked to stop, or has died.
     """
     ended, going = socket.socketpair()
     for signal_number in (signal.SIGINT, signal.SIGTERM):

@@ -58,7 +58,7 @@ class FormHandler(BaseHandler):
     async def try_password(
         self, check: Callable[[str, str], Awaitable[bool]], name: str, password: str
     ) -> None:
-        """Signs in whoever has the right password, unless there were many tries."""
+        """Signs in with the right password, unless there were too many attempts."""
         guesses, address = self.settings["guesses"], self.request.remote_ip
         if wait := guesses.take(name, address):
             # The right password is not looked at either.

@@ -1,10 +1,10 @@
-"""Tells times as people do."""
+"""Formats times for people."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Answers a length of time as people read it."""
+    """Returns a duration as a text for people."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""Knows which requests are under way, for a shutdown to wait for."""
+"""Keeps the requests in progress, so that a shutdown can wait for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tornado.web import RequestHandler
 
 
 class UnderWay:
-    """The requests that have begun and are not answered yet."""
+    """The requests that have begun and are not finished."""
 
     def __init__(self) -> None:
         self._handlers: set[RequestHandler] = set()

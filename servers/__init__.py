@@ -1,17 +1,17 @@
-"""Brings in and starts the real servers and the browser that tests use.
+"""Installs and starts the real servers and the browser that tests use.
 
-To run a command with servers for it, whose URLs are in its environment::
+To run a command with servers, whose URLs are in its environment::
 
     python -m servers python -m pytest
 
-A test that kills its server has one of its own::
+A test that kills a server starts its own::
 
     with Memcached() as server:
         ...
         server.kill()
         server.start()
 
-So it is with the shop, and with the browser that looks at it, which are both in
+The same holds for the shop, and for the browser that visits it, which are both in
 `servers.browsing`::
 
     with Shop() as shop, Browser(folder) as browser:

@@ -28,10 +28,10 @@ PROGRAMS: dict[str, Callable[[], str]] = {
 
 
 def main(command: list[str]) -> int:
-    """Answers the exit code of ``command``, run while the servers are up.
+    """Runs ``command`` while the servers are up, and returns its exit code.
 
-    A server whose variable is set already is not started, and a browser not
-    looked for. What cannot be had is named at the end and, where ``CI`` is set,
+    A server or browser whose variable is set already is not started or searched
+    for. Those that are not available are named at the end. If ``CI`` is set, this
     is a failure.
     """
     missing = []
@@ -59,8 +59,7 @@ def main(command: list[str]) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m servers COMMAND…")
-    # Whoever interrupts the command waits for it to end, and then the servers
-    # are stopped.
+    # An interrupt goes to the command. When it has ended, the servers are stopped.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

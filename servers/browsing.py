@@ -21,7 +21,7 @@ _OPTIONS = [
     *["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"],
     *["--no-first-run", "--disable-background-networking"],
     *["--disable-component-update", "--disable-sync", "--hide-scrollbars"],
-    # A small /dev/shm, as containers have it, is no reason to crash.
+    # Chromium would crash with the small /dev/shm of containers.
     "--disable-dev-shm-usage",
 ]
 
@@ -84,12 +84,12 @@ class Browser(Chrome):
         super().__init__(options, ChromeService(find_chromedriver()))
 
     def complaints(self) -> list[str]:
-        """Answers what the console was told since it was asked last."""
+        """Returns the messages of the console since the last call."""
         log = self.execute("getLog", {"type": "browser"})["value"]
         return [entry["message"] for entry in log]
 
     def text_of(self, selector: str) -> str:
-        """Answers what an element shows: nothing, if there is none.
+        """Returns the text of an element; empty if there is none.
 
         In one step: between finding and reading, the page may have gone.
         """

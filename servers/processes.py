@@ -47,7 +47,7 @@ class Server(abc.ABC):
         """Starts the server and waits until it accepts connections.
 
         After `kill` it is the same server again. Raises
-        `ServerUnavailableError` if its program cannot be had or does not start.
+        `ServerUnavailableError` if its program is not available or does not start.
         """
         program = self._program()
         if self._folder is None:
@@ -77,7 +77,7 @@ class Server(abc.ABC):
             self._process = None
 
     def pause(self) -> None:
-        """Has the server hang: it keeps its connections and answers nothing."""
+        """Pauses the server: it keeps its connections and does not reply."""
         self._signal(signal.SIGSTOP)
         # The signal takes a moment, in which the server could still answer.
         assert self._process is not None
@@ -109,11 +109,11 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def _program(self) -> str:
-        """Answers the path of the program, which is brought in if it is missing."""
+        """Returns the path of the program, which is installed if it is missing."""
 
     @abc.abstractmethod
     def _arguments(self, folder: Path) -> list[str]:
-        """Answers what the program is started with, its data being in ``folder``."""
+        """Returns the arguments of the program, with its data in ``folder``."""
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline = time.monotonic() + _PATIENCE
@@ -184,7 +184,7 @@ class MongoReplicaSet:
         return f"mongodb://{hosts}/?replicaSet=sessions"
 
     def start(self) -> None:
-        """Starts all members and waits until one of them takes writes."""
+        """Starts all members and waits until there is a primary."""
         try:
             for member in self.members:
                 member.start()
@@ -195,7 +195,7 @@ class MongoReplicaSet:
             raise
 
     def primary(self) -> MongoDB:
-        """Answers the member that takes writes, as soon as there is one."""
+        """Returns the primary, as soon as there is one."""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             for member in self.members:
@@ -205,7 +205,7 @@ class MongoReplicaSet:
         raise ServerUnavailableError(f"{self.url} has elected no primary.")
 
     def stop(self) -> None:
-        """Ends all members and removes their data."""
+        """Stops all members and removes their data."""
         for member in self.members:
             member.stop()
 

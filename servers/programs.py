@@ -41,12 +41,12 @@ class ServerUnavailableError(Exception):
 
 
 def find_memcached() -> str:
-    """Answers the path of memcached; installs Debian's where there is none."""
+    """Returns the path of memcached; installs Debian's if there is none."""
     return _find_or_install("memcached", ["memcached"])
 
 
 def find_mongod() -> str:
-    """Answers the path of mongod; downloads one where there is none."""
+    """Returns the path of mongod; downloads one if there is none."""
     found = shutil.which("mongod")
     if found is not None:
         return found
@@ -60,7 +60,7 @@ def find_mongod() -> str:
 
 
 def find_chromium() -> str:
-    """Answers the path of Chromium, or of Chrome; installs Debian's where there is none.
+    """Returns the path of Chromium, or of Chrome; installs Debian's if there is none.
 
     ``SESSIONS_TEST_CHROMIUM`` names another one.
     """
@@ -71,7 +71,7 @@ def find_chromium() -> str:
 
 
 def find_chromedriver() -> str:
-    """Answers the path of the driver for `find_chromium`.
+    """Returns the path of the driver for `find_chromium`.
 
     ``SESSIONS_TEST_CHROMEDRIVER`` names another one.
     """
@@ -81,7 +81,7 @@ def find_chromedriver() -> str:
 
 
 def _find_or_install(package: str, programs: list[str]) -> str:
-    """Answers the path of one of ``programs``, which Debian's ``package`` brings."""
+    """Returns the path of one of ``programs``, which are in Debian's ``package``."""
     found = _which(programs)
     if found is None:
         with _one_at_a_time():

@@ -1,4 +1,4 @@
-"""What all tests here have in common."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 

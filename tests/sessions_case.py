@@ -1,4 +1,4 @@
-"""What the tests of `.Sessions` have in common."""
+"""Common code of the tests of `.Sessions`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         return sessions
 
     async def stored(self, values: dict[str, Any] | None = None) -> str:
-        """Answers the token of a session that was stored a while ago."""
+        """Returns the token of a session that was stored a while ago."""
         session = await self.elsewhere.load(None)
         session.update(values or {"kept": 0})
         await self.elsewhere.commits.commit(state_of(session))
@@ -62,7 +62,7 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
         await self.elsewhere.commits.commit(state_of(session))
 
     async def values(self, token: str | None) -> dict[str, Any]:
-        """Answers what the next request sees, in whatever process."""
+        """Returns what the next request sees, in any process."""
         return dict(await self.elsewhere.load(token))
 
     async def is_alive(self, token: str) -> bool:
@@ -76,7 +76,7 @@ class SessionsCase(unittest.IsolatedAsyncioTestCase):
 
 
 class SlowCount:
-    """What a transaction runs: it counts, and waits in between to go on."""
+    """The function of a transaction: it counts, and waits in between."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()

@@ -37,7 +37,7 @@ class ShelfServer(Server):
 
 
 class ShelfError(Exception):
-    """What the driver raises."""
+    """The error of the driver."""
 
 
 class Client:

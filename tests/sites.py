@@ -1,4 +1,4 @@
-"""What the tests of `SessionMixin` over HTTP have in common."""
+"""Common code of the tests of `SessionMixin` over HTTP."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Visited:
         await self.vault.inner.delete(token or cast(str, self.token))
 
     async def stored(self, token: str | None = None) -> dict[str, Any] | None:
-        """Answers what the store has for the visitor; None for no session."""
+        """Returns what the store has for the visitor; None for no session."""
         session = await Sessions(Settings(self.vault.inner)).load(token or self.token)
         return None if session.is_new else dict(session)
 
@@ -80,7 +80,7 @@ class Site(Visited):
         self._paths: dict[type[RequestHandler], str] = {}
 
     def path(self, handler: type[RequestHandler]) -> str:
-        """Answers where ``handler`` is found, and puts it there at first."""
+        """Returns the URL of ``handler``, and registers it at the first call."""
         if handler not in self._paths:
             self._paths[handler] = f"/{len(self._paths)}"
             self.app.add_handlers(".*", [(self._paths[handler], handler)])
@@ -113,14 +113,14 @@ class Site(Visited):
 
 
 def cookies(response: HTTPResponse) -> list[str]:
-    """Answers the session cookies that a response sets, empty if expired."""
+    """Returns the session cookies that a response sets, empty if expired."""
     lines = response.headers.get_list("Set-Cookie")
     pairs = [line.partition(";")[0].partition("=") for line in lines]
     return [value for name, _, value in pairs if name.endswith("session")]
 
 
 def application(suspends: bool) -> Application:
-    """Answers an application whose store can be stopped, and fails when told."""
+    """Returns an application whose store can be stopped, and fails on request."""
     app = Application(session_backend=MemoryBackend(), login_url="/login")
     sessions = Sessions.of(app)
     sessions.vault = SteppedVault(sessions.vault, suspends=suspends)

@@ -23,7 +23,7 @@ from tornado_sessions import (
 
 
 def example() -> type[Backend]:
-    """Answers the class that the docstring of the module shows."""
+    """Returns the class in the docstring of the module."""
     docstring = tornado_sessions.backend.__doc__ or ""
     (code,) = re.findall(r"::\n\n((?:    .*\n|\n)+)", docstring)
     names: dict[str, Any] = {

@@ -22,7 +22,7 @@ class DeadlinesTest(unittest.IsolatedAsyncioTestCase):
         self.deadlines = Deadlines(0.1)
 
     async def test_an_answer_in_time_is_answered(self) -> None:
-        """What the future answers is what its waiter gets."""
+        """The waiter gets the result of the future."""
         future = _new_future()
         waiting = asyncio.ensure_future(self.deadlines.wait(future))
         await asyncio.sleep(0)

@@ -39,7 +39,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         self.sessions.events.listener = self.told.append
 
     def tells(self) -> list[tuple[Any, ...]]:
-        """Answers what was told since this was asked last, without the times."""
+        """Returns the events since the last call, without the times."""
         told = self.told[:]
         self.told.clear()
         assert {event.time for event in told} <= {self.time}

@@ -108,7 +108,7 @@ class Visitor:
         return await self.fetch(path, urlencode(await self.fill(**fields)))
 
     async def fill(self, **fields: object) -> dict[str, object]:
-        """Answers the fields of a form, with the token that all forms have."""
+        """Returns the fields of a form, with the token that all forms have."""
         page = await self.fetch("/login")
         token = re.search(r'name="_xsrf" value="([^"]+)"', page.body.decode())
         assert token is not None
@@ -477,7 +477,7 @@ async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> 
 async def test_a_form_from_before_a_sign_in_is_refused_after_it(
     visitor: Visitor,
 ) -> None:
-    """Whoever has planted its token can do nothing with it."""
+    """A planted token gives no access."""
     await visitor.post("/product/kite")
     planted = urlencode(await visitor.fill(quantity=1))
     await visitor.sign_up()
@@ -587,7 +587,7 @@ class Clock:
 
 @pytest.fixture
 def clock(app: Application) -> Clock:
-    """Answers the clock by which the tries of passwords are counted."""
+    """Returns the clock of the limit on password attempts."""
     clock = app.settings["guesses"].seconds = Clock()
     return clock
 
@@ -652,7 +652,7 @@ async def test_tries_at_once_are_no_more_than_one_by_one(
 async def test_names_without_an_account_are_slowed_down_alike(
     visitor: Visitor, clock: Clock
 ) -> None:
-    """What is answered tells nothing of who has one."""
+    """The response does not show who has an account."""
     codes = [(await visitor.submit("/login", **WRONG)).code for _ in range(TRIES + 1)]
 
     assert codes == [403] * TRIES + [429]
@@ -662,7 +662,7 @@ async def test_names_without_an_account_are_slowed_down_alike(
 async def test_a_sign_in_forgets_the_tries_before_it(
     visitor: Visitor, clock: Clock
 ) -> None:
-    """Whoever mistypes now and then is never slowed down."""
+    """Occasional typing errors never reach the limit."""
     await visitor.sign_up()
     for _ in range(3):
         for _ in range(TRIES - 1):

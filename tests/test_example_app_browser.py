@@ -76,7 +76,7 @@ class Visitor:
         self.click(f"form[action='/product/{slug}'] button")
 
     def sign_up(self, *, remember: bool = False) -> str:
-        """Answers the name, which nobody else has."""
+        """Returns the name, which is unique."""
         name = f"ada-{secrets.token_hex(4)}"
         self.go("/signup")
         self.fill_in(name, remember=remember)
@@ -91,7 +91,7 @@ class Visitor:
         self.click(".fields button")
 
     def until(self, condition: Callable[[], T], what: str) -> T:
-        """Answers what ``condition`` does, once it is true.
+        """Returns the result of ``condition``, once it is true.
 
         The driver has many words for a page that goes while it is looked at;
         whatever it says, what is awaited may come with the next page.
@@ -113,7 +113,7 @@ class Visitor:
 
 
 class ShopInBrowser(_Case):
-    """What a person does, on one shop and with one browser for all tests."""
+    """Tests of the shop in a browser. All tests use one shop and one browser."""
 
     backend: ClassVar[str | None] = None
     shop: ClassVar[Shop]
@@ -158,7 +158,7 @@ class ShopInBrowser(_Case):
         self.assertEqual(complaints, [])
 
     def open_tab(self, path: str = "/") -> str:
-        """Answers the tab that was in front before."""
+        """Returns the tab that was in front before."""
         before = self.browser.current_window_handle
         self.browser.switch_to.new_window("tab")
         self.visitor.go(path)

@@ -29,7 +29,7 @@ def changes(values: dict[str, Any], keys: str) -> dict[str, Any]:
 
 
 def nested(depth: int, innermost: dict[str, Any]) -> dict[str, Any]:
-    """Answers ``innermost`` inside of so many dicts."""
+    """Returns ``innermost`` inside of so many dicts."""
     value = innermost
     for _ in range(depth):
         value = {"in": value}

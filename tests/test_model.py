@@ -98,7 +98,7 @@ THEMES = [
 
 @dataclasses.dataclass
 class Plan:
-    """What a request is going to do."""
+    """The actions of one request."""
 
     visitor: int
     process: int
@@ -134,7 +134,7 @@ def blank() -> State:
 
 
 def shown(session: Session) -> State:
-    """Answers the state that a session shows."""
+    """Returns the state that a session shows."""
     return {
         "values": copy.deepcopy(dict(session)),
         "flashes": dict(state_of(session).current.flashes.values()),
@@ -145,7 +145,7 @@ def shown(session: Session) -> State:
 
 
 def reapplied(base: State, mine: State, newest: State) -> State:
-    """Answers ``newest`` with what differs between ``base`` and ``mine``."""
+    """Returns ``newest`` with the changes from ``base`` to ``mine``."""
     state = dict(newest)
     for key in [*base, *mine]:
         if key not in mine:
@@ -671,7 +671,7 @@ class Visit:
     # What is committed.
 
     async def _attempt(self, work: Awaitable[object]) -> bool:
-        """Tells whether it succeeded, and sees to it that there is a reason if not."""
+        """Whether it succeeded. If not, asserts that there is a reason."""
         faults = self.faults
         self.stored = self.has_moved = False
         self.inserted.clear()

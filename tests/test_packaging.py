@@ -88,7 +88,7 @@ class NamingTest:
 
     @each_plugin
     def test_an_installed_entry_point_is_the_declared_one(self, folder: Path) -> None:
-        """What is installed is what the tree says, once or twice.
+        """The installed distributions are those of the tree, once or twice.
 
         An editable install may show one entry point twice, so values count.
         """
@@ -270,7 +270,7 @@ def private_names_of(tree: ast.AST) -> Iterator[str]:
 
 
 def setup_arguments(folder: Path) -> dict[str, Any]:
-    """Answers what ``setup.py`` passes to ``setup``, as far as it is literal."""
+    """Returns the literal arguments that ``setup.py`` passes to ``setup``."""
     tree = ast.parse((folder / "setup.py").read_text(encoding="utf-8"))
     (call,) = (
         node
@@ -287,31 +287,31 @@ def setup_arguments(folder: Path) -> dict[str, Any]:
 
 
 def package_of(folder: Path) -> str:
-    """Answers the one top-level package of the distribution in ``folder``."""
+    """Returns the one top-level package of the distribution in ``folder``."""
     packages = setup_arguments(folder)["packages"]
     (package,) = {package.partition(".")[0] for package in packages}
     return str(package)
 
 
 def declared_entry_points(folder: Path) -> Iterator[tuple[str, str]]:
-    """Answers names and values of the backends that ``setup.py`` declares."""
+    """Returns names and values of the backends that ``setup.py`` declares."""
     for line in setup_arguments(folder)["entry_points"]["tornado_sessions.backends"]:
         name, value = line.split(" = ")
         yield name, value
 
 
 def requirements_of(folder: Path) -> list[Requirement]:
-    """Answers what the distribution in ``folder`` requires without extras."""
+    """Returns what the distribution in ``folder`` requires without extras."""
     return [Requirement(line) for line in setup_arguments(folder)["install_requires"]]
 
 
 def module_of(path: Path) -> str:
-    """Answers which room of the core a file belongs to."""
+    """Returns the layer that a file belongs to."""
     return path.relative_to(core).parts[0].removesuffix(".py")
 
 
 def core_module(name: str) -> str | None:
-    """Answers the room that an imported name belongs to; None for others' names."""
+    """Returns the layer of an imported name; None for names of other packages."""
     package, _, rest = name.partition(".")
     if package != "tornado_sessions":
         return None
@@ -320,12 +320,12 @@ def core_module(name: str) -> str | None:
 
 
 def level_of(module: str | None) -> int:
-    """Answers how high a room of the core stands."""
+    """Returns the level of a layer."""
     return next(height for height, names in enumerate(levels) if module in names)
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Answers the full names that a module imports when it runs.
+    """Returns the full names that a module imports when it runs.
 
     What is imported for the type checker alone does not count.
     """

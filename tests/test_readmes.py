@@ -59,7 +59,7 @@ def test_the_program_counts_the_visits_of_a_visitor(
 
 
 def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
-    """It answers what the README says, also when it was stopped in between."""
+    """It replies what the README says, also when it was restarted in between."""
     readme = root / "README.md"
     program = _first_program(readme)
     told = re.search(r"curl -b cookies localhost:8888/\n(.*)\n", readme.read_text())
@@ -76,7 +76,7 @@ def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
 def test_all_that_is_python_is_python(page: Path) -> None:
-    """What is no whole program can be copied all the same, ``await`` included."""
+    """A part of a program can be copied as well, ``await`` included."""
     for block in _blocks(page):
         compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
@@ -118,7 +118,7 @@ def test_the_login_goes_on_within_its_site_alone(
 
 @contextlib.contextmanager
 def _running(program: str, folder: Path, port: int | None = None) -> Iterator[str]:
-    """Runs a program of ours, and answers its URL."""
+    """Runs a program, and yields its URL."""
     port = port or _free_port()
     assert program.count("8888") == 1
     (folder / "program.py").write_text(program.replace("8888", str(port)))
@@ -139,14 +139,14 @@ def _running(program: str, folder: Path, port: int | None = None) -> Iterator[st
 
 
 def _visitor() -> urllib.request.OpenerDirector:
-    """Answers who keeps cookies, and is led through no proxy."""
+    """Returns a client that keeps cookies and uses no proxy."""
     return urllib.request.build_opener(
         urllib.request.HTTPCookieProcessor(), urllib.request.ProxyHandler({})
     )
 
 
 def _blocks(page: Path) -> list[str]:
-    """Returns what is marked as Python, without the indent of its list."""
+    """Returns the blocks of Python, without the indent of a list."""
     found = re.findall(
         r"^( *)```python\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL
     )

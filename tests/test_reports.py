@@ -97,7 +97,7 @@ class Handler(SessionMixin):
 
 
 class Stubborn(MemoryBackend):
-    """Says to each replacement that somebody else was first."""
+    """Raises a conflict for each replacement."""
 
     async def save(self, key: bytes, record: Record) -> None:
         if record.version is not None:

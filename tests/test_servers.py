@@ -72,7 +72,7 @@ class ServerTest(unittest.TestCase):
         self.server.stop()
 
     def test_options_are_passed_on(self) -> None:
-        """What the constructor is given is on the server's command line."""
+        """The arguments of the constructor are on the server's command line."""
         with Memcached("-I", "2m") as server:
             self.assertIn(b"item_size_max 2097152", _ask(server, b"stats settings"))
 
@@ -82,7 +82,7 @@ class ServerTest(unittest.TestCase):
             Memcached("--no-such-option").start()
 
     def test_a_server_does_not_outlive_an_interrupted_start(self) -> None:
-        """Whoever ends a test run while servers start leaves none behind."""
+        """A test run that is ended while servers start leaves none running."""
         server = _Interrupted()
 
         with self.assertRaises(KeyboardInterrupt):
@@ -114,14 +114,14 @@ class _Interrupted(Memcached):
 
 
 class CommandTest(unittest.TestCase):
-    """What ``python -m servers`` does, with servers that are named already."""
+    """Tests of ``python -m servers`` with servers that are named already."""
 
     def test_the_exit_code_is_that_of_the_command(self) -> None:
         """A failing test run fails."""
         self.assertEqual(_run("raise SystemExit(7)").returncode, 7)
 
     def test_variables_that_are_set_are_left_alone(self) -> None:
-        """Whoever names a server has it used, and no other is started."""
+        """A server that is named is used, and no other is started."""
         ran = _run("import os; print(os.environ['SESSIONS_TEST_MEMCACHED_URL'])")
 
         self.assertEqual(ran.stdout, "memcached://named\n")
@@ -184,7 +184,7 @@ class CommandTest(unittest.TestCase):
 
 
 def _ask(server: Server, command: bytes) -> bytes:
-    """Answers all that the server says to a command that it ends with END."""
+    """Returns the reply of the server to a command, up to END."""
     with socket.create_connection(("127.0.0.1", server.port), 30) as client:
         client.sendall(command + b"\r\n")
         with client.makefile("rb") as answer:

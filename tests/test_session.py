@@ -83,7 +83,7 @@ def loaded(sessions: Sessions) -> Loaded:
 
 
 def values_after(session: Session) -> dict[str, Any]:
-    """Answers the values that a commit would store, as the next request sees them."""
+    """Returns the values that a commit would store, as the next request sees them."""
     return dict(view(state_of(session).rules, decode(encode(state_of(session).pack()))))
 
 
@@ -758,7 +758,7 @@ class LoginTest:
         assert session.expires_in == IDLE
 
     def test_as_the_same_user_it_keeps_everything(self, loaded: Loaded) -> None:
-        """Whoever gives their password once more loses nothing."""
+        """A user who enters the password again loses nothing."""
         session = loaded({"a": 1}, user="ada", flashes={"1": ("Hello.", "info")})
         session.login("ada")
 
@@ -1222,7 +1222,7 @@ class AttributeTest:
             view(rules).persistent  # noqa: B018
 
     def test_private_names_are_told_as_python_does(self, loaded: Loaded) -> None:
-        """Whoever asks for them wants no value."""
+        """Private names are not values of a session."""
         session: Any = loaded()
         with pytest.raises(AttributeError, match="'_cart'") as read:
             session._cart  # noqa: B018

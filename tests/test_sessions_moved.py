@@ -272,7 +272,7 @@ class SuspendingLoginTest(LoginTest):
 
 
 class RandomVault(FaultyVault):
-    """Answers after a random while, as another process would."""
+    """Returns after a random delay, as another process would."""
 
     def __init__(self, backend: MemoryBackend, dice: random.Random) -> None:
         super().__init__(Vault(backend), suspends=True)

@@ -524,7 +524,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         await self.sessions.close()
 
     def due_in(self, sessions: Sessions) -> float:
-        """Answers in how many seconds the next clean-up is due."""
+        """Returns in how many seconds the next purge is due."""
         assert sessions.cleanup.timer is not None
         return sessions.cleanup.timer.when() - asyncio.get_running_loop().time()
 

@@ -322,7 +322,7 @@ class TimeoutSettingsTest:
 
 
 class ListenerTest:
-    """Who is told what becomes of sessions."""
+    """Tests of the setting ``session_listener``."""
 
     def test_it_is_a_function(self) -> None:
         """It is called with each event."""

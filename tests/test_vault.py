@@ -536,7 +536,7 @@ class FingerprintTest(unittest.IsolatedAsyncioTestCase):
         )
 
     async def test_a_token_and_its_key_have_the_same(self) -> None:
-        """Whoever found the record, it is the same session to a listener."""
+        """The fingerprint is the same, whether from the token or from the key."""
         vault = Vault(MemoryBackend(), "shop")
         token = await vault.save(None, Record(b"one", user="ada"))
         [(key, _)] = [each async for each in vault.find("ada")]

@@ -301,7 +301,7 @@ async def test_a_subclass_of_dict_comes_back_as_a_dict(site: Site) -> None:
 
 
 async def test_what_was_nested_deeply_can_be_read_again(site: Site) -> None:
-    """What a client sends as JSON and a handler keeps must not lock it out."""
+    """JSON from a client that a handler stores must not make all later requests fail."""
 
     class Handler(SessionMixin):
         def post(self) -> None:
@@ -381,7 +381,7 @@ async def test_a_prepare_without_super_is_told_what_is_missing(
 async def test_without_a_prepare_nobody_is_taken_for_a_stranger(
     site: Site, errors: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has signed in would be sent to the login page, again and again."""
+    """A user who has signed in would be redirected to the login page again and again."""
 
     class CartHandler(SessionMixin):
         async def prepare(self) -> None:

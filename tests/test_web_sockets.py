@@ -77,14 +77,14 @@ def site(
 
 
 async def ask(socket: WebSocketClientConnection, message: str = "") -> Any:  # noqa: ANN401
-    """Answers what the socket answers to ``message``."""
+    """Returns the reply of the socket to ``message``."""
     await socket.write_message(message)
     answer = await asyncio.wait_for(cast(Any, socket.read_message()), 3)
     return answer and json.loads(answer)
 
 
 class Socket(SessionMixin, WebSocketHandler):
-    """Answers the values that it had when it was opened."""
+    """Replies with the values that the session had when the socket was opened."""
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.opened = dict(self.session)
@@ -445,7 +445,7 @@ def late_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Closing(Socket):
-    """Tells when it was closed, and how often its session has ended."""
+    """Records when it was closed, and how often its session has ended."""
 
     def open(self, *args: str, **kwargs: str) -> None:
         super().open()
@@ -722,7 +722,7 @@ async def test_many_sessions_are_looked_up_a_few_at_a_time() -> None:
 
 
 async def test_a_handler_that_is_gone_is_not_looked_up() -> None:
-    """What nobody else refers to is not held, and its session is forgotten."""
+    """A socket without other references is not kept alive, and its session is removed."""
     clients = Clients(0.01)
     gone, held = clients.open("gone"), clients.open("held")
     del gone
@@ -738,7 +738,7 @@ async def test_a_handler_that_is_gone_is_not_looked_up() -> None:
 async def test_a_socket_that_comes_again_is_looked_up_once_in_each_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is left over in the schedule from before does not count."""
+    """A stale entry of the schedule is ignored."""
     monkeypatch.setattr("random.uniform", lambda low, high: low)
     clients = Clients(3600)
     other = clients.open("other")

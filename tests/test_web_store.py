@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
 
 def failing_paths() -> dict[str, Callable[[SessionMixin], Any]]:
-    """Answers ten ways to the end of a response."""
+    """Returns ten ways to finish a response."""
 
     def raise_finish(handler: SessionMixin) -> None:
         raise tornado.web.Finish

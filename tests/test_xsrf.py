@@ -432,7 +432,7 @@ async def test_an_error_page_from_before_prepare_can_have_a_form(site: Site) -> 
 
 
 async def begin(site: Site) -> tuple[str, str, str]:
-    """Answers the token, the cookie and the form of a session."""
+    """Returns the token, the cookie and the form of a session."""
     sessions = Sessions.of(site.app)
     session = await sessions.load(None)
     session["a"] = 1

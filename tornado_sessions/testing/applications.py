@@ -1,4 +1,4 @@
-"""An application to try sessions on, and what its handlers can be had to do."""
+"""Defines an application for tests, whose handlers run the functions of a test."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tornado_sessions.errors import SessionError
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.web import SessionMixin, recent_login
 
-#: What a visitor has a handler do: any function of it, a coroutine function too.
+#: A function that a handler runs for a visitor: it may be a coroutine function.
 Act = Callable[[SessionMixin], object]
 
 
-#: A page that reads all that there is of a session.
+#: A page that reads everything of a session.
 ERROR_PAGE = """\
 {% for text, category in handler.session.flashes() %}{{ text }} {% end %}\
 Status {{ status }}, user {{ current_user }}, {{ len(handler.session) }} values,\
@@ -31,7 +31,7 @@ Status {{ status }}, user {{ current_user }}, {{ len(handler.session) }} values,
 
 
 class ActingHandler(tornado.web.RequestHandler):
-    """Does what its visitor sent: functions, named in the header ``Acts``."""
+    """Runs the functions that its visitor has named in the header ``Acts``."""
 
     async def get(self) -> None:
         for act in self.settings["acts"].get(self.request.headers.get("Acts"), ()):
@@ -43,14 +43,14 @@ class ActingHandler(tornado.web.RequestHandler):
 
 
 class ActingSessionHandler(SessionMixin, ActingHandler):
-    """Does the same with a session, which is touched by nothing but the acts."""
+    """Does the same with a session. Only the acts use the session."""
 
 
 class ActingSocketHandler(SessionMixin, tornado.websocket.WebSocketHandler):
-    """Does what each message names, and sends what the last of it answered.
+    """Runs the functions that each message names, and sends the last result.
 
-    An error of the session is sent by its name. Before the handshake it does what
-    its visitor sent, as an `ActingHandler` does.
+    An error of the session is sent by its name. Before the handshake it runs the
+    functions of its visitor, as an `ActingHandler` does.
     """
 
     async def get(self, *args: str, **kwargs: str) -> None:
@@ -73,14 +73,14 @@ class ActingSocketHandler(SessionMixin, tornado.websocket.WebSocketHandler):
 
 
 class MemberHandler(ActingSessionHandler):
-    """Does the same for whoever has signed in."""
+    """Does the same for users who have signed in."""
 
     # Tornado types what it decorates as a method of any handler.
     get = head = post = tornado.web.authenticated(ActingHandler.get)  # type: ignore[assignment]
 
 
 class HookedHandler(ActingSessionHandler):
-    """Does acts on the page of an error and in `on_finish`, too.
+    """Also runs functions on the page of an error and in `on_finish`.
 
     They are named in the headers ``Error-Acts`` and ``Finish-Acts``.
     """
@@ -101,7 +101,7 @@ class HookedHandler(ActingSessionHandler):
 
 
 class RecentHandler(ActingSessionHandler):
-    """Does the same for whoever has signed in within the last five minutes."""
+    """Does the same for users who have signed in within the last five minutes."""
 
     get = head = post = recent_login(max_age=300)(ActingHandler.get)
 
@@ -120,7 +120,7 @@ class Site:
 
 
 def make_application(acts: dict[str, Any], **settings: Any) -> tornado.web.Application:
-    """Makes the application: ``/`` has a session, ``/plain`` knows of none.
+    """Creates the application: ``/`` has a session, and ``/plain`` has none.
 
     At ``/socket`` it has one on a WebSocket.
     """
@@ -173,12 +173,12 @@ def look(handler: SessionMixin) -> None:
 
 
 def fail(handler: SessionMixin) -> None:
-    """Raises what no handler expects."""
+    """Raises an unexpected error."""
     raise ArithmeticError("The handler failed.")
 
 
 class Gate(asyncio.Event):
-    """Holds whoever waits until it is set, and tells when somebody does."""
+    """An event that also signals when a task begins to wait for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Gate(asyncio.Event):
 
 
 class Crowd:
-    """Holds everyone who comes until all are there."""
+    """A barrier: delays each caller until all have arrived."""
 
     def __init__(self, size: int) -> None:
         self._missing = size
@@ -204,18 +204,18 @@ class Crowd:
 
 
 class WatchedBackend(Backend):
-    """Remembers all that another backend was asked."""
+    """Records all calls of another backend."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
-        #: The keys that were asked for, in order.
+        #: The keys of the calls, in order.
         self.keys: list[bytes] = []
         #: The data that was stored.
         self.stored: list[bytes] = []
 
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> Backend:
-        """Refuses: it is put around a backend that is there already."""
+        """Raises an error: this class wraps an existing backend."""
         raise TypeError("WatchedBackend is put around a backend, and has no URL.")
 
     async def load(self, key: bytes) -> Record | None:

@@ -55,7 +55,7 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
     # Saving and loading.
 
     async def test_a_record_is_loaded_as_it_was_saved(self) -> None:
-        """What was saved under a key is answered for it, with a version."""
+        """A saved record is returned for its key, with a version."""
         backend, key = self.open_backend(), new_key()
 
         await backend.save(key, make_record(b"one"))
@@ -489,7 +489,7 @@ class BackendContract(PurgingContract, FindingContract, ConnectingContract):
 
 
 async def _winners(saves: Iterable[tuple[bytes, Awaitable[None]]]) -> list[bytes]:
-    """Runs all saves at once; answers the data of those without a conflict."""
+    """Runs all saves at once; returns the data of those without a conflict."""
     data, work = zip(*saves, strict=True)
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     for outcome in outcomes:
@@ -508,7 +508,7 @@ def _fits_into_16_bits(version: object) -> bool:
 
 
 def _messages(error: BaseException | None) -> str:
-    """Answers what an error says, with those that led to it."""
+    """Returns the messages of an error and of its causes."""
     if error is None:
         return ""
     return f"{error!r} {error} " + _messages(error.__cause__ or error.__context__)

@@ -1,4 +1,4 @@
-"""Proves over HTTP that many requests of one session lose nothing."""
+"""Tests over HTTP that parallel requests of one session lose no update."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANY = 50
 
 
 class ConcurrencyContract(VisitorTests):
-    """What holds of requests that come while another is under way."""
+    """Tests of requests that run in parallel on one session."""
 
     def test_a_second_save_writes_nothing_back_that_was_only_read(self) -> None:
         """Behaviour 26: what another request saved in the meantime stays."""
@@ -68,7 +68,7 @@ class ConcurrencyContract(VisitorTests):
         self.count_in_parallel([self.site, self.serve_another_process()])
 
     def test_a_transaction_sees_the_newest_values(self) -> None:
-        """Behaviour 37: whatever the request saw before, and answers what it did."""
+        """Behaviour 37: whatever the request saw before; it returns the result."""
         self.require_revocable()
         ada = self.visitor()
         ada.does(put(n=1))
@@ -324,7 +324,7 @@ class ConcurrencyContract(VisitorTests):
         self.assertTrue(vault.victim.cancelled())
 
     def crowd(self, visitor: Visitor, sites: list[Site], acts: list[Act]) -> None:
-        """Has each act done in a request of its own, all begun before one ends."""
+        """Runs each act in a separate request; all begin before one ends."""
         crowd = Crowd(len(acts))
 
         async def send() -> list[HTTPResponse]:
@@ -339,7 +339,7 @@ class ConcurrencyContract(VisitorTests):
 
 
 class _CancellingVault(FaultyVault):
-    """Cancels a task as soon as the store has been asked often enough."""
+    """Cancels a task after a number of calls of the store."""
 
     calls_left = 0
     victim: asyncio.Future[object] | None = None

@@ -29,7 +29,7 @@ from tornado_sessions.testing.records import (
 
 
 class ConnectingContract(BackendTests):
-    """What holds from the first use of a backend until it is closed."""
+    """Tests from the first use of a backend until it is closed."""
 
     async def test_a_backend_is_made_without_a_running_loop(self) -> None:
         """A constructor needs no loop; the first use connects, inside one."""
@@ -92,7 +92,7 @@ class ConnectingContract(BackendTests):
                 self.assertIsNone(await other.load(expired))
 
     async def test_closing_one_backend_leaves_the_others_open(self) -> None:
-        """What other backends opened is theirs to close."""
+        """A backend does not close what another backend has opened."""
         backend, other, key = *self.open_shared(), new_key()
         await backend.save(key, make_record(b"one"))
         await load_record(other, key)
@@ -180,7 +180,7 @@ class ConnectingContract(BackendTests):
             await backend.close()
 
     def test_parent_and_child_do_not_disturb_each_other(self) -> None:
-        """Behaviour 67: after a fork each has its own answers, or `.BackendError`.
+        """Behaviour 67: after a fork each gets its own replies, or `.BackendError`.
 
         The parent never has an error.
         """
@@ -258,7 +258,7 @@ class ConnectingContract(BackendTests):
 async def _use_in_child(
     backend: Backend, ours: list[bytes], theirs: list[bytes]
 ) -> None:
-    """Uses the parent's backend, until it says that it cannot be used."""
+    """Uses the parent's backend, until it raises that it cannot be used."""
     with contextlib.suppress(BackendError):
         for key in ours:
             record = await backend.load(key)

@@ -20,7 +20,7 @@ class ExpiryContract(VisitorTests):
     """What holds of time; the only clock is the one that the test sets."""
 
     def guest(self, idle: float = 1000, lifetime: float = 5000) -> Visitor:
-        """Answers a visitor whose session began now, with timeouts in seconds."""
+        """Returns a visitor whose session begins now, with timeouts in seconds."""
         self.sessions.rules.idle_timeout, self.sessions.rules.lifetime = idle, lifetime
         visitor = self.visitor()
         visitor.does(put(a=1))
@@ -95,7 +95,7 @@ class ExpiryContract(VisitorTests):
         self.assert_alive(ada)
 
     def test_a_slow_request_does_not_extend_the_lifetime(self) -> None:
-        """Behaviour 47: it is answered as any other, and it was the last one."""
+        """Behaviour 47: it gets a normal response, and is the last one."""
         ada = self.guest(lifetime=500)
         self.time += 400
         self.assertEqual(ada.does(self._take(200), put(b=1), save).code, 200)

@@ -29,7 +29,7 @@ class FaultyVault(Vault):
         #: Which of "load", "save", "delete", "find" and "ping" fail before they reach
         #: the store; "replace" is a save to a token that there is.
         self.failing: set[str] = set()
-        #: What the store is said to have answered when it failed.
+        #: The message of the error when the store fails.
         self.reason = "the disk of the store is on fire"
         #: What was asked of the store, in order.
         self.calls: list[str] = []

@@ -43,7 +43,7 @@ class FindingContract(BackendTests):
         self.assertEqual({key: record.data for key, record in found}, records)
 
     async def test_a_version_that_find_answers_can_be_used(self) -> None:
-        """What `find` answers is what `load` answers."""
+        """`find` yields the same records as `load` returns."""
         backend, key, user = self.open_finding(), new_key(), new_user()
         await backend.save(key, make_record(b"one", user=user))
         [(found, record)] = await find_records(backend, user)
@@ -101,7 +101,7 @@ class FindingContract(BackendTests):
             self.assertEqual(await find_records(backend, user), [])
 
     async def test_hostile_user_names_are_only_names(self) -> None:
-        """Behaviour 46: one user never gets at another's sessions, whatever the name."""
+        """Behaviour 46: no user name gives access to the sessions of another user."""
         backend, base = self.open_finding(), new_user()
         endings = ["", " ", "%", "_", "*", "a", "A", "'", "' OR '1'='1", '"', "\\"]
         endings += ["\r\n", "$ne", "{}", "é", "e\u0301", "ß", "ss", "🍎"]

@@ -1,4 +1,4 @@
-"""Proves over HTTP whose session a cookie opens, and that no other does."""
+"""Tests over HTTP which session a cookie gives access to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tornado_sessions.testing.applications import (
 )
 from tornado_sessions.testing.visitors import VisitorTests
 
-#: What no browser was ever given, but somebody may send.
+#: Ids that no client was given, but an attacker may send.
 MALFORMED = (
     "",
     "A" * 42,
@@ -36,12 +36,12 @@ MALFORMED = (
     "A" * 65536,
 )
 
-#: What HTTP refuses in a header, so that only a caller's mistake brings it here.
+#: Ids that HTTP refuses in a header, so only an error of a caller can pass them.
 IMPOSSIBLE = ("\0" * 43, "A" * 42 + "\n", "A" * 43 + "\r\n", "\u20ac", "\ud800")
 
 
 class IdentityContract(VisitorTests):
-    """What holds of ids, and of the records that they lead to."""
+    """Tests of session ids and of their records."""
 
     def test_an_unknown_id_is_never_adopted(self) -> None:
         """Behaviour 1: what is written goes under a fresh id."""
@@ -135,7 +135,7 @@ class IdentityContract(VisitorTests):
                 self.assertNotIn(form, dump)
 
     def test_a_digest_as_a_cookie_is_an_unknown_id(self) -> None:
-        """Behaviour 7: what a thief finds in the store opens nothing."""
+        """Behaviour 7: the content of the store gives no access to a session."""
         watched = self.watch_backend()
         self.visitor().does(put(a=1))
         key = watched.keys[-1]
@@ -252,7 +252,7 @@ class IdentityContract(VisitorTests):
         self.assertRegex(lines[0], r"WARNING tornado_sessions .*session [0-9a-f]{16} ")
 
     def test_a_record_of_a_newer_format_is_left_alone(self) -> None:
-        """Behaviour 32: the request is answered 503, the record stays."""
+        """Behaviour 32: the request gets a 503, and the record stays."""
         vault = self.sessions.vault
         data = b'{"format":99,"values":{"of":"tomorrow"}}'
         token = self.complete(vault.save(None, self.record(data)))
@@ -289,7 +289,7 @@ class IdentityContract(VisitorTests):
         self.assertEqual(len(self.log.find("was not stored for it")), 1)
 
     def record(self, data: bytes) -> Record:
-        """Answers a record that is none of ours, and not expired."""
+        """Returns a record that this library has not stored, and that is not expired."""
         return Record(data, expires=self.time + 3600)
 
 
@@ -303,7 +303,7 @@ def _refused_by_python(now: float) -> list[bytes]:
 
 
 def _forms(secret: bytes) -> list[bytes]:
-    """Answers what ``secret`` looks like where it is written down."""
+    """Returns the encodings in which ``secret`` may appear in a text."""
     forms = [secret, secret.hex().encode(), secret.hex().upper().encode()]
     for encoded_by in (base64.b64encode, base64.urlsafe_b64encode):
         for offset in range(3):

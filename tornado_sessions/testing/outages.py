@@ -17,7 +17,7 @@ A whole test module, for `unittest` and for pytest::
             return PigeonBackend(f"127.0.0.1:{port}", timeout=timeout)
 
 The first half of the tests needs no server: there the backend meets a port that
-is closed, or where nobody answers. Without `~OutageContract.make_server` the
+is closed, or at one that never replies. Without `~OutageContract.make_server` the
 second half is skipped.
 """
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 else:
     _Case = object
 
-# The timeout where a store does not answer.
+# The timeout in tests of a store that does not reply.
 _SHORT = 0.5
 
 _descriptors = Path("/proc/self/fd")
@@ -135,7 +135,7 @@ class OutageContract(_Case):
             await self._assert_all_fail(listener.port)
 
     async def test_a_server_of_another_kind_fails_every_operation(self) -> None:
-        """Behaviour 66: it answers what the driver does not understand."""
+        """Behaviour 66: its replies are not in the driver's protocol."""
         with Listener(answer=b"HTTP/1.1 400 Bad Request\r\n\r\n") as listener:
             await self._assert_all_fail(listener.port)
 
@@ -149,7 +149,7 @@ class OutageContract(_Case):
             self.assertEqual(listener.accepted, 0)
 
     async def test_the_event_loop_goes_on_while_it_connects(self) -> None:
-        """Behaviour 70: neither connecting nor waiting for an answer blocks it."""
+        """Behaviour 70: neither connecting nor waiting for a reply blocks it."""
         # Not what it takes to log everything.
         logging.getLogger().setLevel(logging.WARNING)
         with Listener() as listener:
@@ -232,7 +232,7 @@ class OutageContract(_Case):
         server.resume()
 
         await self._until_good(backend)
-        # An answer that comes late must not be taken for that to another question.
+        # A late reply must not be taken as the reply to another request.
         for key in reversed(keys):
             self.assertEqual(await _data(backend, key), key)
 
@@ -291,7 +291,7 @@ class OutageContract(_Case):
         self.assertEqual(await _data(backend, key), b"one")
 
     async def test_cancelled_operations_mix_up_no_answers(self) -> None:
-        """Behaviour 68: 1,000 cancellations, and no answer for another request."""
+        """Behaviour 68: 1,000 cancellations, and no reply to another request."""
         asyncio.get_running_loop().set_debug(False)
         server = self._server()
         backend = self._open(server.port)
@@ -340,7 +340,7 @@ class OutageContract(_Case):
         self.assertLessEqual(_open_sockets(), open_before)
         self.assertLessEqual(threading.active_count(), threads_before)
 
-    # What the tests are made of.
+    # Helpers.
 
     def _server(self) -> StoreServer:
         server = self.make_server()
@@ -406,7 +406,7 @@ class OutageContract(_Case):
 def _operations(
     backend: Backend, key: bytes | None = None, data: bytes = b"one"
 ) -> dict[str, Callable[[], Awaitable[object]]]:
-    """Returns what the store is asked by each operation, by its name."""
+    """Returns a call of each operation, by its name."""
     key = key or _new_key()
     operations: dict[str, Callable[[], Awaitable[object]]] = {
         "load": lambda: backend.load(key),
@@ -453,7 +453,7 @@ def _later() -> float:
 
 
 def _messages(error: BaseException | None) -> Iterator[str]:
-    """Yields what an error says, and those that led to it."""
+    """Yields the message of an error, and those of its causes."""
     while error is not None:
         yield f"{error!r} {error} "
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Peers that a driver can meet in place of its server, on loopback."""
+"""Servers that replace or proxy the server of a driver, on loopback."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Peer:
 
 
 class Listener(_Peer):
-    """Accepts connections and never answers; or sends ``answer`` and hangs up."""
+    """Accepts connections and never replies; or sends ``answer`` and closes them."""
 
     def __init__(self, answer: bytes | None = None) -> None:
         self._answer = answer
@@ -68,7 +68,7 @@ class Listener(_Peer):
 
 
 class LossyProxy(_Peer):
-    """Passes all bytes on to a server, and loses replies when it is told to."""
+    """Forwards all bytes to a server, and drops replies on request."""
 
     def __init__(self, port: int) -> None:
         self._server_port = port

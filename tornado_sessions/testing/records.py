@@ -1,4 +1,4 @@
-"""What the tests of a backend are made of: backends, keys and records."""
+"""Helpers for tests of a backend: backends, keys and records."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def find_keys(backend: Backend, user: str) -> list[bytes]:
 
 
 async def purge_all(backend: Backend, now: float | None = None) -> list[int]:
-    """Purges until nothing is left to purge. Returns how many went each time."""
+    """Purges until no record is left. Returns how many were removed each time."""
     now = time.time() if now is None else now
     counts = [await backend.purge(now)]
     while counts[-1]:

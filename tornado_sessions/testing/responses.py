@@ -45,14 +45,14 @@ ANSWERED = (
 
 
 class ResponseContract(VisitorTests):
-    """What holds of a session while and after its request is answered."""
+    """Tests of a session during and after its response."""
 
     # Pages of errors.
 
     def errors_before_the_session(
         self, site: Site, act: Act
     ) -> Iterator[tuple[int, HTTPResponse]]:
-        """Sends what is answered before a session is loaded; its page does ``act``."""
+        """Sends a request that fails before a session is loaded; its page runs ``act``."""
         ada = self.visitor(site)
         ada.does(put(a=1), login("ada"))
         headers = {"Error-Acts": ada.headers(act)["Acts"]}

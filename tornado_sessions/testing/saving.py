@@ -1,4 +1,4 @@
-"""Proves over HTTP that what a handler changed is saved before it is seen."""
+"""Tests over HTTP that changes are saved before the response is sent."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _own_cookie(handler: SessionMixin) -> None:
     handler.set_cookie("theme", "dark")
 
 
-#: Every way in which a response leaves: its act, its method and its status.
+#: Every way to finish a response: its act, its method and its status.
 WAYS: tuple[tuple[str, Act, str, int], ...] = (
     ("auto-finish", look, "GET", 200),
     ("write", lambda handler: handler.write({"a": 1}), "GET", 200),
@@ -79,7 +79,7 @@ WAYS: tuple[tuple[str, Act, str, int], ...] = (
 
 
 class SavingContract(VisitorTests):
-    """What holds of saving, of its failures, and of what Tornado does besides."""
+    """Tests of saving, of its failures, and of how Tornado behaves meanwhile."""
 
     # In order.
 
@@ -98,7 +98,7 @@ class SavingContract(VisitorTests):
                     )
                 )
                 await gate.reached.wait()
-                # Whoever comes meanwhile is served: there was time to send.
+                # Another request meanwhile is served: there was time to send.
                 await self.visitor().send(path="/plain")
                 await self.visitor().send(path="/plain")
                 self.assertEqual(received, [])
@@ -420,7 +420,7 @@ class SavingContract(VisitorTests):
     # How it is done.
 
     async def values(self, visitor: Visitor) -> dict[str, Any]:
-        """Answers what the visitor's next request sees."""
+        """Returns what the visitor's next request sees."""
         seen: dict[str, Any] = {}
         response = await visitor.send(lambda handler: seen.update(handler.session))
         self.assertEqual(response.code, 200)
@@ -450,7 +450,7 @@ def _raw_request(visitor: Visitor, *acts: Act) -> bytes:
 
 
 def _outside(response: HTTPResponse) -> tuple[object, ...]:
-    """Answers what a client sees of a response but for the session's headers."""
+    """Returns what a client sees of a response, without the session's headers."""
     headers = response.headers
     names = ("Etag", "Content-Length", "Content-Type", "Connection")
     return (response.code, response.body, [headers.get(name) for name in names])

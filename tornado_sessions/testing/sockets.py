@@ -1,4 +1,4 @@
-"""Proves over WebSockets that a session is there, and ends where it must."""
+"""Tests over WebSockets that a session is loaded, and that sockets are closed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tornado_sessions.testing.applications import (
 )
 from tornado_sessions.testing.visitors import Visitor, VisitorTests
 
-#: How many seconds pass between two looks at the store, where a test waits.
+#: The ``session_socket_interval`` of tests that wait for a check of the store.
 SOON = 0.05
 
 
 def values(handler: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Answers the values of the session."""
+    """Returns the values of the session."""
     return dict(handler.session)
 
 
 class SocketContract(VisitorTests):
-    """What holds of a session on a WebSocket."""
+    """Tests of a session on a WebSocket."""
 
     def setUp(self) -> None:
         self._sockets: list[WebSocketClientConnection] = []
@@ -70,7 +70,7 @@ class SocketContract(VisitorTests):
         return read()
 
     def says(self, socket: WebSocketClientConnection, *acts: Act) -> Any:  # noqa: ANN401
-        """Has the socket do ``acts``, and answers what the last one answered."""
+        """Runs ``acts`` in the socket's handler, and returns the result of the last one."""
         name = str(len(self.acts))
         self.acts[name] = acts
         socket.write_message(name)
@@ -155,7 +155,7 @@ class SocketContract(VisitorTests):
             self.assertEqual(self.says(socket, values).get("a"), a)
 
     def test_a_socket_without_a_session_stays_open(self) -> None:
-        """Behaviour 72: whoever else leaves."""
+        """Behaviour 72: also when another socket is closed."""
         ada = self.visitor()
         ada.does(put(a=1))
         leaving, staying = self.opens(ada), self.opens(self.visitor())

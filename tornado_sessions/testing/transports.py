@@ -169,7 +169,7 @@ class TransportContract(VisitorTests):
         self.assertEqual(ada.sees(), {"a": 1, "b": 3})
 
     def test_a_client_that_sends_no_header_gets_none(self) -> None:
-        """Behaviour 73: nor a cookie, where there is no other way."""
+        """Behaviour 73: nor a cookie, where there is no other transport."""
         site = self.serve(session_transports=("header",))
         response = self.visitor(site).does(put(a=1))
         self.assert_no_cookie(response)
@@ -231,7 +231,7 @@ class TransportContract(VisitorTests):
         self.assertEqual(response.body, b'{"a": 1}')
 
     def test_an_id_from_a_url_is_regenerated_at_login(self) -> None:
-        """Behaviours 9, 73: whoever sent the link is left outside."""
+        """Behaviours 9, 73: the sender of the link has no access."""
         site = self.require_query()
         eve = self.visitor(site)
         eve.does(put(a=1))

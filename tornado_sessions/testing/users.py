@@ -371,7 +371,7 @@ class UsersContract(VisitorTests):
         self.assertEqual(self.user_of(device), user)
 
     def test_what_spares_a_session_that_has_ended_ends_nothing(self) -> None:
-        """Behaviour 78: whoever was signed out signs nobody else out."""
+        """Behaviour 78: a revoked session cannot revoke the others."""
         self.require_ending()
         user = _new_user()
         thief, owner = self.device(user), self.device(user)
@@ -596,7 +596,7 @@ class UsersContract(VisitorTests):
                 self.assertTrue(signed_in == 3 or len(sites) > 1)
 
     def device(self, user: str) -> Visitor:
-        """Answers a visitor who has signed in as ``user``."""
+        """Returns a visitor who has signed in as ``user``."""
         visitor = self.visitor()
         visitor.does(login(user))
         return visitor

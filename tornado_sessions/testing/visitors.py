@@ -1,4 +1,4 @@
-"""The visitors of an application under test, and the tests' common ground."""
+"""Defines `Visitor`, a client of the application under test, and `VisitorTests`."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from tornado_sessions.web import SessionMixin
 if TYPE_CHECKING:
     from tornado.testing import AsyncHTTPTestCase
 else:
-    # A mixin: only what it is combined with is collected as a test.
+# A mixin: only its combination with a test case is collected as a test.
     AsyncHTTPTestCase = object
 
 T = TypeVar("T")
 
 
 class Visitor:
-    """A client that sends the cookie of its session as it got it, and no other.
+    """A client that sends the session cookie as it was set, and no other cookie.
 
-    Over ``https`` it comes through a proxy that says so.
+    With ``https`` its requests look like those of a proxy that terminates https.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Visitor:
 
     @property
     def token(self) -> str:
-        """What the cookie says; empty without one."""
+        """The value of the cookie; empty without one."""
         return (self.cookie or "").partition("=")[2]
 
     def does(self, *acts: Act, **request: Any) -> HTTPResponse:
@@ -69,14 +69,14 @@ class Visitor:
         return self._complete(self.send(*acts, **request))
 
     def asks(self, question: Callable[[SessionMixin], object]) -> Any:  # noqa: ANN401
-        """Answers what ``question`` answers in a request of its own."""
+        """Returns the result of ``question``, which runs in a new request."""
         response = self.does(
             lambda handler: handler.write(json.dumps(question(handler)))
         )
         return json.loads(response.body)
 
     def sees(self) -> Any:  # noqa: ANN401
-        """Answers the values of the session."""
+        """Returns the values of the session."""
         return self.asks(lambda handler: dict(handler.session))
 
     async def send(
@@ -86,7 +86,7 @@ class Visitor:
         headers: Mapping[str, str] | None = None,
         **request: Any,
     ) -> HTTPResponse:
-        """Sends one request, and follows what the response says of the cookie."""
+        """Sends one request, and updates the cookie from the response."""
         response = await self._client.fetch(
             self.site.url + path,
             headers=self.headers(*acts) | dict(headers or {}),
@@ -101,7 +101,7 @@ class Visitor:
         return response
 
     def headers(self, *acts: Act) -> dict[str, str]:
-        """Answers the headers that have ``acts`` done."""
+        """Returns the headers that make a handler run ``acts``."""
         scripts = self.site.application.settings["acts"]
         name = str(len(scripts))
         scripts[name] = acts
@@ -109,26 +109,26 @@ class Visitor:
         return {"Acts": name} | cookie | self._headers
 
     def copy(self, site: Site | None = None) -> Visitor:
-        """Answers one who has the same cookie now, perhaps on another site."""
+        """Returns another visitor with the same cookie, by default on the same site."""
         other = Visitor(site or self.site, self._client, self._complete, self.cookie)
         other._headers = self._headers
         return other
 
 
 def session_cookies(response: HTTPResponse) -> list[str]:
-    """Answers the Set-Cookie lines of the session."""
+    """Returns the Set-Cookie lines of the session."""
     lines = response.headers.get_list("Set-Cookie")
     return [line for line in lines if line.partition("=")[0].endswith("session")]
 
 
 class VisitorTests(AsyncHTTPTestCase):
-    """Serves the application, and lets time pass, the store fail, visitors come."""
+    """Serves an application, and controls its clock, its store and its visitors."""
 
     def make_session_backend(self) -> str | Backend | Vault:
-        """Answers the ``session_backend`` setting: a URL or an instance.
+        """Returns the ``session_backend`` setting: a URL or an instance.
 
-        It is asked once for each application of a test. Where the store is
-        shared, all of them are to use the same one.
+        It is called once for each application of a test. If the store is
+        shared, all of them must use the same one.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must define make_session_backend(), and answer"
@@ -138,7 +138,7 @@ class VisitorTests(AsyncHTTPTestCase):
     def setUp(self) -> None:
         self.log = _Log()
         self.log.start()
-        #: What every clock of the test says.
+        #: The time of every clock in the test.
         self.time = time.time()
         self.acts: dict[str, Any] = {}
         self.secret = secrets.token_urlsafe(32)
@@ -179,7 +179,7 @@ class VisitorTests(AsyncHTTPTestCase):
         return application
 
     def serve(self, **settings: Any) -> Site:
-        """Serves another application, with settings of its own."""
+        """Serves another application, with other settings."""
         application = self.make_application(**settings)
         server = HTTPServer(application, **self.get_httpserver_options())
         socket, port = bind_unused_port()
@@ -194,7 +194,7 @@ class VisitorTests(AsyncHTTPTestCase):
         token: str | None = None,
         https: bool = False,
     ) -> Visitor:
-        """Answers a visitor: without a cookie, unless there is a ``token``."""
+        """Returns a new visitor, with a cookie if there is a ``token``."""
         cookie = None if token is None else f"session={token}"
         return Visitor(
             site or self.site, self.http_client, self.complete, cookie, https
@@ -205,7 +205,7 @@ class VisitorTests(AsyncHTTPTestCase):
         result: T = self.io_loop.run_sync(lambda: coroutine, timeout=30)
         return result
 
-    # What the store can do.
+    # Requirements of a test.
 
     @property
     def sessions(self) -> Sessions:
@@ -220,43 +220,43 @@ class VisitorTests(AsyncHTTPTestCase):
         return getattr(vault, "backend", None)
 
     def require_revocable(self) -> None:
-        """Skips the test where a session cannot be ended on the server."""
+        """Skips the test if the server cannot end a session."""
         if not self.sessions.rules.revocable:
             self.skipTest("the server cannot revoke these sessions")
 
     def require_backend(self) -> Backend:
-        """Skips the test where the client holds the record itself."""
+        """Skips the test if the client holds the record itself."""
         backend = self.backend
         if backend is None:
             self.skipTest("the client holds the record itself")
         return backend
 
     def require_listing(self) -> None:
-        """Skips the test where the sessions of a user cannot be looked up."""
+        """Skips the test if the sessions of a user cannot be looked up."""
         if not self.sessions.vault.lists_users:
             self.skipTest("this store does not list the sessions of a user")
 
     def require_ending(self) -> None:
-        """Skips the test where not all sessions of a user can be ended."""
+        """Skips the test if the sessions of a user cannot be ended."""
         if not self.sessions.vault.ends_users:
             self.skipTest("this store does not end the sessions of a user")
 
     def serve_another_process(self) -> Site:
-        """Serves the same sessions once more; skips the test if that cannot be."""
+        """Serves the same sessions once more; skips the test if it is not possible."""
         if not self.require_backend().shared:
             self.skipTest("processes do not share these sessions")
         return self.serve()
 
-    # What is put in between.
+    # Wrappers of the vault and of the backend.
 
     def watch(self, site: Site | None = None, suspends: bool = False) -> FaultyVault:
-        """Answers what counts the calls of the store, and fails and holds them."""
+        """Returns a vault that counts the calls of the store, and can fail or delay them."""
         sessions = (site or self.site).sessions
         vault = sessions.vault = FaultyVault(sessions.vault, suspends=suspends)
         return vault
 
     def watch_backend(self) -> WatchedBackend:
-        """Answers what remembers all that the backend is asked."""
+        """Returns a backend that records all calls."""
         watched = WatchedBackend(self.require_backend())
         vault = self.sessions.vault
         while isinstance(vault, FaultyVault):
@@ -265,15 +265,15 @@ class VisitorTests(AsyncHTTPTestCase):
         return watched
 
     def hold(self, vault: FaultyVault) -> Gate:
-        """Holds every operation of ``vault`` until the gate is set."""
+        """Delays every operation of ``vault`` until the gate is set."""
         gate = vault.gate = Gate()
         self.gates.append(gate)
         return gate
 
-    # What is said more than once.
+    # Helpers.
 
     def meanwhile(self, visitor: Visitor, *acts: Act) -> Act:
-        """Lets another visitor's whole request come and go."""
+        """Runs a complete request of another visitor during this one."""
 
         async def act(handler: SessionMixin) -> None:
             handler.session.get("loaded before")
@@ -282,7 +282,7 @@ class VisitorTests(AsyncHTTPTestCase):
         return act
 
     def altered(self, token: str) -> str:
-        """Answers a token that is well formed, and not one of ours."""
+        """Returns a token that is well formed and unknown."""
         if self.sessions.rules.revocable:
             return secrets.token_urlsafe(32)
         middle = len(token) // 2
@@ -290,7 +290,7 @@ class VisitorTests(AsyncHTTPTestCase):
         return token[:middle] + other + token[middle + 1 :]
 
     def max_age(self, response: HTTPResponse) -> int | None:
-        """Answers the Max-Age of the session's cookie; None without either."""
+        """Returns the Max-Age of the session's cookie; None if there is none."""
         for line in session_cookies(response):
             if found := re.search("Max-Age=([0-9]+)", line):
                 return int(found[1])
@@ -301,7 +301,7 @@ class VisitorTests(AsyncHTTPTestCase):
 
 
 class _Log(logging.Handler):
-    """Keeps every record that anything logs, from DEBUG on."""
+    """Keeps all log records, from DEBUG on."""
 
     def start(self) -> None:
         self.lines: list[str] = []
@@ -319,5 +319,5 @@ class _Log(logging.Handler):
         self.lines.append(f"{record.levelname} {record.name} {self.format(record)}")
 
     def find(self, text: str) -> list[str]:
-        """Answers what was logged that has ``text`` in it."""
+        """Returns the logged lines that contain ``text``."""
         return [line for line in self.lines if text in line]

@@ -48,12 +48,12 @@ class Browser:
         return response
 
     def posts(self, token: str, *acts: Act) -> int:
-        """Sends a form with ``token``, and answers the status."""
+        """Sends a form with ``token``, and returns the status."""
         response = self.gets(*acts, method="POST", body=f"_xsrf={token}")
         return response.code
 
     def form(self, *acts: Act) -> str:
-        """Answers the token of a page that has a form."""
+        """Returns the token of a page with a form."""
         return self.gets(*acts, form).body.decode()
 
 
@@ -152,7 +152,7 @@ class XSRFContract(VisitorTests):
         self.assertEqual(ada.posts(ada.form(), put(a=1)), 200)
 
     def test_a_session_that_has_expired_keeps_its_forms(self) -> None:
-        """Whoever comes back too late can sign in with the page that is open."""
+        """A visitor whose session has expired can sign in with the page that is open."""
         ada = self.browser()
         token = ada.form(login("ada"))
         self.time += ada.visitor.site.sessions.rules.lifetime + 1
