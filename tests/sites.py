@@ -14,6 +14,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import Application, HTTPError, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
+from tests.tokens import token_of
 from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.session import state_of
 from tornado_sessions.settings import Settings
@@ -55,7 +56,7 @@ class Visited:
         await session.save()
         assert state_of(session).token is not None
         self.token = state_of(session).token
-        return state_of(session).token
+        return token_of(session)
 
     async def end(self, token: str | None = None) -> None:
         """Ends the visitor's session, as another request would."""

@@ -636,7 +636,8 @@ class RebaseTest:
             def __eq__(self, other: object) -> bool:
                 raise AssertionError("It was compared.")
 
-            __hash__ = None
+            def __hash__(self) -> int:
+                raise AssertionError("It was hashed.")
 
         untouched: Any = {f"key {number}": Untouched() for number in range(3)}
         base = envelope({"a": 1})

@@ -29,6 +29,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
+from tests.tokens import token_of
 from tornado_sessions import (
     Backend,
     BackendError,
@@ -40,7 +41,6 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.core import retries
-from tornado_sessions.session import state_of
 from tornado_sessions.testing import FaultyVault
 
 # Not in one piece, as a report has lines of the source, too.
@@ -154,8 +154,7 @@ class Site:
         if user is not None:
             session.login(user)
         await session.save()
-        assert state_of(session).token is not None
-        self.tokens.append(state_of(session).token)
+        self.tokens.append(token_of(session))
         self.sentry.sent.clear()
 
     async def does(self, act: Act, **headers: str) -> HTTPResponse:

@@ -12,6 +12,7 @@ from tornado_sessions_memory import MemoryBackend
 
 from tests.sessions_case import IDLE, SessionsCase
 from tests.test_sessions_users import InterruptedVault
+from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Session,
@@ -46,8 +47,7 @@ class MovedCase(SessionsCase):
 
     async def saved(self, session: Session) -> str:
         await session.save()
-        assert state_of(session).token is not None
-        return state_of(session).token
+        return token_of(session)
 
     async def signed_in(self, user: str = "ada", token: str | None = None) -> str:
         session = await self.elsewhere.load(token)
@@ -223,8 +223,7 @@ class LoginTest(MovedCase):
         assert (await self.elsewhere.load(state_of(session).token)).user == "ada"
 
         session = await self.sessions.load(await self.stored({"a": 1}))
-        assert state_of(session).token is not None
-        await self.moved(state_of(session).token)
+        await self.moved(token_of(session))
         session.login("ada")
         await session.transact(lambda session: session.update(b=2))
         loaded = await self.elsewhere.load(state_of(session).token)

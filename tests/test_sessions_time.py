@@ -16,6 +16,7 @@ import pytest
 from tornado_sessions_memory import MemoryBackend
 
 from tests.sessions_case import IDLE, LIFETIME, START, UNKNOWN, SessionsCase
+from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Record,
@@ -122,9 +123,9 @@ class ExpiryTest(SessionsCase):
             )
         assert state_of(session).token is not None
         self.clock = login + LIFETIME - 0.001
-        assert await self.is_alive(state_of(session).token)
+        assert await self.is_alive(token_of(session))
         self.clock = login + LIFETIME
-        assert not await self.is_alive(state_of(session).token)
+        assert not await self.is_alive(token_of(session))
 
     async def test_busy_reading_costs_few_writes(self) -> None:
         """Behaviour 49: at most one per tenth of the idle timeout."""

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from tests.sessions_case import IDLE, START, SessionsCase
+from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Record,
@@ -40,15 +41,13 @@ class UsersTest(SessionsCase):
         session.update(values)
         session.login(user)
         await self.elsewhere.commits.commit(state_of(session))
-        assert state_of(session).token is not None
-        return state_of(session).token
+        return token_of(session)
 
     async def regenerate_elsewhere(self, token: str) -> str:
         session = await self.elsewhere.load(token)
         session.regenerate()
         await self.elsewhere.commits.commit(state_of(session))
-        assert state_of(session).token is not None
-        return state_of(session).token
+        return token_of(session)
 
     async def test_what_cannot_be_read_is_logged_once(self) -> None:
         """Behaviour 84: in one line for each kind, and the listener is told of it."""
@@ -310,8 +309,7 @@ class LimitTest(SessionsCase):
         session = await sessions.load(None)
         session.login("ada")
         await sessions.commits.commit(state_of(session))
-        assert state_of(session).token is not None
-        return state_of(session).token
+        return token_of(session)
 
     async def test_of_two_for_one_place_the_older_waits(self) -> None:
         """Behaviour 46: until the newer one has gone, which is not stored for good."""

@@ -16,8 +16,8 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
+from tests.tokens import token_of
 from tornado_sessions import SessionError, SessionMixin, Sessions, Vault
-from tornado_sessions.session import state_of
 from tornado_sessions.settings import read_settings
 from tornado_sessions.transports import (
     Transports,
@@ -240,8 +240,7 @@ class Site:
         session = await Sessions.of(self.app).load(None)
         session.update(values)
         await session.save()
-        assert state_of(session).token is not None
-        return state_of(session).token
+        return token_of(session)
 
 
 @pytest.fixture

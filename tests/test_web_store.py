@@ -270,7 +270,7 @@ async def test_an_error_page_is_not_given_the_stores_own_words(
     """Behaviour 31: it may show the error that it is given."""
     given: list[object] = []
 
-    class Handler(Write):
+    class Handler(SessionMixin):
         def write_error(self, status_code: int, **kwargs: Any) -> None:
             given.append(kwargs)
             self.finish("An error.")

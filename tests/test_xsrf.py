@@ -15,6 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 from tornado_sessions_memory import MemoryBackend
 
+from tests.tokens import token_of
 from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.session import state_of
 from tornado_sessions.settings import Settings, read_settings
@@ -439,9 +440,9 @@ async def begin(site: Site) -> tuple[str, str, str]:
     await session.save()
     assert state_of(session).token is not None
     assert sessions.settings.xsrf_keys is not None
-    signed = SECRET + sessions.settings.xsrf_keys.sign(state_of(session).token, SECRET)
+    signed = SECRET + sessions.settings.xsrf_keys.sign(token_of(session), SECRET)
     cookie, form = (mask(data, 0).decode() for data in (signed, SECRET))
-    return state_of(session).token, cookie, form
+    return token_of(session), cookie, form
 
 
 @pytest.mark.parametrize("way", ["cookie", "query"])

@@ -28,7 +28,6 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Hashable, Iterable
-from typing import TypeVar
 
 from tornado_sessions.backend import Backend
 from tornado_sessions.errors import ConflictError, SessionDataError

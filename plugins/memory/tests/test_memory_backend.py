@@ -123,12 +123,14 @@ class CapacityTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_each_bound_is_logged_at_its_first_eviction(self) -> None:
         """Behaviour 71: one warning says which option to raise, and to what."""
-        for options, bound, option in (
-            ({"max_records": 2}, "2 sessions", "max_records=20"),
-            ({"max_bytes": 4, "max_memory": 999}, "999 bytes", "max_memory=9990"),
+        for backend, bound, option in (
+            (MemoryBackend(max_records=2), "2 sessions", "max_records=20"),
+            (
+                MemoryBackend(max_bytes=4, max_memory=999),
+                "999 bytes",
+                "max_memory=9990",
+            ),
         ):
-            backend = MemoryBackend(**options)
-
             with self.assertLogs("tornado_sessions", "WARNING") as logs:
                 await _insert(backend, *[None] * 9)
 

@@ -20,7 +20,7 @@ import unittest
 import warnings
 from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import pymongo
@@ -217,7 +217,7 @@ class DriverFacts(_Case):
             with self.subTest(field=field, key=key, options=options):
                 collection = f"taken_{self.driver}_{number}"
                 with _documents(collection) as documents:
-                    documents.create_index(key, **options)
+                    documents.create_index(key, **cast("dict[str, Any]", options))
                 backend = self.open(collection=collection)
 
                 with (
@@ -315,7 +315,9 @@ class DriverFacts(_Case):
             with self.subTest(kind=kind):
                 collection = f"{kind.split()[0]}_{self.driver}"
                 with _documents(collection) as documents:
-                    documents.database.create_collection(collection, **options)
+                    documents.database.create_collection(
+                        collection, **cast("dict[str, Any]", options)
+                    )
                 backend = self.open(collection=collection)
 
                 with self.assertLogs("tornado_sessions", logging.WARNING) as log:

@@ -107,7 +107,8 @@ class SharingTest(_Case):
             self.file = _File(self, mode)
             self.path = self.file.path
             kept = ("user_version", "application_id", "auto_vacuum", "page_size")
-            before = self.file.schema(), *map(self.file.pragma, kept)
+            schema_before = self.file.schema()
+            before = (schema_before, *map(self.file.pragma, kept))
             stored = self.file.pragma("journal_mode")
 
             backend = self.open()
@@ -123,7 +124,7 @@ class SharingTest(_Case):
                     "sessions_expires",
                     "sessions_user",
                 }
-                self.assertEqual(schema.keys() - before[0].keys(), ours)
+                self.assertEqual(schema.keys() - schema_before.keys(), ours)
                 rest = {name: schema[name] for name in schema.keys() - ours}
                 self.assertEqual((rest, *map(self.file.pragma, kept)), before)
                 self.assertEqual(self.file.pragma("journal_mode"), stored)
