@@ -42,6 +42,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.core import retries
 from tornado_sessions.testing import FaultyVault
+from tornado_sessions.unknown import UnloadedSession
 
 # Not in one piece, as a report has lines of the source, too.
 VALUE, FLASH, LABEL, PASSWORD = (f"{name}-s3cr3t" for name in ("v", "f", "l", "p"))
@@ -354,6 +355,39 @@ async def test_an_error_of_the_application_reports_no_secret(
     await site.does(act)
 
     site.check()
+
+
+# Public methods that leave no frame with a secret where they raise: their arguments are
+# keys, ids or nothing at all, and what they return is not in a local before that.
+_NEEDS_NO_HIDING = {
+    *("__contains__", "__delitem__", "__getitem__", "__iter__", "__len__", "__repr__"),
+    *("__reduce__", "__reversed__", "__sentry_repr__", "items", "keys", "values"),
+    *("__eq__", "pop", "popitem"),
+    # These hide what they raise by themselves.
+    *("__setitem__", "of"),
+    # These raise nothing, or what Python raises for every object.
+    *("__class_getitem__", "__del__", "__getattr__", "__init__", "__setattr__"),
+    "__subclasshook__",
+    *("of_request", "view"),
+}
+
+
+@pytest.mark.parametrize("kind", [Session, UnloadedSession, Sessions])
+def test_every_public_method_hides_its_frames(kind: type) -> None:
+    """Behaviour 82: a new method is decorated with hides_frames, or listed here."""
+    bare = set()
+    for name in dir(kind):
+        member = inspect.getattr_static(kind, name)
+        if name.startswith("_") and not name.startswith("__"):
+            continue
+        # Of a property only the setter has an argument.
+        for found in (member, getattr(member, "fset", None)):
+            function = getattr(found, "__func__", found)
+            if inspect.isfunction(function) and not hasattr(function, "__wrapped__"):
+                bare.add(name)
+
+    # A clock, a vault and a user are set by tests, or not at all.
+    assert bare - {"now", "user", "vault"} <= _NEEDS_NO_HIDING
 
 
 @pytest.mark.parametrize("app", ["memory", "sqlite", "cookie"], indirect=True)

@@ -296,7 +296,8 @@ def _has_no_end(value: Any) -> bool:  # noqa: ANN401
 
 
 def _contains_itself(value: Any) -> bool:  # noqa: ANN401
-    around, done = set(), set()
+    around: set[int] = set()
+    done: set[int] = set()
     pending = [(value, False)]
     while pending:
         each, is_left = pending.pop()

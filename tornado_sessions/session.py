@@ -145,16 +145,19 @@ class Session(MutableMapping[str, Any]):
         self.update(other)
         return self
 
+    @hides_frames
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(other, Mapping):
             return NotImplemented
         return {**self, **other}
 
+    @hides_frames
     def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(other, Mapping):
             return NotImplemented
         return {**other, **self}
 
+    @hides_frames
     def copy(self) -> dict[str, Any]:
         """Returns the values as a plain dict.
 
@@ -173,6 +176,7 @@ class Session(MutableMapping[str, Any]):
     # These two are spelled out as an error of a value would else be told as one
     # that came up while a KeyError was handled.
 
+    @hides_frames
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
         """Answers the value of ``key``, or ``default`` if there is none."""
         return self[key] if key in self._state.values else default
@@ -191,6 +195,7 @@ class Session(MutableMapping[str, Any]):
             raise KeyError("popitem(): the session is empty")
         return key, self.pop(key)
 
+    @hides_frames
     def clear(self) -> None:
         """Removes all values, and keeps the session itself; see `destroy`."""
         if self._state.values:
@@ -356,6 +361,7 @@ class Session(MutableMapping[str, Any]):
         self._state.require_headers("regenerate()")
         self._state.regenerate()
 
+    @hides_frames
     def destroy(self) -> None:
         """Ends the session: its record goes, its cookie expires.
 
@@ -392,6 +398,7 @@ class Session(MutableMapping[str, Any]):
         self._state.require_headers("login()")
         self._state.sign_in(user, kept)
 
+    @hides_frames
     def logout(self) -> None:
         """Signs the user out and ends the session, as `destroy` does."""
         self.destroy()
@@ -461,6 +468,7 @@ class Session(MutableMapping[str, Any]):
         self._state.check_change()
         self._state.add_flash(text, category)
 
+    @hides_frames
     def flashes(self) -> list[tuple[str, str]]:
         """Answers the messages left by `flash`, oldest first, and removes them.
 

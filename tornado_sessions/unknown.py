@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
+from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
 
 
@@ -24,14 +25,17 @@ class UnloadedSession(Session):
     def __init__(self, reason: str) -> None:
         super().__init__(_NoStore(), _UnloadedState(reason))
 
+    @hides_frames
     def destroy(self) -> None:
         """Raises `.SessionError`."""
         self._state.require_cookie()
 
+    @hides_frames
     async def reload(self) -> None:
         """Raises `.SessionError`."""
         self._state.require_cookie()
 
+    @hides_frames
     async def transact(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
         """Raises `.SessionError`, and does not call ``function``."""
         self._state.require_cookie()

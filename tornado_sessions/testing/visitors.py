@@ -32,7 +32,7 @@ from tornado_sessions.web import SessionMixin
 if TYPE_CHECKING:
     from tornado.testing import AsyncHTTPTestCase
 else:
-# A mixin: only its combination with a test case is collected as a test.
+    # A mixin: only its combination with a test case is collected as a test.
     AsyncHTTPTestCase = object
 
 T = TypeVar("T")
