@@ -184,6 +184,24 @@ class DriverFacts(_Case):
         self.assertEqual(indexes["user_1"]["key"], [("user", 1)])
         self.assertIs(indexes["user_1"]["sparse"], True)
 
+    async def test_close_leaves_no_task_that_creates_indexes(self) -> None:
+        """Behaviour 65: of a large collection it would go on for hours."""
+        begun = asyncio.Event()
+
+        async def create(*arguments: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        backend = self.open(timeout=0.5)
+        before = asyncio.all_tasks()
+        with mock.patch.object(MongoDBBackend, "_create_index", create):
+            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            await begun.wait()
+            left = [t for t in asyncio.all_tasks() - before if "indexes" in repr(t)]
+            await backend.close()
+
+        self.assertEqual([task.done() for task in left], [True])
+
     async def test_the_indexes_of_a_dropped_collection_are_created_again(self) -> None:
         """Behaviour 65: before long, or what expires from then on would stay."""
         collection = f"dropped_{self.driver}"

@@ -258,6 +258,11 @@ class MongoDBBackend(Backend):
         if self._client is None:
             with contextlib.suppress(BackendError):
                 await self._run(self._close, opened.client)
+        if self._indexing is not None and not self._indexing.done():
+            # An index may take hours, which the server goes on with. The client is
+            # closed first: on Python 3.10 a cancellation can lock its pool.
+            self._indexing.cancel()
+            await asyncio.wait([self._indexing], timeout=self.timeout)
 
     async def _close(self, client: Any) -> None:  # noqa: ANN401
         # Half of the time to tell the server, and the rest to close all the same.
