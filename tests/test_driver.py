@@ -211,6 +211,55 @@ class DriverBackendTest(unittest.IsolatedAsyncioTestCase):
 
         await self.backend.close()
 
+    async def test_closing_waits_for_the_operations_in_progress(self) -> None:
+        """Behaviour 65: also for those that still connect; closing twice is allowed."""
+        backend = PigeonBackend("roof", self.loft, timeout=20)
+        for closed in (0, 1):
+            if closed:
+                await backend.load(KEY)
+            self.loft.answers.clear()
+            loads = [asyncio.ensure_future(backend.load(KEY)) for _ in range(3)]
+            await asyncio.sleep(0)
+            closings = [asyncio.ensure_future(backend.close()) for _ in range(2)]
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.assertEqual(self.loft.disconnected, closed)
+            self.loft.answers.set()
+
+            self.assertEqual(await asyncio.gather(*loads), [None] * 3)
+            await asyncio.gather(*closings)
+
+            self.assertEqual(self.loft.disconnected, closed + 1)
+
+    async def test_closing_does_not_wait_for_operations_that_follow(self) -> None:
+        """A task that never ends does not keep a process from its end."""
+        ended = asyncio.Event()
+
+        async def go_on() -> None:
+            while not ended.is_set():
+                await backend.load(KEY)
+
+        backend = PigeonBackend("roof", self.loft)
+        others = [asyncio.ensure_future(go_on()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(backend.close(), 30)
+        ended.set()
+        await asyncio.gather(*others)
+
+        self.assertEqual(self.loft.disconnected, 1)
+
+    async def test_closing_waits_for_a_connection_that_nobody_wants(self) -> None:
+        """The operation that began to connect was cancelled."""
+        backend = PigeonBackend("roof", self.loft, timeout=20)
+        load = asyncio.ensure_future(backend.load(KEY))
+        await asyncio.sleep(0)
+        load.cancel()
+        await asyncio.wait([load])
+
+        await backend.close()
+
+        self.assertEqual((self.loft.connected, self.loft.disconnected), (1, 1))
+
     async def test_an_error_of_the_driver_is_the_cause(self) -> None:
         """Behaviour 31: the message has the driver's text, for the log."""
         self.loft.error = PigeonError(1, "it rained")
@@ -329,6 +378,71 @@ class DriverBackendTest(unittest.IsolatedAsyncioTestCase):
         await self.backend.load(KEY)
 
         self.assertEqual(self.loft.connected, 1)
+
+    async def test_an_operation_can_drop_its_connection(self) -> None:
+        """It is dropped once, and the next operation connects."""
+        dropped: list[Pigeon] = []
+
+        class Dropping(PigeonBackend):
+            def dropped(self, connection: Pigeon) -> None:
+                dropped.append(connection)
+
+        backend = Dropping("roof", self.loft)
+        self.assertFalse(backend.drop(Pigeon(self.loft)))
+        connection = await backend.connection()
+
+        self.assertTrue(backend.drop(connection))
+        self.assertFalse(backend.drop(connection))
+
+        self.assertEqual(dropped, [connection])
+        self.assertIsNot(await backend.connection(), connection)
+        self.assertEqual(self.loft.connected, 2)
+
+    async def test_an_operation_can_say_what_it_waited_for(self) -> None:
+        """Behaviour 66: it knows its timeout from a cancellation by others."""
+
+        class Saying(PigeonBackend):
+            async def load_from(self, connection: Pigeon, key: bytes) -> Record | None:
+                try:
+                    return await super().load_from(connection, key)
+                except asyncio.CancelledError:
+                    if self.has_timed_out():
+                        raise PigeonError(1, "it rained") from None
+                    raise
+
+        backend = Saying("roof", self.loft, timeout=0.1)
+        await backend.load(KEY)
+        self.assertFalse(backend.has_timed_out())
+        self.loft.answers.clear()
+
+        cancelled = asyncio.ensure_future(backend.load(KEY))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await cancelled
+        # The cancelled operation has broken the connection.
+        self.loft.answers.set()
+        await backend.connection()
+        self.loft.answers.clear()
+        with self.assertRaises(BackendError) as raised:
+            await backend.load(KEY)
+
+        self.assertEqual(str(raised.exception), "The loft 'roof' failed: it rained.")
+
+    async def test_a_timeout_comes_with_the_advice_of_the_backend(self) -> None:
+        """Where that which fits most stores does not fit."""
+
+        class Advising(PigeonBackend):
+            timeout_advice = "Look out of the window."
+
+        self.loft.answers.clear()
+        with self.assertRaises(BackendError) as raised:
+            await Advising("roof", self.loft, timeout=0.1).load(KEY)
+
+        self.assertEqual(
+            str(raised.exception),
+            "The loft 'roof' did not answer within 0.1 seconds. Look out of the window.",
+        )
 
     async def test_a_failed_connecting_is_tried_again(self) -> None:
         """Behaviour 66: by the next operation, and its error is logged by nobody."""
@@ -463,6 +577,33 @@ class LoopsTest(unittest.TestCase):
 
         self.assertEqual(loft.disconnected, 0)
 
+    def test_a_connection_may_be_good_for_all_event_loops(self) -> None:
+        """Such as one that is served by a thread."""
+        loft = asyncio.run(_new_loft())
+        backend = Threaded("roof", loft)
+
+        for _ in range(2):
+            asyncio.run(backend.load(KEY))
+        asyncio.run(backend.close())
+
+        self.assertEqual((loft.connected, loft.disconnected), (1, 1))
+
+
+class Threaded(PigeonBackend):
+    """Its driver does not care which event loop it is used in."""
+
+    opens_per_loop = False
+
+    async def connect(self) -> Pigeon:
+        await super().connect()
+        return AnywherePigeon(self.loft)
+
+
+class AnywherePigeon(Pigeon):
+    async def fly(self) -> dict[bytes, tuple[int, bytes, str | None, float]]:
+        self.loop = asyncio.get_running_loop()
+        return await super().fly()
+
 
 class ForkTest(unittest.TestCase):
     def test_a_child_connects_anew(self) -> None:
@@ -472,26 +613,45 @@ class ForkTest(unittest.TestCase):
     def test_a_store_that_cannot_be_shared_by_a_fork_says_so(self) -> None:
         """Behaviour 67: where two processes would harm each other's connection."""
 
-        class Shy(PigeonBackend):
-            opens_after_fork = False
-
-        self.assertEqual(
-            _in_child(Shy),
+        message = (
             "The loft 'roof' was in use when the process forked, so it cannot be used"
             " in the child. Use the sessions after the fork only, or close them before"
-            " it.",
+            " it."
         )
 
+        self.assertEqual(_in_child(Shy), message)
+        self.assertEqual(_in_child(Shy, closes_in_child=True), message)
 
-def _in_child(kind: type[PigeonBackend]) -> str:
+    def test_a_store_that_cannot_be_shared_may_be_closed_before_the_fork(self) -> None:
+        """Behaviour 67: it may fail before it as well: nothing is open then."""
+        self.assertEqual(_in_child(Shy, closes_in_parent=True), "2 connected")
+        self.assertEqual(_in_child(Shy, fails_in_parent=True), "1 connected")
+
+
+class Shy(PigeonBackend):
+    opens_after_fork = False
+
+
+def _in_child(
+    kind: type[PigeonBackend],
+    *,
+    closes_in_parent: bool = False,
+    closes_in_child: bool = False,
+    fails_in_parent: bool = False,
+) -> str:
     """Returns what a forked child meets whose parent has used the backend."""
     loft = asyncio.run(_new_loft())
     backend = kind("roof", loft)
-    asyncio.run(backend.load(KEY))
+    if fails_in_parent:
+        loft.error = PigeonError(1, "it rained")
+    asyncio.run(_use(backend, closes_in_parent))
+    loft.error = None
     ours, theirs = multiprocessing.get_context("fork").Pipe()
 
     def child() -> None:
         try:
+            if closes_in_child:
+                asyncio.run(backend.close())
             asyncio.run(backend.load(KEY))
             theirs.send(f"{loft.connected} connected")
         except BackendError as error:
@@ -502,6 +662,13 @@ def _in_child(kind: type[PigeonBackend]) -> str:
     text: str = ours.recv()
     process.join()
     return text
+
+
+async def _use(backend: PigeonBackend, closes: bool) -> None:
+    with contextlib.suppress(BackendError):
+        await backend.load(KEY)
+    if closes:
+        await backend.close()
 
 
 async def _new_loft() -> Loft:

@@ -173,6 +173,26 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.timeouts.run(_stay()), 7)
         await asyncio.sleep(0)
 
+    async def test_an_operation_can_ask_whether_it_has_timed_out(self) -> None:
+        """A cancellation by others is none, and neither is the timeout of others."""
+        asked = []
+
+        async def ask(work: Awaitable[object]) -> None:
+            try:
+                await work
+            finally:
+                asked.append(self.timeouts.is_expired())
+
+        cancelled = asyncio.ensure_future(self.timeouts.run(ask(_new_future())))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.timeouts.run(ask(_new_future()))
+        await self.timeouts.run(ask(asyncio.sleep(0)))
+
+        self.assertEqual(asked, [False, True, False])
+
     async def test_a_deadline_replaces_the_limit(self) -> None:
         """Behaviour 66: the time that was spent before counts."""
         late = asyncio.ensure_future(

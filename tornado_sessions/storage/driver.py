@@ -78,15 +78,23 @@ os.register_at_fork(after_in_child=_note_fork)
 class _Opened(Generic[C]):
     """What is open in one event loop of one process."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: C | None = None
+    ) -> None:
         self.loop = loop
         self.forks = _forks
-        self.connection: C | None = None
+        self.connection = connection
         #: The task that connects.
         self.opening: asyncio.Task[C] | None = None
+        #: How many operations are in progress.
+        self.running = 0
+        #: Is set when no operation is in progress, where `close` waits for that.
+        self.idle: asyncio.Event | None = None
 
-    def is_usable_in(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return self.loop is loop and self.forks == _forks
+    async def wait_until_idle(self) -> None:
+        if self.running:
+            self.idle = self.idle or asyncio.Event()
+            await self.idle.wait()
 
 
 class DriverBackend(Backend, Generic[C]):
@@ -110,6 +118,12 @@ class DriverBackend(Backend, Generic[C]):
     options: ClassVar[Mapping[str, type]] = {}
     #: Whether a child process can connect while the parent is connected.
     opens_after_fork: ClassVar[bool] = True
+    #: Whether a connection can be used only in the event loop that opened it.
+    opens_per_loop: ClassVar[bool] = True
+    #: What to do about a timeout.
+    timeout_advice: ClassVar[str] = (
+        "Check that it runs and can be reached, or raise the option 'timeout'."
+    )
 
     def __init__(
         self, address: str, *, timeout: float = 2.0, max_bytes: int = 65_536
@@ -255,7 +269,7 @@ class DriverBackend(Backend, Generic[C]):
         return await self.run(self.purge_in, now)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        pages = self.find_in(await self.run(self._connection_itself), user)
+        pages = self.find_in(await self.connection(), user)
         try:
             while (page := await self.run(self._next_page, pages)) is not None:
                 for found in page:
@@ -267,15 +281,29 @@ class DriverBackend(Backend, Generic[C]):
                     await self._timeouts.run(pages.aclose())
 
     async def close(self) -> None:
-        """Closes the connection. It opens again at the next use."""
-        opened, self._opened = self._opened, None
-        if opened is None or not opened.is_usable_in(asyncio.get_running_loop()):
+        """Closes the connection. It opens again at the next use.
+
+        The operations in progress have ``timeout`` seconds to end.
+        """
+        opened = self._opened
+        if opened is None or opened.forks != _forks:
+            # What the parent process opened is left to it.
             return
+        if opened.loop is not asyncio.get_running_loop():
+            if self.opens_per_loop:
+                return
+            opened = self._open()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await self._timeouts.run(opened.wait_until_idle())
+        if self._opened is opened:
+            self._opened = None
         try:
             if opened.opening is not None:
+                # The operation that wanted it open was cancelled.
                 await self._timeouts.run(shielded(opened.opening))
-            if opened.connection is not None:
-                await self._timeouts.run(self.disconnect(opened.connection))
+            connection, opened.connection = opened.connection, None
+            if connection is not None:
+                await self._timeouts.run(self.disconnect(connection))
         except self._failures:
             # The store is down, and the connection with it.
             return
@@ -291,22 +319,19 @@ class DriverBackend(Backend, Generic[C]):
         Raises `.BackendError` where the driver fails, or does not answer within
         ``timeout`` seconds, the time to connect included.
         """
+        loop = asyncio.get_running_loop()
         opened = self._opened
-        connection = None
+        if opened is None or opened.loop is not loop or opened.forks != _forks:
+            opened = self._open()
+        connection = opened.connection
+        opened.running += 1
         try:
-            if (
-                opened is not None
-                and opened.loop is asyncio.get_running_loop()
-                and opened.forks == _forks
-                and opened.connection is not None
-                and not self.is_closed(opened.connection)
-            ):
-                connection = opened.connection
+            if connection is not None and not self.is_closed(connection):
                 return await self._timeouts.run(
                     operation(connection, *arguments, **keywords)
                 )
-            deadline = asyncio.get_running_loop().time() + self.timeout
-            opened = self._open()
+            deadline = loop.time() + self.timeout
+            connection = None
             connection = await self._timeouts.run(self._connected(opened), deadline)
             return await self._timeouts.run(
                 operation(connection, *arguments, **keywords), deadline
@@ -314,13 +339,44 @@ class DriverBackend(Backend, Generic[C]):
         except self._failures as error:
             failure: Exception = error
         except asyncio.CancelledError as error:
-            self._drop_if_broken(opened, connection, error)
+            self._drop_if_broken(connection, error)
             raise
-        self._drop_if_broken(opened, connection, failure)
+        finally:
+            opened.running -= 1
+            if opened.idle is not None and not opened.running:
+                opened.idle.set()
+                opened.idle = None
+        self._drop_if_broken(connection, failure)
         # Out here, so that the driver's error is the cause and not the context:
         # `cause_of` may return another one.
         message = self.explain(failure, connection)
         raise BackendError(message) from self.cause_of(failure)
+
+    # For operations that look after their connection themselves.
+
+    async def connection(self) -> C:
+        """Returns the connection, and connects first if there is none."""
+        return await self.run(_itself)
+
+    def drop(self, connection: C) -> bool:
+        """Has the next operation connect anew.
+
+        Returns False if ``connection`` is not the one in use any more.
+        """
+        opened = self._opened
+        if opened is None or opened.connection is not connection:
+            return False
+        opened.connection = None
+        self.dropped(connection)
+        return True
+
+    def has_timed_out(self) -> bool:
+        """Whether the running operation is being cancelled for its timeout.
+
+        For an operation that handles `asyncio.CancelledError`: it may then raise one
+        of `errors` that says what it has waited for.
+        """
+        return self._timeouts.is_expired()
 
     def explain(self, error: Exception, connection: C | None) -> str:
         """Returns the message of the `.BackendError` for ``error``.
@@ -330,8 +386,7 @@ class DriverBackend(Backend, Generic[C]):
         if self.is_timeout(error):
             return (
                 f"{self.store} {self.address!r} did not answer within"
-                f" {self.timeout:g} seconds. Check that it runs and can be reached, or"
-                " raise the option 'timeout'."
+                f" {self.timeout:g} seconds. {self.timeout_advice}"
             )
         text = self.describe(error)
         advice = self.advice.get(self.code_of(error) or "") or next(
@@ -347,43 +402,35 @@ class DriverBackend(Backend, Generic[C]):
     # Connecting.
 
     @staticmethod
-    async def _connection_itself(connection: C) -> C:
-        return connection
-
-    @staticmethod
     async def _next_page(
         connection: C, pages: AsyncIterator[list[tuple[bytes, Record]]]
     ) -> list[tuple[bytes, Record]] | None:
         return await anext(pages, None)
 
     def _open(self) -> _Opened[C]:
-        """Returns what is open in this event loop and process, or about to be."""
-        loop = asyncio.get_running_loop()
+        """Replaces what was opened in another event loop or process."""
         opened = self._opened
-        if opened is None or not opened.is_usable_in(loop):
-            if (
-                opened is not None
-                and opened.forks != _forks
-                and not self.opens_after_fork
-            ):
+        connection = None
+        if opened is not None and opened.forks != _forks:
+            is_open = opened.connection is not None or opened.opening is not None
+            if is_open and not self.opens_after_fork:
                 raise BackendError(
                     f"{self.store} {self.address!r} was in use when the process forked,"
                     " so it cannot be used in the child. Use the sessions after the"
                     " fork only, or close them before it."
                 )
-            # A connection of another event loop or process is left to those who
-            # opened it.
-            if opened is not None and opened.forks != _forks:
-                # Also by the garbage collector: where a driver closes what it forgets,
-                # that takes the socket out of the parent's epoll, which both share.
-                _inherited.append(opened)
-            opened = self._opened = _Opened(loop)
-        return opened
+            # Also by the garbage collector: where a driver closes what it forgets,
+            # that takes the socket out of the parent's epoll, which both share.
+            _inherited.append(opened)
+        elif opened is not None and not self.opens_per_loop:
+            connection = opened.connection
+        # Any other connection is left to those who opened it.
+        self._opened = _Opened(asyncio.get_running_loop(), connection)
+        return self._opened
 
     async def _connected(self, opened: _Opened[C]) -> C:
         if opened.connection is not None and self.is_closed(opened.connection):
-            self.dropped(opened.connection)
-            opened.connection = None
+            self.drop(opened.connection)
         while opened.connection is None:
             opening = opened.opening
             if is_ours := opening is None:
@@ -405,12 +452,10 @@ class DriverBackend(Backend, Generic[C]):
         finally:
             opened.opening = None
 
-    def _drop_if_broken(
-        self, opened: _Opened[C] | None, connection: C | None, error: BaseException
-    ) -> None:
-        """Has the next operation connect anew if this connection is broken."""
-        if connection is None or opened is None or opened.connection is not connection:
-            return
-        if self.is_broken(connection, error):
-            opened.connection = None
-            self.dropped(connection)
+    def _drop_if_broken(self, connection: C | None, error: BaseException) -> None:
+        if connection is not None and self.is_broken(connection, error):
+            self.drop(connection)
+
+
+async def _itself(connection: C) -> C:
+    return connection

@@ -52,6 +52,10 @@ class _Pending:
         self.expired = False
         self.cancellations = _cancellations(task)
 
+    def was_only_timeout(self) -> bool:
+        """Whether the timeout has cancelled the task, and nobody else."""
+        return self.expired and _cancellations(self.task) <= self.cancellations + 1
+
 
 class Timeouts:
     """Cancels operations that take longer than ``timeout`` seconds.
@@ -87,13 +91,21 @@ class Timeouts:
         try:
             return await work
         except asyncio.CancelledError:
-            if not pending.expired or _cancellations(task) > pending.cancellations + 1:
+            if not pending.was_only_timeout():
                 raise
             raise asyncio.TimeoutError from None
         finally:
             self._pending.discard(pending)
             if pending.expired and sys.version_info >= (3, 11):
                 task.uncancel()
+
+    def is_expired(self) -> bool:
+        """Whether the running task is being cancelled because a timeout expired."""
+        task = asyncio.current_task()
+        return any(
+            pending.task is task and pending.was_only_timeout()
+            for pending in self._pending
+        )
 
     async def _run_in_task(self, work: Awaitable[T], deadline: float | None) -> T:
         return await self.run(work, deadline)
