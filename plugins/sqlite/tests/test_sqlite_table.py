@@ -158,8 +158,8 @@ class SharingTest(_Case):
         backend = self.open(synchronous="normal")
         await _use(backend)
 
-        connection: Any = backend._writer._connection
-        [(synchronous,)] = await connection.execute_fetchall("PRAGMA synchronous")
+        writer = (await backend.connection()).writer
+        [(synchronous,)] = await writer.execute_fetchall("PRAGMA synchronous")
         self.assertEqual(synchronous, 2)
 
     async def test_two_tables_in_one_file_know_nothing_of_each_other(self) -> None:

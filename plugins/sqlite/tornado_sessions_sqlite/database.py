@@ -1,0 +1,125 @@
+"""Opens the file with the sessions. This is what runs in the thread of a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from tornado_sessions_sqlite.place import check_directories, check_owners
+from tornado_sessions_sqlite.table import Table
+
+# How many seconds SQLite itself waits for a lock. After that the statement waits
+# outside of the thread, and the statements behind it are executed meanwhile.
+_BUSY_TIMEOUT = 0.02
+
+
+class MovedError(sqlite3.Error):
+    """The file is no longer at its path, so the statement was not executed."""
+
+
+class Database(sqlite3.Connection):
+    """A connection that executes nothing once its file is no longer at its path.
+
+    In WAL mode SQLite would go on with a file that nobody else can open.
+    """
+
+    path: str
+    #: None until the file is set up.
+    file: tuple[int, int] | None = None
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        if self.file is not None and _file_at(self.path) != self.file:
+            raise MovedError
+        return super().execute(*arguments)
+
+
+def open_database(
+    path: str,
+    table: Table,
+    synchronous: str,
+    reads_only: bool,
+    warn: Callable[[str], None],
+) -> Database:
+    """Opens the file at ``path``, and creates it and the table where they are missing.
+
+    ``warn`` is called with the text of each warning. Raises `.BackendError` if the
+    file must not be used, and `sqlite3.Error` or `OSError` if it cannot be opened.
+    """
+    for directory in check_directories(path):
+        warn(
+            f"Other users may replace the session database {path!r} or the files"
+            f" beside it, as they may write the directory {directory!r} (mode"
+            f" {os.stat(directory).st_mode & 0o7777:o}). Unless that is meant, run:"
+            " chmod go-w on that directory."
+        )
+    # Only if there is no file: closing a file that SQLite has open releases its
+    # locks, as POSIX has it. The files beside it get its mode.
+    with contextlib.suppress(FileExistsError):
+        # Where the path is a link, the file is created that it leads to.
+        real = os.path.realpath(path)
+        os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
+    # Checked when it exists, as another user may have been faster.
+    check_owners(path)
+    file = _file_at(path)
+    database = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT, isolation_level=None, factory=Database
+    )
+    try:
+        _set_up(database, path, table, synchronous, warn)
+        if reads_only:
+            database.execute("PRAGMA query_only = ON")
+        _check_mode(path, warn)
+    except BaseException:
+        database.close()
+        raise
+    database.path, database.file = path, file
+    return database
+
+
+def _set_up(
+    database: Database,
+    path: str,
+    table: Table,
+    synchronous: str,
+    warn: Callable[[str], None],
+) -> None:
+    [(pages,)] = database.execute("PRAGMA page_count").fetchall()
+    if not pages:
+        # An empty file is used by nothing else. It keeps this mode.
+        database.execute("PRAGMA journal_mode = WAL")
+    [(mode,)] = database.execute("PRAGMA journal_mode").fetchall()
+    # Without WAL a loss of power may damage the file unless SQLite flushes the disk,
+    # and the file may hold more than sessions.
+    synchronous = synchronous if mode == "wal" else "full"
+    database.execute(f"PRAGMA synchronous = {synchronous}")
+    # Some builds leave deleted data in the file until its space is needed.
+    database.execute("PRAGMA secure_delete = ON")
+    for index in table.set_up(database, path):
+        warn(
+            f"The session database {path!r} has something else under the name"
+            f" {index!r}, so the table {table.name!r} lacks that index and is"
+            " searched slowly. Rename that, or name another table with the option"
+            " 'table'."
+        )
+
+
+def _check_mode(path: str, warn: Callable[[str], None]) -> None:
+    mode = os.stat(path).st_mode & 0o777
+    if mode & 0o077:
+        warn(
+            f"The session database {path!r} is open to other users (mode {mode:03o})."
+            " Unless that is meant, run: chmod 600 on it and on its -wal and -shm"
+            " files."
+        )
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Returns the device and the inode of the file at ``path``, or None."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,134 @@
+"""Connections to the file, each with a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import aiosqlite
+
+from tornado_sessions.storage.timeouts import shielded
+
+
+class Parameters(tuple[object, ...]):
+    """The parameters of a statement, with a repr that does not show them.
+
+    aiosqlite logs what it executes at DEBUG.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} parameters>"
+
+
+class Lane(aiosqlite.Connection):
+    """A connection whose thread does not keep the process alive.
+
+    A cancelled operation does no harm to it: aiosqlite has a future for each result,
+    so no result reaches another operation, and each statement is a transaction of
+    its own. The statement itself may still be executed.
+    """
+
+    def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(open_database, iter_chunk_size=64)
+        # Otherwise a process that ends without close() waits for the thread forever.
+        # aiosqlite has no public name for its thread.
+        self._thread.daemon = True
+        self._is_interrupted = False
+
+    async def open(self) -> None:
+        """Opens the connection. A cancellation waits until it can be closed."""
+        opening = asyncio.ensure_future(self._connect_in_thread())
+        try:
+            await shielded(opening)
+        except asyncio.CancelledError:
+            # The thread opens the file all the same. aiosqlite would lose it.
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                await self.leave()
+            raise
+
+    async def _connect_in_thread(self) -> None:
+        await self
+
+    def leave(self) -> asyncio.Future[Any]:
+        """Closes the connection when its statements have been executed.
+
+        Returns the future that is done when the connection is closed.
+        """
+        _leaving.add(self._thread)
+        closed = self.stop()
+        assert closed is not None, "There is an event loop."
+        return closed
+
+    async def close_within(self, seconds: float) -> None:
+        """Closes the connection. Interrupts the last statement at half of the time."""
+        closed = self.leave()
+        await asyncio.wait([closed], timeout=seconds / 2)
+        if not closed.done():
+            await self.interrupt()
+            await asyncio.wait([closed], timeout=seconds / 2)
+
+    async def interrupt(self) -> None:
+        """Interrupts the statement that is being executed, if there is one.
+
+        Once only: the next statement may be that of an operation that is in time.
+        """
+        if self._is_interrupted:
+            return
+        self._is_interrupted = True
+        # The connection may be closed by now: `ValueError` is raised by aiosqlite.
+        with contextlib.suppress(ValueError, sqlite3.ProgrammingError):
+            await super().interrupt()
+
+
+class Lanes(NamedTuple):
+    """A connection that reads and one that writes: a read waits for no write."""
+
+    reader: Lane
+    writer: Lane
+
+
+async def open_lane(open_database: Callable[[], sqlite3.Connection]) -> Lane:
+    """Opens a connection, and tries again while others hold the lock of the file."""
+    while True:
+        lane = Lane(open_database)
+        try:
+            await lane.open()
+        except sqlite3.OperationalError as error:
+            # Such as several processes that create one file at once.
+            await pause_if_locked(error)
+        else:
+            return lane
+
+
+async def pause_if_locked(error: sqlite3.OperationalError) -> None:
+    """Waits a moment for the lock of another connection. Raises any other ``error``."""
+    if "locked" not in str(error):
+        raise error
+    await asyncio.sleep(random.uniform(0.001, 0.02))
+
+
+# The threads of connections that are about to be closed.
+_leaving: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    """Waits up to a second for the threads that are about to end.
+
+    A thread whose event loop is closed cannot deliver its result and writes a
+    traceback to stderr. The interpreter aborts if it ends in the middle of that.
+    """
+    deadline = time.monotonic() + 1
+    for thread in list(_leaving):
+        thread.join(max(0, deadline - time.monotonic()))
