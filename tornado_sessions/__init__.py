@@ -14,6 +14,7 @@ from tornado_sessions.errors import (
 from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
+from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.vault import Vault
 from tornado_sessions.web import SessionMixin, recent_login
 
@@ -27,6 +28,7 @@ __all__ = [
     "BackendError",
     "BackendNotFoundError",
     "ConflictError",
+    "DriverBackend",
     "Record",
     "Session",
     "SessionDataError",
