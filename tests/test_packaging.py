@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tornado.web
 from packaging.requirements import Requirement
 
 root = Path(__file__).parent.parent
@@ -41,7 +42,6 @@ levels = (
     {"settings"},
     {"core"},
     {"session"},
-    {"unknown"},
     {"sessions"},
     {"web"},
     {"__init__"},
@@ -248,6 +248,30 @@ class PrivateNamesTest:
         imported = {name.rpartition(".")[2] for name in imports_of(path)}
 
         assert not any(map(is_private, imported))
+
+    def test_the_handler_alone_uses_private_names_of_tornado(self) -> None:
+        """Those of the four that `tornado_sessions.web` lists."""
+        tornados = own_names_of(Path(tornado.web.__file__))
+        used = {
+            (path.stem, name)
+            for path in core.glob("web/*.py")
+            for name in own_names_of(path) & tornados
+        }
+        names = ("_finished", "_headers", "_headers_written", "_status_code")
+
+        assert used == {("handler", name) for name in names}
+
+
+def own_names_of(path: Path) -> set[str]:
+    """Returns the private names of ``self`` that a module uses."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and is_private(node.attr)
+        and ast.unparse(node.value) == "self"
+    }
 
 
 def is_private(name: str) -> bool:

@@ -42,7 +42,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.core import retries
 from tornado_sessions.testing import FaultyVault
-from tornado_sessions.unknown import UnloadedSession
+from tornado_sessions.web.unloaded import UnloadedSession
 
 # Not in one piece, as a report has lines of the source, too.
 VALUE, FLASH, LABEL, PASSWORD = (f"{name}-s3cr3t" for name in ("v", "f", "l", "p"))

@@ -23,13 +23,17 @@ A complete application::
 
 This is the only package that knows a `~tornado.web.RequestHandler`. It needs four
 private names of Tornado: ``_finished``, ``_headers_written``, ``_headers`` and
-``_status_code``.
+``_status_code``. They are used in ``handler`` only, and a test pins them.
 
-A `SessionMixin` is made in layers, each of which adds one thing to the one before:
-``base``, ``ids``, ``xsrf``, ``sockets``, ``mixin``.
+`SessionMixin`, in ``handler``, overrides what it has to and asks an ``Exchange`` for
+the rest: the session of one request and its response. That one makes its parts when
+they are first needed, and no part knows the handler: the ids of the request
+(``request``), the commit that the response waits for (``response``), its headers
+(``headers``, ``links``), the XSRF token (``xsrf``), an open WebSocket
+(``websockets``).
 """
 
-from tornado_sessions.web.mixin import SessionMixin
+from tornado_sessions.web.handler import SessionMixin
 from tornado_sessions.web.recent import recent_login
 
 __all__ = ["SessionMixin", "recent_login"]

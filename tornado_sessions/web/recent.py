@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 
 import tornado.web
 
-from tornado_sessions.web.mixin import SessionMixin
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.web.handler import SessionMixin
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -46,7 +47,7 @@ def recent_login(max_age: float | datetime.timedelta) -> Callable[[Method], Meth
             since = self.session.auth_time
             if (
                 since is not None
-                and self._all_sessions.now() < since + max_age
+                and Sessions.of(self.application).now() < since + max_age
                 and self.current_user
             ):
                 return method(self, *args, **kwargs)

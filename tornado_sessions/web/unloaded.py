@@ -9,7 +9,7 @@ from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hides_frames
-from tornado_sessions.session import Session
+from tornado_sessions.session import Session, state_of
 
 
 class UnloadedSession(Session):
@@ -28,17 +28,43 @@ class UnloadedSession(Session):
     @hides_frames
     def destroy(self) -> None:
         """Raises `.SessionError`."""
-        self._state.require_cookie()
+        state_of(self).require_cookie()
 
     @hides_frames
     async def reload(self) -> None:
         """Raises `.SessionError`."""
-        self._state.require_cookie()
+        state_of(self).require_cookie()
 
     @hides_frames
     async def transact(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
         """Raises `.SessionError`, and does not call ``function``."""
-        self._state.require_cookie()
+        state_of(self).require_cookie()
+
+
+def unloaded_session(status: int, handler: str, overrides: bool) -> UnloadedSession:
+    """Returns the session of an error page that comes before ``prepare()``.
+
+    Raises `RuntimeError` where ``status`` is none of an error. ``handler`` is the
+    name of the handler's class, and ``overrides`` whether that has a ``prepare()``
+    of its own.
+    """
+    if status >= 400:
+        return UnloadedSession(
+            f"The session cannot be changed: the request was answered {status}"
+            " before its session was loaded. On the page of such an error it is"
+            " empty and can only be read."
+        )
+    if overrides:
+        raise RuntimeError(
+            f"self.session is not loaded. If {handler} overrides prepare(), it must"
+            " call 'await super().prepare()'. Before prepare(), as in initialize(),"
+            " there is no session yet."
+        )
+    raise RuntimeError(
+        f"self.session of {handler} is not loaded yet: prepare() does that. Use"
+        " it in the methods that follow, such as get(), and not in"
+        " initialize()."
+    )
 
 
 class _UnloadedState(SessionState):

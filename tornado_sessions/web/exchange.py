@@ -1,0 +1,272 @@
+"""The session of one request and its response, put together from its parts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import tornado.web
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+
+from tornado_sessions.core.inside import is_inside
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.errors import (
+    BackendError,
+    SessionDataError,
+    SessionError,
+    SessionGoneError,
+    SessionLimitError,
+)
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.web.errors import (
+    RETRY_AFTER,
+    log_bad_value,
+    log_failed_store,
+    status_of,
+)
+from tornado_sessions.web.headers import add_vary, hide_url, write_id, write_xsrf
+from tornado_sessions.web.links import put_id_in_url
+from tornado_sessions.web.request import SessionIds, TakenIds, take_ids
+from tornado_sessions.web.response import ResponseCommit
+from tornado_sessions.web.unloaded import UnloadedSession, unloaded_session
+from tornado_sessions.web.websockets import SessionSocket
+from tornado_sessions.web.xsrf import MISMATCH, RequestXSRF
+
+logger = logging.getLogger("tornado_sessions")
+
+
+class Exchange:
+    """What a `.SessionMixin` asks for the session of its request.
+
+    It knows the request and the headers of the response, and no handler. Each part
+    is made when it is first needed.
+    """
+
+    #: The session was loaded, or there is none to load.
+    is_loaded = False
+    #: The response depends on the session.
+    is_used = False
+    #: The response is the answer to a store that has failed.
+    has_failed_store = False
+
+    #: What the request knows of its session. None until it was loaded or used.
+    state: SessionState | None = None
+    ids: SessionIds | None = None
+    commit: ResponseCommit | None = None
+    socket: SessionSocket | None = None
+
+    _session: Session | None = None
+    _unloaded: UnloadedSession | None = None
+    _taken: TakenIds | None = None
+    _xsrf: RequestXSRF | None = None
+
+    def __init__(
+        self, application: tornado.web.Application, request: HTTPServerRequest
+    ) -> None:
+        self._application = application
+        self._request = request
+
+    @functools.cached_property
+    def sessions(self) -> Sessions:
+        """All sessions of the application."""
+        return Sessions.of(self._application)
+
+    # The request.
+
+    def take_ids(self) -> TakenIds:
+        """Takes the ids out of the request, so that no log repeats them."""
+        taken = self._taken
+        if taken is None:
+            # Not from Sessions.of(), which raises where the settings are wrong.
+            names = self._application.settings.get("session_transports")
+            taken = self._taken = take_ids(self._request, names)
+        return taken
+
+    def read_ids(self) -> SessionIds:
+        """Returns the ids that the request brings."""
+        ids = self.ids
+        if ids is None:
+            sessions = self.sessions
+            settings = sessions.settings
+            taken = None if settings.transports is None else self.take_ids()
+            ids = SessionIds(self._request, settings, sessions.logs, taken)
+            self.ids = ids
+        return ids
+
+    @property
+    def is_by_header(self) -> bool:
+        """Whether the request names its session in the header."""
+        if self.sessions.settings.transports is None:
+            return False
+        return self.read_ids().transport == "header"
+
+    def must_load(self) -> bool:
+        """Whether there is a session to `load`, as the request brings an id."""
+        if (
+            self.sessions.settings.transports is None
+            and "Cookie" not in self._request.headers
+        ) or not self.read_ids().tokens:
+            self.is_loaded = True
+        return not self.is_loaded
+
+    async def load(self) -> None:
+        """Loads the session of the request.
+
+        Raises `.BackendError` if the store fails, and `~tornado.web.HTTPError` with
+        403 where the XSRF token is not for the one of several sessions that is alive.
+        """
+        ids = self.read_ids()
+        token = ids.token = ids.tokens[0]
+        if len(ids.tokens) > 1:
+            await self._load_one_of(ids)
+            return
+        self.state = await self.sessions.loader.load(token)
+        self.is_loaded = True
+
+    async def _load_one_of(self, ids: SessionIds) -> None:
+        sessions = self.sessions
+        state = await sessions.loader.load_one_of(ids.tokens)
+        self.state, self.is_loaded = state, True
+        ids.choose(state)
+        if ids.is_ambiguous:
+            what = "cookies" if ids.transport == "cookie" else "ids"
+            sessions.events.tell("refused", reason=f"two {what}")
+        if self._xsrf is not None and not self._xsrf.confirm():
+            raise tornado.web.HTTPError(403, MISMATCH)
+
+    # What a handler uses.
+
+    def begin(self, headers_sent: bool) -> SessionState:
+        """Returns the state of the session, which begins with its first use."""
+        state = self.state
+        if state is None:
+            state = self.state = SessionState(self.sessions.rules)
+            state.headers_sent = headers_sent
+        return state
+
+    def view(self, headers_sent: bool) -> Session:
+        """Returns the session that was loaded, always the same object."""
+        session = self._session
+        if session is None:
+            state = self.state or self.begin(headers_sent)
+            session = self._session = self.sessions.view(state)
+        self.is_used = True
+        return session
+
+    def view_unloaded(self, status: int, handler: type, overrides: bool) -> Session:
+        """Returns the empty session of an error page that comes before the load.
+
+        Raises as `.unloaded_session` does.
+        """
+        session = self._unloaded
+        if session is None:
+            session = unloaded_session(status, handler.__name__, overrides)
+            self._unloaded = session
+        self.is_used = True
+        return session
+
+    def is_ours(self, session: Session) -> bool:
+        """Whether the handler has got ``session`` from here."""
+        return session is self._session or session is self._unloaded
+
+    def link(self, url: str, headers_sent: bool) -> str:
+        """Returns ``url`` with the id, see `.SessionMixin.session_url`."""
+        ids = self.ids
+        if ids is None or not ids.has_links:
+            return url
+        self.is_used = True
+        return put_id_in_url(url, self._request, ids, self.begin(headers_sent))
+
+    def bind_xsrf(self) -> RequestXSRF:
+        """Returns the XSRF token that is bound to the ids of the request."""
+        xsrf = self._xsrf
+        if xsrf is None:
+            settings, ids = self.sessions.settings, self.read_ids()
+            xsrf = RequestXSRF(self._request, ids, settings, self.sessions.now)
+            self._xsrf = xsrf
+        return xsrf
+
+    # The response.
+
+    def refuse_inside_transaction(self) -> None:
+        """Raises `.SessionError` where the function of a transaction answers."""
+        state = self.state
+        if state is not None and state.is_transacting and is_inside(state):
+            raise SessionError(
+                "The function given to transact() answered the request, with finish(),"
+                " flush() or what calls these: redirect(), render(), send_error(). It"
+                " may run more than once. Answer after 'await self.session.transact(…)',"
+                " by what the function returns."
+            )
+
+    def due_commit(self, status: int) -> ResponseCommit | None:
+        """Returns the commit that a response of ``status`` has to wait for."""
+        state, commit = self.state, self.commit
+        # After a 101 Tornado takes the socket away at once: it cannot wait.
+        if state is None or status == 101:
+            return None
+        if commit is None:
+            if not (self.is_used or state.renew):
+                return None
+            commit = self.commit = ResponseCommit(self.sessions, state)
+        return commit if commit.is_due(status) else None
+
+    def status_of(self, error: BaseException | None, status: int) -> int:
+        """Returns the status of the page of ``error``, which may be ``status``.
+
+        What an error of the session has left undone is not tried again.
+        """
+        state = self.state
+        if state is not None:
+            # The response is made anew.
+            state.finished_by = ""
+        if isinstance(error, BackendError):
+            self.has_failed_store = True
+            return 503
+        if isinstance(error, SessionError) and state is not None:
+            is_ambiguous = state.refusal is not None
+            # It is answered; there is nothing to try again.
+            state.discard()
+            return status_of(error, is_ambiguous, status)
+        return status
+
+    def log_error(self, error: BaseException | None, handler: type) -> bool:
+        """Logs an error of the session. Returns False for one of something else."""
+        if not self.is_loaded:
+            self.take_ids()
+        ids, commit = self.ids, self.commit
+        if isinstance(error, (SessionGoneError, SessionLimitError)):
+            # They are no errors of the application.
+            logger.info("%s", error)
+        elif isinstance(error, SessionError) and ids is not None and ids.is_ambiguous:
+            ids.log_refusal(error)
+        elif isinstance(error, BackendError):
+            log_failed_store(error, self._request)
+        elif isinstance(error, SessionDataError) and commit and commit.has_failed:
+            log_bad_value(error, self._request, handler.__name__)
+        else:
+            return False
+        return True
+
+    def write_headers(self, headers: HTTPHeaders) -> None:
+        """Writes what the response says of the session."""
+        state, ids, xsrf = self.state, self.ids, self._xsrf
+        if self.has_failed_store:
+            headers["Retry-After"] = str(RETRY_AFTER)
+        if ids is None:
+            is_in_url = not self.is_loaded and bool(self.take_ids().url)
+        else:
+            is_in_url = ids.is_in_url
+        if is_in_url:
+            hide_url(headers)
+        if self.is_used and (vary := "Cookie" if ids is None else ids.vary):
+            add_vary(headers, vary)
+        if state is not None:
+            state.headers_sent = True
+            if self.sessions.settings.xsrf_keys is not None:
+                xsrf = self.bind_xsrf()
+        if xsrf is not None:
+            write_xsrf(headers, xsrf, state)
+        if state is not None and (ids is not None or state.token is not None):
+            write_id(headers, self.read_ids(), state)

@@ -1,0 +1,160 @@
+"""The commit of a session that a response waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TypeAlias
+
+from tornado_sessions.codec import Envelope
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.errors import SessionGoneError
+from tornado_sessions.frames import hide_frames
+from tornado_sessions.sessions import Sessions
+
+logger = logging.getLogger("tornado_sessions")
+
+#: Done when the bytes are out; what Tornado's flush() and finish() return.
+Sent: TypeAlias = "asyncio.Future[None]"
+
+
+class ResponseCommit:
+    """What a response has to store before it leaves.
+
+    Tornado's ``finish()`` cannot wait, and a commit has to. So `is_due` packs what
+    is to be stored, and `start` begins a task that commits and then sends. If the
+    store suspends, whoever calls ``flush()`` or ``finish()`` gets a future that is
+    done when the response is sent. To cancel it does not stop the commit.
+    """
+
+    #: The commit has begun and has not ended yet.
+    is_pending = False
+    #: It has failed; its error is the response, and nothing is left to commit.
+    has_failed = False
+    #: What follows is ``finish()``; else it is ``flush()``.
+    finishes = False
+
+    _waiters: tuple[Sent, ...] = ()
+
+    def __init__(self, sessions: Sessions, state: SessionState) -> None:
+        self._sessions = sessions
+        self._state = state
+        self._packed: Envelope | None = None
+        self._generation = 0
+
+    def is_due(self, status: int) -> bool:
+        """Whether there is anything to commit in a response of ``status``.
+
+        Packs it: what the handler changes after that is not part of the response.
+        """
+        if self.has_failed:
+            return False
+        state = self._state
+        if status >= 500:
+            state.discard()
+            state.renew = False
+        # Nothing may raise here that send_error() could meet. The commit finds it
+        # again, and there it is answered.
+        try:
+            self._packed = state.pack()
+        except Exception:  # noqa: BLE001
+            self._packed = None
+        self._generation = state.generation
+        return (
+            self.is_pending
+            or self._packed is not state.base
+            or state.needs_new_id
+            or state.renew
+            or state.is_moving
+            or bool(state.ended)
+        )
+
+    def start(
+        self,
+        work: Callable[[ResponseCommit], Coroutine[None, None, Sent | None]],
+        finishes: bool,
+    ) -> Sent:
+        """Starts ``work``, which calls `run` and then sends the response.
+
+        Returns at once what that has returned where the store does not suspend. If
+        another ``work`` has been started before, that one sends the response, by
+        ``finish()`` if it is to finish now.
+        """
+        if finishes:
+            self.finishes = True
+        if not self.is_pending:
+            self.is_pending = True
+            task = self._sessions.tasks.start(self._work(work(self)))
+            if task.done():
+                return task.result()
+        waiter: Sent = asyncio.get_running_loop().create_future()
+        self._waiters += (waiter,)
+        return waiter
+
+    async def run(self) -> None:
+        """Commits what was packed. Raises what `.Session.save` does.
+
+        Does not raise where the session was ended elsewhere: the response is sent,
+        and its changes are lost.
+        """
+        state = self._state
+        try:
+            while True:
+                packed = self._packed
+                await self._sessions.commits.commit(state, packed, self._generation)
+                if self._packed is packed and not (state.needs_new_id or state.ended):
+                    break
+                # Meanwhile came a finish() after a flush(), or a verb.
+        except SessionGoneError as error:
+            logger.info("%s", error)
+            state.discard()
+            state.cookie_due = False
+        except BaseException as error:
+            hide_frames(error)
+            self.has_failed = True
+            # send_error() calls finish() again: nothing may be left to do.
+            state.discard()
+            state.ended = {}
+            raise
+        finally:
+            self.is_pending = False
+
+    async def _work(self, work: Coroutine[None, None, Sent | None]) -> Sent:
+        failure: Exception | None = None
+        sent: Sent | None = None
+        try:
+            sent = await work
+        except Exception as error:
+            # Nobody may be waiting, and then nobody else would hear of it.
+            logger.exception("A response could not be finished.")
+            failure = error
+        waiters, self._waiters = self._waiters, ()
+        if sent is None:
+            # The error was answered, if it could be.
+            sent = asyncio.get_running_loop().create_future()
+            _resolve((sent, *waiters), failure)
+        elif waiters:
+            # This task ends here: neither what is saved nor close() waits for a
+            # client that takes its time.
+            sent.add_done_callback(functools.partial(_pass_on, waiters))
+        # The error's traceback leads to this frame: they would be a cycle.
+        failure = None
+        return sent
+
+
+def _pass_on(waiters: Sequence[Sent], sent: Sent) -> None:
+    _resolve(waiters, None if sent.cancelled() else sent.exception())
+
+
+def _resolve(waiters: Sequence[Sent], failure: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)
+            # That a client hung up is no news where nobody waits.
+            waiter.exception()

@@ -1,0 +1,122 @@
+"""Ties an open WebSocket to its session: it is closed when the session ends."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from tornado.websocket import WebSocketHandler
+
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.errors import BackendError, SessionError
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.sockets import Socket
+
+T = TypeVar("T")
+
+logger = logging.getLogger("tornado_sessions")
+
+# After how many seconds a session that could not be kept alive is tried again.
+_RETRY_AFTER = 2
+
+
+def refuse_unsaved_id(state: SessionState) -> None:
+    """Raises `.SessionError` for what needs an id that a handshake cannot send."""
+    if state.needs_new_id or (state.token is None and state.current.user is not None):
+        raise SessionError(
+            "login() and regenerate() give the session another id, and it was not"
+            " saved before the WebSocket handshake: no cookie can be sent after"
+            " that. The handshake is refused, and the session stays as it was. Call"
+            " 'await self.session.save()' before 'await super().get()'."
+        )
+
+
+def open_socket(
+    handler: Socket, keep_alive: bool, sessions: Sessions, state: SessionState
+) -> SessionSocket | None:
+    """Ties a WebSocket to its session, as it is about to be opened.
+
+    With ``keep_alive`` each message that it receives is a use of the session.
+    Returns None where there is no session, and no WebSocket in a response with 101.
+    """
+    state.on_socket = True
+    if state.token is None:
+        if state.is_changed:
+            logger.warning(
+                "A change to a new session cannot be kept: it was not saved before"
+                " the WebSocket handshake, and no cookie can be sent after that."
+                " Call 'await self.session.save()' before 'await super().get()', or"
+                " write to the session in an ordinary request first."
+            )
+        return None
+    if not isinstance(handler, WebSocketHandler):
+        return None
+    socket = SessionSocket(sessions, state.token)
+    sessions.sockets.add(handler, state.token, state.base.id)
+    if keep_alive:
+        socket.keep_alive(handler)
+    return socket
+
+
+class SessionSocket:
+    """An open WebSocket of the session of ``token``."""
+
+    def __init__(self, sessions: Sessions, token: str) -> None:
+        self._sessions = sessions
+        self._token = token
+        # When a message is to store that the session is in use.
+        self._touch_due = 0.0
+
+    def keep_alive(self, handler: WebSocketHandler) -> None:
+        """Has each message that ``handler`` receives count as a use of the session."""
+        if self._sessions.rules.revocable:
+            receive = functools.partial(self._receive, handler.on_message)
+            vars(handler)["on_message"] = receive
+        else:
+            self._sessions.logs.once(
+                logging.WARNING,
+                "session_keep_alive of %s does nothing: this backend keeps the session"
+                " in the cookie, and a WebSocket can send none.",
+                type(handler).__name__,
+            )
+
+    def close(self, handler: Socket, state: SessionState | None) -> None:
+        """Forgets ``handler``, whose WebSocket was closed."""
+        if state is not None and state.is_changed:
+            logger.warning(
+                "A WebSocket of %s was closed with changes to its session that"
+                " nobody has saved. Nothing is saved by itself there: call 'await"
+                " self.session.save()'.",
+                type(handler).__name__,
+            )
+        self._sessions.sockets.remove(handler, self._token)
+        # What was put there refers to the handler.
+        vars(handler).pop("on_message", None)
+
+    def _receive(
+        self, on_message: Callable[[str | bytes], T], message: str | bytes
+    ) -> T:
+        if self._sessions.now() >= self._touch_due:
+            self._touch_due = math.inf
+            self._sessions.tasks.start(self._touch())
+        return on_message(message)
+
+    async def _touch(self) -> None:
+        sessions = self._sessions
+        try:
+            self._touch_due = await sessions.loader.touch(self._token)
+        except Exception as error:
+            self._touch_due = sessions.now() + _RETRY_AFTER
+            sessions.logs.log(
+                logging.WARNING,
+                "A session could not be kept alive: %s",
+                error,
+                exc_info=not isinstance(error, BackendError),
+            )
+
+
+def ignore(received: str | bytes) -> None:
+    """Takes the place of a method that is not to receive anything any more."""
