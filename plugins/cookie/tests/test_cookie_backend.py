@@ -782,17 +782,23 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
             await self.sessions.revoke_all("ada")
 
     async def test_what_cannot_be_read_lets_nobody_in(self) -> None:
-        """Behaviour 32: something else has written to the store."""
+        """Behaviours 8, 32, 84: the error names a fingerprint and repeats nothing."""
         ada = await self.signed_in()
         await self.sessions.revoke_all("ada")
         (shard,) = filter(None, self.store._shards)
         (entry,) = shard.values()
-        for data in (b"rubbish", b"{}", b'{"before":1,"key":"that of another user"}'):
+        for data in (
+            *(b"rubbish", b"{}", b'{"before":1,"key":"that of another user"}'),
+            *(b'{"before":1e999}', b'{"before":1,"but":"\xff"}', b"\xff"),
+            b'{"before":1,"x":' + b"[" * 100_000,
+        ):
             entry.data = data
             with self.assertRaisesRegex(
-                BackendError, "user's ended sessions cannot be"
-            ):
+                BackendError, "user's ended sessions cannot be read.* [0-9a-f]{16}\\.$"
+            ) as refused:
                 await self.sessions.load(ada)
+            self.assertIsNone(refused.exception.__cause__)
+            self.assertIsNone(refused.exception.__context__)
 
     async def test_what_is_kept_says_nothing_of_who_it_is(self) -> None:
         """Behaviour 7: neither user nor session, and it is never forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import logging
 import os
@@ -32,6 +33,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.codec import decode
 from tornado_sessions.registry import open_backend
+from tornado_sessions.vault import fingerprint
 
 _log = logging.getLogger("tornado_sessions")
 
@@ -373,17 +375,15 @@ _decode_end = msgspec.json.Decoder(_End).decode
 def _read_end(key: bytes, record: Record | None) -> _End | None:
     if record is None:
         return None
-    try:
+    # A decoder's error can hold what it could not decode, so none is kept.
+    with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
         end = _decode_end(record.data)
         if end.key == key[:16].hex():
             return end
-        cause = None
-    except msgspec.DecodeError as error:
-        cause = error
     raise BackendError(
         "What the store keeps of a user's ended sessions cannot be read. Something else"
-        " has written to it."
-    ) from cause
+        f" has written to it: see the record with the fingerprint {fingerprint(key)}."
+    )
 
 
 class _Key:
