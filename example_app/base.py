@@ -20,8 +20,8 @@ _POLICY = (
     " script-src 'self'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-#: For how many seconds after a sign-in orders are taken, and devices shown.
-#: Somebody else may have come to a browser that is remembered for a month.
+#: For how many seconds after a login the user may order, and see the devices. With
+#: "remember me" somebody else may use the browser weeks later.
 RECENT = 3600
 
 

@@ -107,16 +107,16 @@ class LoginHandler(FormHandler):
         if _name(name):
             await self.try_password(self.settings["accounts"].check, name, password)
         else:
-            # Nobody has such a name. It is not kept either: it may be long.
+            # No account has such a name. It is not counted, as it may be long.
             self.refuse(403, name, self.wrong)
 
 
 class SignupHandler(FormHandler):
-    """Makes an account, and signs its owner in.
+    """Creates an account, and signs the user in.
 
-    Without e-mail a form cannot hide for good which names are taken: with another
-    one it makes an account. So a try counts here as it does at the sign-in, and
-    nobody learns more than that a name and a password don't go together.
+    Without e-mail a form cannot completely hide which names exist: a new name
+    creates an account. So an attempt counts here as it does in `LoginHandler`, and the
+    response only says that the name and the password do not match.
     """
 
     template = "signup.html"

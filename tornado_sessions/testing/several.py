@@ -1,4 +1,4 @@
-"""Proves over HTTP what becomes of a request that comes with several ids."""
+"""Tests over HTTP which session a request with several ids gets."""
 
 from __future__ import annotations
 
