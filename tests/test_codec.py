@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from tornado_sessions import BackendError, SessionDataError, codec
+from tornado_sessions import BackendError, SessionDataError
 from tornado_sessions.codec import (
     FORMAT,
     Envelope,
@@ -502,43 +502,6 @@ class DepthTest:
             value = {"a": [value]}
         with pytest.raises(SessionDataError, match="deeper than 100 levels"):
             encode_value("a", value)
-
-
-class SelfContainingTest:
-    @pytest.mark.parametrize("size", [1, 5_000])
-    @pytest.mark.parametrize("kind", ["list", "dict", "tuple", "far"])
-    def test_it_is_not_encoded(
-        self, monkeypatch: pytest.MonkeyPatch, kind: str, size: int
-    ) -> None:
-        """Behaviour 70: what is beside it would be encoded at each of 10,000 levels."""
-        value: dict[str, Any] = {"beside": [*range(size)], "next": {"a": 1}}
-        inner: dict[str, Any] = {
-            "list": [value],
-            "dict": {"a": value},
-            "tuple": (value,),
-            "far": [[{"a": [value["beside"], value["next"], {"a": value}]}]],
-        }
-        value["in"] = inner[kind]
-        encoded = []
-
-        def encode_once(value: object) -> bytes:
-            encoded.append(type(value))
-            return json.dumps(value).encode()
-
-        monkeypatch.setattr(codec, "_encode", encode_once)
-        with pytest.raises(SessionDataError):
-            encode_value("a", value)
-
-        # Only keys and numbers, to find what cannot be stored.
-        assert set(encoded) <= {str, int}
-        assert len(encoded) < 2 * size + 20
-
-    def test_one_object_in_two_places_comes_back(self) -> None:
-        """It is two equal ones then."""
-        shared = {"a": [1]}
-        value = [shared, {"b": shared}, shared["a"]]
-
-        assert decode_value(encode_value("a", value)) == value
 
 
 class RebaseTest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -78,11 +77,6 @@ _DEEPEST = 100
 #: Types whose values are immutable. If such a value can be encoded, decoding it
 #: returns an equal value.
 PLAIN = frozenset({str, int, bool, type(None)})
-
-_SCALARS = PLAIN | {float}
-
-# What the encoder looks into. Whatever else it takes is refused after that.
-_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 # What to store instead, by what `_culprit` calls it.
 _ADVICE = {
@@ -262,56 +256,12 @@ def same_content(one: Envelope, other: Envelope) -> bool:
 def _comes_back(value: Any) -> bytes | None:  # noqa: ANN401
     """Returns ``value`` encoded, or None if decoding it gives another value."""
     try:
-        if type(value) not in _SCALARS and _has_no_end(value):
-            return None
         data = _encode(value)
         if type(value) in PLAIN or _decode(data) == value:
             return data
     except Exception:  # noqa: BLE001 - the value's own __eq__ may raise anything
         return None
     return None
-
-
-def _has_no_end(value: Any) -> bool:  # noqa: ANN401
-    """Whether a list or dict contains itself, or is nested deeper than 100 levels.
-
-    The encoder would repeat its contents up to the recursion limit, thousands of times.
-    """
-    level, known = [value], {id(value)}
-    for _ in range(_DEEPEST):
-        inner = gc.get_referents(*level)
-        if _SCALARS.issuperset(map(type, inner)):
-            return False
-        level = [
-            each
-            for each in inner
-            if type(each) not in _SCALARS and isinstance(each, _CONTAINERS)
-        ]
-        count = len(known) + len(level)
-        known.update(map(id, level))
-        if len(known) < count:
-            # One of them is in two places.
-            return _contains_itself(value)
-    return bool(level)
-
-
-def _contains_itself(value: Any) -> bool:  # noqa: ANN401
-    around: set[int] = set()
-    done: set[int] = set()
-    pending = [(value, False)]
-    while pending:
-        each, is_left = pending.pop()
-        if is_left:
-            around.remove(id(each))
-            done.add(id(each))
-        elif id(each) in around:
-            return True
-        elif id(each) not in done:
-            around.add(id(each))
-            inner = gc.get_referents(each)
-            pending.append((each, True))
-            pending += [(it, False) for it in inner if isinstance(it, _CONTAINERS)]
-    return False
 
 
 class _Place(NamedTuple):
@@ -322,8 +272,6 @@ class _Place(NamedTuple):
     parent: _Place | None
     #: Its key or index in the parent.
     step: str | int
-    #: How many dicts and lists it is in.
-    depth: int = 0
 
 
 def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
@@ -338,7 +286,7 @@ def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
     while pending:
         place = pending.pop()
         value = place.value
-        if id(value) in known or place.depth > _DEEPEST:
+        if id(value) in known:
             continue
         if isinstance(value, dict):
             known.add(id(value))
@@ -348,16 +296,10 @@ def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
                     return _path(place), f"a dict with a key of type {name}"
                 if _comes_back(step) is None:
                     return _path(place), "a key that is not Unicode"
-            pending += [
-                _Place(child, place, step, place.depth + 1)
-                for step, child in value.items()
-            ]
+            pending += [_Place(child, place, step) for step, child in value.items()]
         elif isinstance(value, list):
             known.add(id(value))
-            pending += [
-                _Place(child, place, i, place.depth + 1)
-                for i, child in enumerate(value)
-            ]
+            pending += [_Place(child, place, i) for i, child in enumerate(value)]
         elif type(value) is float and not math.isfinite(value):
             return _path(place), f"float {value}"
         elif type(value) is str and _comes_back(value) is None:
