@@ -269,4 +269,4 @@ class Exchange:
         if xsrf is not None:
             write_xsrf(headers, xsrf, state)
         if state is not None and (ids is not None or state.token is not None):
-            write_id(headers, self.read_ids(), state)
+            write_id(headers, ids or self.read_ids(), state)
