@@ -185,7 +185,7 @@ def check(sentry: Collector, tokens: list[str], vault: FaultyVault | None) -> No
     for token in tokens:
         if vault is not None and vault.revocable:
             inner = vault.inner
-            key = inner._key(token)
+            key = inner.key_of(token)
             secrets += [repr(key)[2:-1], key.hex(), base64.b64encode(key).decode()[:-1]]
             secrets += [base64.urlsafe_b64encode(key).decode()[:-1]]
     for secret in secrets:

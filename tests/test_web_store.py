@@ -275,6 +275,9 @@ async def test_an_error_page_is_not_given_the_stores_own_words(
             given.append(kwargs)
             self.finish("An error.")
 
+        def get(self) -> None:
+            self.session["a"] = 1
+
         async def post(self) -> None:
             self.session["a"] = 1
             await self.session.save()
