@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -15,7 +13,7 @@ from urllib.parse import unquote
 from tornado_sessions.backend import Record
 from tornado_sessions.options import split_url
 from tornado_sessions.storage.driver import DriverBackend
-from tornado_sessions_sqlite.database import Database, MovedError, open_database
+from tornado_sessions_sqlite.database import MovedError, SessionFile
 from tornado_sessions_sqlite.lanes import (
     Lane,
     Lanes,
@@ -120,8 +118,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
         self.synchronous = synchronous
         self.table = table
         self._table = Table(table)
-        self._warned: set[str] = set()
-        self._warning = threading.Lock()
+        self._file = SessionFile(self.path, self._table, synchronous)
         # Each is done when a connection that was dropped is closed.
         self._dropped: set[asyncio.Future[Any]] = set()
 
@@ -228,27 +225,13 @@ class SQLiteBackend(DriverBackend[Lanes]):
             )
 
     async def connect(self) -> Lanes:
-        reader = await open_lane(functools.partial(self._open_database, True))
+        reader = await open_lane(self._file.open_to_read)
         try:
-            writer = await open_lane(functools.partial(self._open_database, False))
+            writer = await open_lane(self._file.open_to_write)
         except BaseException:
             self._close_later(reader)
             raise
         return Lanes(reader, writer)
-
-    def _open_database(self, reads_only: bool) -> Database:
-        """Opens the file, in the thread of a lane."""
-        return open_database(
-            self.path, self._table, self.synchronous, reads_only, self._warn
-        )
-
-    def _warn(self, text: str) -> None:
-        """Logs a warning, once."""
-        with self._warning:
-            if text in self._warned:
-                return
-            self._warned.add(text)
-        logger.warning("%s", text)
 
     def is_broken(self, lanes: Lanes, error: BaseException) -> bool:
         if isinstance(error, asyncio.CancelledError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
-from collections.abc import Callable
+import threading
 from typing import Any
 
 from tornado_sessions_sqlite.place import check_directories, check_owners
 from tornado_sessions_sqlite.table import Table
+
+logger = logging.getLogger("tornado_sessions")
 
 # How many seconds SQLite itself waits for a lock. After that the statement waits
 # outside of the thread, and the statements behind it are executed meanwhile.
@@ -36,84 +39,95 @@ class Database(sqlite3.Connection):
         return super().execute(*arguments)
 
 
-def open_database(
-    path: str,
-    table: Table,
-    synchronous: str,
-    reads_only: bool,
-    warn: Callable[[str], None],
-) -> Database:
-    """Opens the file at ``path``, and creates it and the table where they are missing.
+class SessionFile:
+    """The file at ``path``, which has the sessions in ``table``."""
 
-    ``warn`` is called with the text of each warning. Raises `.BackendError` if the
-    file must not be used, and `sqlite3.Error` or `OSError` if it cannot be opened.
-    """
-    for directory in check_directories(path):
-        warn(
-            f"Other users may replace the session database {path!r} or the files"
-            f" beside it, as they may write the directory {directory!r} (mode"
-            f" {os.stat(directory).st_mode & 0o7777:o}). Unless that is meant, run:"
-            " chmod go-w on that directory."
+    def __init__(self, path: str, table: Table, synchronous: str) -> None:
+        self.path = path
+        self.table = table
+        self.synchronous = synchronous
+        self._warned: set[str] = set()
+        self._warning = threading.Lock()
+
+    def open_to_read(self) -> Database:
+        """Opens the file as `open_to_write` does. The connection cannot write."""
+        return self._open(reads_only=True)
+
+    def open_to_write(self) -> Database:
+        """Opens the file. Creates it and the table where they are missing.
+
+        Raises `.BackendError` if the file must not be used, and `sqlite3.Error` or
+        `OSError` if it cannot be opened.
+        """
+        return self._open(reads_only=False)
+
+    def _open(self, reads_only: bool) -> Database:
+        for directory in check_directories(self.path):
+            self._warn(
+                f"Other users may replace the session database {self.path!r} or the"
+                f" files beside it, as they may write the directory {directory!r}"
+                f" (mode {os.stat(directory).st_mode & 0o7777:o}). Unless that is"
+                " meant, run: chmod go-w on that directory."
+            )
+        # Only if there is no file: closing a file that SQLite has open releases its
+        # locks, as POSIX has it. The files beside it get its mode.
+        with contextlib.suppress(FileExistsError):
+            # Where the path is a link, the file is created that it leads to.
+            real = os.path.realpath(self.path)
+            os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
+        # Checked when it exists, as another user may have been faster.
+        check_owners(self.path)
+        file = _file_at(self.path)
+        database = sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, factory=Database
         )
-    # Only if there is no file: closing a file that SQLite has open releases its
-    # locks, as POSIX has it. The files beside it get its mode.
-    with contextlib.suppress(FileExistsError):
-        # Where the path is a link, the file is created that it leads to.
-        real = os.path.realpath(path)
-        os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
-    # Checked when it exists, as another user may have been faster.
-    check_owners(path)
-    file = _file_at(path)
-    database = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT, isolation_level=None, factory=Database
-    )
-    try:
-        _set_up(database, path, table, synchronous, warn)
-        if reads_only:
-            database.execute("PRAGMA query_only = ON")
-        _check_mode(path, warn)
-    except BaseException:
-        database.close()
-        raise
-    database.path, database.file = path, file
-    return database
+        try:
+            self._set_up(database)
+            if reads_only:
+                database.execute("PRAGMA query_only = ON")
+            self._check_mode()
+        except BaseException:
+            database.close()
+            raise
+        database.path, database.file = self.path, file
+        return database
 
+    def _set_up(self, database: Database) -> None:
+        [(pages,)] = database.execute("PRAGMA page_count").fetchall()
+        if not pages:
+            # An empty file is used by nothing else. It keeps this mode.
+            database.execute("PRAGMA journal_mode = WAL")
+        [(mode,)] = database.execute("PRAGMA journal_mode").fetchall()
+        # Without WAL a loss of power may damage the file unless SQLite flushes the
+        # disk, and the file may hold more than sessions.
+        synchronous = self.synchronous if mode == "wal" else "full"
+        database.execute(f"PRAGMA synchronous = {synchronous}")
+        # Some builds leave deleted data in the file until its space is needed.
+        database.execute("PRAGMA secure_delete = ON")
+        for index in self.table.set_up(database, self.path):
+            self._warn(
+                f"The session database {self.path!r} has something else under the name"
+                f" {index!r}, so the table {self.table.name!r} lacks that index and is"
+                " searched slowly. Rename that, or name another table with the option"
+                " 'table'."
+            )
 
-def _set_up(
-    database: Database,
-    path: str,
-    table: Table,
-    synchronous: str,
-    warn: Callable[[str], None],
-) -> None:
-    [(pages,)] = database.execute("PRAGMA page_count").fetchall()
-    if not pages:
-        # An empty file is used by nothing else. It keeps this mode.
-        database.execute("PRAGMA journal_mode = WAL")
-    [(mode,)] = database.execute("PRAGMA journal_mode").fetchall()
-    # Without WAL a loss of power may damage the file unless SQLite flushes the disk,
-    # and the file may hold more than sessions.
-    synchronous = synchronous if mode == "wal" else "full"
-    database.execute(f"PRAGMA synchronous = {synchronous}")
-    # Some builds leave deleted data in the file until its space is needed.
-    database.execute("PRAGMA secure_delete = ON")
-    for index in table.set_up(database, path):
-        warn(
-            f"The session database {path!r} has something else under the name"
-            f" {index!r}, so the table {table.name!r} lacks that index and is"
-            " searched slowly. Rename that, or name another table with the option"
-            " 'table'."
-        )
+    def _check_mode(self) -> None:
+        mode = os.stat(self.path).st_mode & 0o777
+        if mode & 0o077:
+            self._warn(
+                f"The session database {self.path!r} is open to other users (mode"
+                f" {mode:03o}). Unless that is meant, run: chmod 600 on it and on its"
+                " -wal and -shm files."
+            )
 
-
-def _check_mode(path: str, warn: Callable[[str], None]) -> None:
-    mode = os.stat(path).st_mode & 0o777
-    if mode & 0o077:
-        warn(
-            f"The session database {path!r} is open to other users (mode {mode:03o})."
-            " Unless that is meant, run: chmod 600 on it and on its -wal and -shm"
-            " files."
-        )
+    def _warn(self, text: str) -> None:
+        """Logs a warning, once."""
+        with self._warning:
+            if text in self._warned:
+                return
+            self._warned.add(text)
+        logger.warning("%s", text)
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
