@@ -153,6 +153,11 @@ class _Case(unittest.IsolatedAsyncioTestCase):
         with contextlib.closing(database):
             yield database
 
+    def assert_threads_end(self, before: set[threading.Thread]) -> None:
+        """No thread is left but those ``before``."""
+        for thread in set(threading.enumerate()) - before:
+            _assert_ends(self, thread)
+
 
 class FileTest(_Case):
     async def test_making_a_backend_creates_nothing(self) -> None:
@@ -294,7 +299,7 @@ class FileTest(_Case):
             database.execute("COMMIT")
             await asyncio.gather(save, *closings)
 
-        self._assert_threads_end(threads)
+        self.assert_threads_end(threads)
         self.assertEqual(await _data(self.open(), key), b"one")
 
     async def test_closing_does_not_wait_for_what_comes_later(self) -> None:
@@ -336,12 +341,42 @@ class FileTest(_Case):
 
         await backend.close()
 
-        self._assert_threads_end(threads)
+        self.assert_threads_end(threads)
 
-    def _assert_threads_end(self, before: set[threading.Thread]) -> None:
-        """No thread is left but those ``before``."""
-        for thread in set(threading.enumerate()) - before:
-            _assert_ends(self, thread)
+    async def test_a_connection_that_is_cancelled_while_it_opens_is_closed(
+        self,
+    ) -> None:
+        """Behaviour 68: the thread opens the file all the same."""
+        for turns in (1, 2, 3):
+            threads = set(threading.enumerate())
+            connecting = asyncio.ensure_future(self.open().connect())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await connecting
+
+            self.assert_threads_end(threads)
+
+    async def test_a_connection_is_closed_if_the_other_cannot_be_opened(self) -> None:
+        """Something replaces the file between the two."""
+        path, threads = self.path, set(threading.enumerate())
+
+        class Replacing(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                path.rename(path.with_suffix(".old"))
+                path.mkdir()
+
+        path.touch()
+        path.chmod(0o644)
+        logger, handler = logging.getLogger("tornado_sessions"), Replacing()
+        logger.addHandler(handler)
+        self.addCleanup(logger.removeHandler, handler)
+
+        with self.assertRaises(BackendError):
+            await self.open().load(_new_key())
+
+        self.assert_threads_end(threads)
 
     async def test_a_failure_to_open_is_not_told_twice(self) -> None:
         """Behaviour 34: nor by asyncio, where whoever wanted it open was cancelled."""
@@ -630,6 +665,7 @@ class FailureTest(_Case):
         """Behaviours 66, 69: all that wait are told, and then it goes on."""
         backend = self.open(timeout=1)
         key = await _insert(backend)
+        connection = await backend.connection()
         with self.database() as database:
             database.execute("BEGIN IMMEDIATE")
             outcomes = await asyncio.gather(
@@ -643,6 +679,7 @@ class FailureTest(_Case):
                 " open sqlite3 shell; end that, or raise the option 'timeout'.",
                 str(outcome),
             )
+        self.assertIs(await backend.connection(), connection)
         await backend.delete(key)
         self.assertFalse(await _has(backend, key))
 
@@ -676,8 +713,28 @@ class FailureTest(_Case):
         await backend.delete(key)
         self.assertFalse(await _has(backend, key))
 
+    async def test_a_connection_is_interrupted_once(self) -> None:
+        """Two statements time out at once: the next one must not be interrupted."""
+        backend, started = self.open(), threading.Event()
+        writer = (await backend.connection()).writer
+        await writer.interrupt()
+        await writer.create_function("start", 0, started.set)
+        counting = asyncio.ensure_future(
+            writer.execute_fetchall(
+                "WITH RECURSIVE n(i) AS"
+                " (SELECT start() IS NULL UNION ALL SELECT i + 1 FROM n WHERE i < 1e6)"
+                " SELECT max(i) FROM n"
+            )
+        )
+        await asyncio.to_thread(started.wait)
+
+        await writer.interrupt()
+
+        self.assertEqual(list(await counting), [(1_000_000,)])
+
     async def test_a_hanging_statement_does_not_hold_up_the_end(self) -> None:
         """What a cancelled operation left behind is broken off by close()."""
+        threads = set(threading.enumerate())
         backend = self.open(timeout=0.5)
         key = await _insert(backend)
         with self.database() as database:
@@ -690,6 +747,7 @@ class FailureTest(_Case):
 
         await backend.close()
 
+        self.assert_threads_end(threads)
         self.assertTrue(await _has(backend, key))
 
     async def test_a_disk_that_is_full_stops_writes_alone(self) -> None:
@@ -699,6 +757,7 @@ class FailureTest(_Case):
         self.addCleanup(_unmount, self.directory)
         backend = self.open()
         key = await _insert(backend, b"one")
+        connection = await backend.connection()
 
         with self.assertRaises(BackendError) as caught:
             while True:
@@ -712,6 +771,8 @@ class FailureTest(_Case):
         self.assertIsInstance(caught.exception.__cause__, sqlite3.Error)
         for _ in range(10):
             self.assertEqual(await _data(backend, key), b"one")
+        # Another one could not be opened.
+        self.assertIs(await backend.connection(), connection)
         self.assertTrue(_mount(self.directory, "remount,size=4m"))
         await _insert(backend, bytes(10_000))
 
@@ -721,7 +782,7 @@ class FailureTest(_Case):
             async def fill():
                 backend = SQLiteBackend({str(self.path)!r})
                 await backend.save(bytes(32), Record(b"one"))
-                await backend.load(bytes(32))
+                connection = await backend.connection()
                 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, -1))
                 try:
                     while True:
@@ -729,6 +790,7 @@ class FailureTest(_Case):
                 except BackendError as error:
                     print(error)
                 print((await backend.load(bytes(32))).data)
+                print(await backend.connection() is connection)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
                 await backend.save(b"1" * 32, Record(b"two"))
                 print((await backend.load(b"1" * 32)).data)
@@ -740,7 +802,7 @@ class FailureTest(_Case):
         told, *loaded = _run_python(script).splitlines()
 
         self.assertIn("disk I/O error. Check the disk and the file system", told)
-        self.assertEqual(loaded, ["b'one'", "b'two'"])
+        self.assertEqual(loaded, ["b'one'", "True", "b'two'"])
 
     async def _assert_fails(
         self, backend: Backend, told: str, key: bytes | None = None

@@ -212,7 +212,6 @@ class SQLiteBackend(DriverBackend[Lanes]):
                 if locked is not None:
                     raise locked from None
                 await lane.interrupt()
-                self.drop(lanes)
                 raise
 
     def _drop_moved(self, lanes: Lanes) -> None:
@@ -248,8 +247,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
         closed.add_done_callback(self._dropped.discard)
 
     async def disconnect(self, lanes: Lanes) -> None:
-        # The last connection moves the write-ahead log into the file, so it must be
-        # the one that writes.
+        # One after the other: the last one moves the write-ahead log into the file.
         for lane in lanes:
             await lane.close_within(self.timeout / 2)
 
