@@ -57,7 +57,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 #: What `DriverBackend` reads from a URL for every backend.
-_COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
+COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
 
 # How often this process is a fork of the one that imported this module. Reading
 # it is cheaper than asking for the process id with each operation.
@@ -154,7 +154,7 @@ class DriverBackend(Backend, Generic[C]):
 
         ``name`` is that of the backend. Raises `ValueError` as `.read_options`.
         """
-        return read_options(name, query, {**cls.options, **_COMMON_OPTIONS})
+        return read_options(name, query, {**cls.options, **COMMON_OPTIONS})
 
     # What a backend implements.
 

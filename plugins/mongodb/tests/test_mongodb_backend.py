@@ -28,6 +28,8 @@ import tornado.web
 from motor.motor_asyncio import AsyncIOMotorClient
 from tornado.testing import AsyncHTTPTestCase
 from tornado_sessions_mongodb import MongoDBBackend
+from tornado_sessions_mongodb.connection import Connection
+from tornado_sessions_mongodb.indexes import Indexes
 
 from servers import MongoDB, MongoReplicaSet
 from tornado_sessions import Sessions
@@ -193,23 +195,21 @@ class DriverFacts(_Case):
             await asyncio.Event().wait()
 
         backend = self.open(timeout=0.5)
-        before = asyncio.all_tasks()
-        with mock.patch.object(MongoDBBackend, "_create_index", create):
+        with mock.patch("tornado_sessions_mongodb.indexes.Indexes.create", create):
             await backend.save(secrets.token_bytes(32), Record(b"data"))
             await begun.wait()
-            left = [t for t in asyncio.all_tasks() - before if "indexes" in repr(t)]
+            task = await backend.run(_creation_of_indexes)
             await backend.close()
 
-        self.assertEqual([task.done() for task in left], [True])
+        self.assertTrue(task.done())
 
     async def test_the_indexes_of_a_dropped_collection_are_created_again(self) -> None:
         """Behaviour 65: before long, or what expires from then on would stay."""
         collection = f"dropped_{self.driver}"
         backend = self.open(collection=collection)
-        with mock.patch("tornado_sessions_mongodb._INDEX_INTERVAL", 0.0):
+        with mock.patch("tornado_sessions_mongodb.indexes.INTERVAL", 0.0):
             await backend.save(secrets.token_bytes(32), Record(b"data"))
-            assert backend._indexing is not None
-            await backend._indexing
+            await (await backend.run(_creation_of_indexes))
         with _documents(collection) as documents:
             documents.drop()
 
@@ -240,7 +240,7 @@ class DriverFacts(_Case):
 
                 with (
                     self.assertLogs("tornado_sessions", logging.WARNING) as log,
-                    mock.patch("tornado_sessions_mongodb._INDEX_INTERVAL", -1.0),
+                    mock.patch("tornado_sessions_mongodb.indexes.INTERVAL", -1.0),
                 ):
                     for _ in range(2):
                         await backend.save(secrets.token_bytes(32), Record(b"data"))
@@ -301,9 +301,9 @@ class DriverFacts(_Case):
                 await refused
             self.assertEqual(
                 str(failed.exception),
-                f"The unique index 'one each' of the MongoDB collection"
-                f" '{DATABASE}.{collection}' refuses the session. It is not ours: drop"
-                " it, or name another collection with the option 'collection'.",
+                f"MongoDB '{DATABASE}.{collection}' failed: The unique index 'one each'"
+                " refuses the session. It is not ours: drop it, or name another"
+                " collection with the option 'collection'.",
             )
             self.assertNotIn("hunter2", _traceback(failed.exception))
         with self.assertRaises(ConflictError):
@@ -368,10 +368,21 @@ class DriverFacts(_Case):
 
                 self.assertRegex(
                     str(failed.exception),
-                    f"\\ANo MongoDB server of the URL for '{NAME}' is in a replica set"
-                    " named 'wrong', though they answered. Check the option replicaSet"
-                    r" of the URL\.",
+                    f"\\AMongoDB '{NAME}' failed: No server of the URL is in a replica"
+                    " set named 'wrong', though they answered. Check the option"
+                    r" replicaSet of the URL\.",
                 )
+
+    async def test_close_waits_until_a_dropped_client_is_closed(self) -> None:
+        """One that can use no server is replaced, and leaves no task behind."""
+        before = asyncio.all_tasks()
+        backend = self.open(f"{SERVER}/?replicaSet=wrong", timeout=1)
+        with self.assertRaises(BackendError):
+            await backend.load(bytes(32))
+
+        await backend.close()
+
+        self.assertEqual(asyncio.all_tasks(), before)
 
     async def test_purging_is_left_to_mongodb(self) -> None:
         """Behaviour 65: there is nothing to do, so nothing is asked of the server."""
@@ -420,7 +431,7 @@ class DriverFacts(_Case):
         for server in (SERVER, "mongodb://127.0.0.1:1"):
             url = server.replace("://", "://me:hunter2@")
             backend = self.open(url, timeout=0.5)
-            shown = repr(backend) + str(vars(backend).get("name"))
+            shown = repr(backend) + str(vars(backend).get("address"))
 
             with self.assertRaises(BackendError) as failed:
                 await backend.load(bytes(32))
@@ -458,9 +469,7 @@ class DriverFacts(_Case):
         options = "?w=1&journal=false&readPreference=secondaryPreferred"
         client = self.make_client(f"{SERVER}/{options}")
         backend = MongoDBBackend(client=client, database=DATABASE)
-        await backend.load(bytes(32))
-        assert backend._opened is not None
-        collection = backend._opened.collection
+        collection = (await backend.connect()).collection
 
         concern = {"w": "majority", "j": True}
         self.assertEqual(collection.write_concern.document, concern)
@@ -475,10 +484,10 @@ class DriverFacts(_Case):
         ):
             url = f"{SERVER}/?serverSelectionTimeoutMS=345{options}"
             backend = self.open(url)
-            await backend.load(bytes(32))
-            assert backend._opened is not None
-            collection = backend._opened.collection
-            limit = backend._opened.client.options.server_selection_timeout
+            connection = await backend.connect()
+            self.addAsyncCleanup(backend.disconnect, connection)
+            collection = connection.collection
+            limit = connection.client.options.server_selection_timeout
 
             self.assertEqual(collection.write_concern.document, concern)
             self.assertEqual(collection.read_preference, pymongo.ReadPreference.PRIMARY)
@@ -533,7 +542,6 @@ class PyMongoTest(DriverFacts, unittest.IsolatedAsyncioTestCase):
 
         with self.assertNoLogs(level=logging.WARNING):
             asyncio.run(cancel_a_load())
-        self.assertEqual(backend._left, set())
 
 
 class CancellationTest(unittest.IsolatedAsyncioTestCase):
@@ -549,7 +557,10 @@ class CancellationTest(unittest.IsolatedAsyncioTestCase):
             waiting.cancel()
             raise pymongo.errors.OperationFailure("all it was sent")
 
-        waiting = asyncio.ensure_future(backend._run(fail))
+        async def call(connection: Connection) -> None:
+            await connection.call(fail)
+
+        waiting = asyncio.ensure_future(backend.run(call))
         with self.assertRaises(asyncio.CancelledError):
             await waiting
         gc.collect()
@@ -562,8 +573,8 @@ class URLTest(unittest.TestCase):
         """All else is at its default, as the README says."""
         for url in ("mongodb", "mongodb:", "mongodb://", "mongodb://localhost"):
             backend = MongoDBBackend.from_url(url, {})
-            self.assertEqual(backend._url, "mongodb://localhost")
-            self.assertEqual(backend.name, "sessions.sessions")
+            self.assertEqual(backend.url, "mongodb://localhost")
+            self.assertEqual(backend.address, "sessions.sessions")
             self.assertEqual(backend.driver, "motor")
             self.assertEqual(backend.timeout, 2.0)
             self.assertEqual(backend.max_bytes, 65_536)
@@ -577,10 +588,10 @@ class URLTest(unittest.TestCase):
                 {},
             )
             self.assertEqual(
-                backend._url,
+                backend.url,
                 f"{scheme}://me:p%40ss@a.example/shop?retryWrites=true&appName=a%20b",
             )
-            self.assertEqual(backend.name, "shop.visits")
+            self.assertEqual(backend.address, "shop.visits")
             self.assertEqual(repr(backend), "<MongoDBBackend 'shop.visits'>")
             self.assertEqual(backend.driver, "pymongo")
             self.assertEqual(backend.timeout, 3.0)
@@ -592,8 +603,8 @@ class URLTest(unittest.TestCase):
             "mongodb://a,b:1?replicaSet=rs&driver=motor", {}
         )
 
-        self.assertEqual(backend._url, "mongodb://a,b:1/?replicaSet=rs")
-        self.assertEqual(backend.name, "sessions.sessions")
+        self.assertEqual(backend.url, "mongodb://a,b:1/?replicaSet=rs")
+        self.assertEqual(backend.address, "sessions.sessions")
 
     def test_the_drivers_own_time_limit_is_ours(self) -> None:
         """``timeoutMS`` counts where there is no ``timeout``."""
@@ -611,7 +622,7 @@ class URLTest(unittest.TestCase):
         )
 
         self.assertEqual(
-            backend._url, "mongodb+srv://cluster.example/?srvServiceName=other"
+            backend.url, "mongodb+srv://cluster.example/?srvServiceName=other"
         )
 
     def test_the_srv_scheme_needs_dnspython(self) -> None:
@@ -713,13 +724,11 @@ _REFUSED = {
     "max_bytes=1.5": "The option 'max_bytes' must be a whole number.",
     "timeout=1&timeout=2": "The option 'timeout' of the session backend 'mongodb' is"
     " there twice. Remove one.",
-    "timeout=0": "The option 'timeout' must be a number of seconds above 0 and below"
-    " a million.",
-    "timeout=inf": "The option 'timeout' must be a number of seconds above 0 and below"
-    " a million.",
-    "timeout=1e6": "The option 'timeout' must be a number of seconds above 0 and below"
-    " a million.",
-    "max_bytes=16000001": "The option 'max_bytes' must be a number from 1 to 16000000.",
+    "timeout=0": "The option 'timeout' must be a finite number of seconds above 0.",
+    "timeout=inf": "The option 'timeout' must be a finite number of seconds above 0.",
+    "timeout=1e6": "The option 'timeout' must be a number of seconds below a million.",
+    "max_bytes=0": "The option 'max_bytes' must be a number above 0.",
+    "max_bytes=16000001": "The option 'max_bytes' must be at most 16000000.",
     "driver=mongo": "The option 'driver' must be 'motor' or 'pymongo'.",
     "collection=": "The option 'collection' must be a name that MongoDB takes for a"
     " collection.",
@@ -766,8 +775,8 @@ class FaultFacts(_Case):
         try:
             await self._assert_down(at_once=60)
             # Nor does anything go on behind them.
-            if left := [*self.backend._left]:
-                _, pending = await asyncio.wait(left, timeout=30)
+            if abandoned := await self.backend.run(_abandoned):
+                _, pending = await asyncio.wait(abandoned, timeout=30)
                 self.assertEqual(pending, set())
         finally:
             self.server.resume()
@@ -779,16 +788,15 @@ class FaultFacts(_Case):
         await self._start_and_store()
         backend = _backend(self.driver, self.server.url, timeout=0.5)
         await backend.load(self.key)
-        assert backend._opened is not None
+        indexes = await backend.run(_indexes)
 
         self.server.pause()
-        collection = backend._opened.collection
-        indexing = asyncio.ensure_future(backend._create_indexes(collection))
+        indexing = asyncio.ensure_future(indexes.create())
         await asyncio.wait([indexing], timeout=2)
         self.server.resume()
         await asyncio.wait_for(indexing, 30)
 
-        self.assertGreater(backend._index_due, time.monotonic())
+        self.assertGreater(indexes.due, time.monotonic())
         await backend.close()
 
     async def test_closing_does_not_wait_for_a_server_that_hangs(self) -> None:
@@ -807,6 +815,41 @@ class FaultFacts(_Case):
         finally:
             self.server.resume()
 
+    async def test_a_server_that_joins_the_replica_set_later_is_used(self) -> None:
+        """Behaviour 66: the driver has forgotten it until then, for good."""
+        for hosts in ("", "127.0.0.1:1,"):
+            with self.subTest(hosts=hosts), warnings.catch_warnings():
+                # PyMongo forgets a socket when it is closed while it connects.
+                warnings.simplefilter("ignore", ResourceWarning)
+                await asyncio.to_thread(self.server.start)
+                url = f"mongodb://{hosts}127.0.0.1:{self.server.port}"
+                backend = _backend(
+                    self.driver, f"{url}/?replicaSet=sessions", timeout=1
+                )
+                with self.assertRaises(BackendError):
+                    await backend.load(self.key)
+                self.server.kill()
+
+                await self._assert_joins(backend)
+
+                await backend.close()
+                _collect_sockets()
+
+    async def _assert_joins(self, backend: MongoDBBackend) -> None:
+        member = MongoDB("--replSet", "sessions")
+        member.port = self.server.port
+        try:
+            await asyncio.to_thread(member.start)
+            with self.assertRaisesRegex(
+                BackendError,
+                r"option 'timeout'\. No server that answers is the primary",
+            ):
+                await backend.load(self.key)
+            await asyncio.to_thread(_initiate, member)
+            await asyncio.wait_for(_until_good(backend), 30)
+        finally:
+            await asyncio.to_thread(member.stop)
+
     async def _assert_down(self, at_once: int = 1) -> None:
         operations = [self.backend.load(self.key) for _ in range(at_once)]
         work = asyncio.gather(
@@ -821,8 +864,8 @@ class FaultFacts(_Case):
             self.assertIsInstance(outcome, BackendError)
             self.assertRegex(
                 str(outcome),
-                f"\\ANo MongoDB server answered for '{NAME}' within 1 seconds. Check"
-                f"|\\AThe connection to MongoDB for '{NAME}' failed: [A-Za-z]+. The next",
+                f"\\AMongoDB '{NAME}' did not answer within 1 seconds. Check"
+                f"|\\AMongoDB '{NAME}' failed: [A-Za-z]+. The next request connects",
             )
             assert isinstance(outcome, BackendError)
             self.assertIsNotNone(outcome.__cause__)
@@ -850,8 +893,8 @@ class FaultFacts(_Case):
         # Where there is no name server at all, it does not answer in time.
         self.assertRegex(
             str(failed.exception),
-            f"\\A(The hosts of MongoDB for '{NAME}' cannot be found: [^\n]+"
-            f"|No MongoDB server answered for '{NAME}' within 2 seconds.+)\\Z",
+            f"\\AMongoDB '{NAME}' (failed: The hosts cannot be found: [^\n]+"
+            "|did not answer within 2 seconds.+)\\Z",
         )
         await backend.close()
 
@@ -882,7 +925,7 @@ class MotorFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
         try:
             pings = [hanging.admin.command("ping") for _ in range(200)]
             backend = _backend("motor", timeout=0.5)
-            with self.assertRaisesRegex(BackendError, "No MongoDB server answered"):
+            with self.assertRaisesRegex(BackendError, "MongoDB .* did not answer"):
                 await asyncio.wait_for(backend.load(self.key), 30)
         finally:
             self.server.resume()
@@ -907,8 +950,8 @@ class PyMongoFaultTest(FaultFacts, unittest.IsolatedAsyncioTestCase):
                 loads = [backend.load(self.key) for _ in range(20)]
                 for outcome in await asyncio.gather(*loads, return_exceptions=True):
                     self.assertIsInstance(outcome, BackendError)
-                if left := [*backend._left]:
-                    _, pending = await asyncio.wait(left, timeout=10)
+                if abandoned := await backend.run(_abandoned):
+                    _, pending = await asyncio.wait(abandoned, timeout=10)
                     self.assertEqual(pending, set(), option)
             finally:
                 self.server.resume()
@@ -958,7 +1001,7 @@ class RightsTest(unittest.IsolatedAsyncioTestCase):
                     await work
                 self.assertEqual(
                     str(refused.exception),
-                    f"MongoDB refused to use '{NAME}': Unauthorized (code 13). Grant"
+                    f"MongoDB '{NAME}' failed: Unauthorized (code 13). Grant"
                     " the user of the URL the role readWrite on the database.",
                 )
                 shown = _traceback(refused.exception)
@@ -974,7 +1017,7 @@ class RightsTest(unittest.IsolatedAsyncioTestCase):
                 await backend.load(bytes(32))
             self.assertEqual(
                 str(refused.exception),
-                f"MongoDB refused to use '{NAME}': AuthenticationFailed (code 18). Check"
+                f"MongoDB '{NAME}' failed: AuthenticationFailed (code 18). Check"
                 " the user, the password and the option authSource of the URL.",
             )
             self.assertNotIn("hunter2", _traceback(refused.exception))
@@ -1040,7 +1083,7 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
 
                 with self.assertRaisesRegex(
                     BackendError,
-                    "No MongoDB server answered.* The driver says:"
+                    "MongoDB .* did not answer.* The driver says:"
                     ".*CERTIFICATE_VERIFY_FAILED",
                 ):
                     await backend.load(bytes(32))
@@ -1168,6 +1211,20 @@ async def _until_good(backend: Backend) -> None:
             return
 
 
+async def _indexes(connection: Connection) -> Indexes:
+    return connection.indexes
+
+
+async def _creation_of_indexes(connection: Connection) -> asyncio.Task[None]:
+    assert connection.indexes.task is not None
+    return connection.indexes.task
+
+
+async def _abandoned(connection: Connection) -> list[asyncio.Future[Any]]:
+    """Returns the operations that nobody waits for any more."""
+    return [*connection.abandoned]
+
+
 def _url(driver: str, server: str = SERVER, **options: object) -> str:
     """Answers the URL of the tests' database, with more options."""
     address, _, query = server.partition("?")
@@ -1179,6 +1236,16 @@ def _url(driver: str, server: str = SERVER, **options: object) -> str:
 
 def _backend(driver: str, server: str = SERVER, **options: object) -> MongoDBBackend:
     return MongoDBBackend.from_url(_url(driver, server, **options), {})
+
+
+def _initiate(member: MongoDB) -> None:
+    """Makes a server the only member of its replica set."""
+    host = f"127.0.0.1:{member.port}"
+    config = {"_id": "sessions", "members": [{"_id": 0, "host": host}]}
+    with pymongo.MongoClient[dict[str, Any]](
+        member.url, directConnection=True
+    ) as client:
+        client.admin.command("replSetInitiate", config)
 
 
 @contextlib.contextmanager
