@@ -12,10 +12,12 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import pymongo
 import pytest
 import sentry_sdk
 from sentry_sdk.envelope import Envelope
@@ -43,6 +45,8 @@ from tornado_sessions import (
 from tornado_sessions.core import retries
 from tornado_sessions.testing import FaultyVault
 from tornado_sessions.web.unloaded import UnloadedSession
+
+MONGODB = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
 
 # Not in one piece, as a report has lines of the source, too.
 VALUE, FLASH, LABEL, PASSWORD = (f"{name}-s3cr3t" for name in ("v", "f", "l", "p"))
@@ -548,12 +552,14 @@ async def test_a_store_that_does_not_answer_reports_no_secret(
             f"memcached://127.0.0.1:{port}?timeout=0.1",
             "memcached://127.0.0.1:1?timeout=0.1",
             f"mongodb://u:{PASSWORD}@127.0.0.1:1/x?timeout=0.1",
+            f"mongodb://u:{PASSWORD}@127.0.0.1:1/x?timeout=0.1&driver=pymongo",
+            f"mongodb://127.0.0.1:{port}/x?timeout=0.1&driver=pymongo",
+            f"mongodb://127.0.0.1:{port}/x?timeout=0.1",
         ):
             sessions = Sessions.of(Application(session_backend=url))
             sentry.sent.clear()
             await capture(functools.partial(load, sessions))
-            if url.startswith("memcached"):
-                await capture(functools.partial(begin, sessions))
+            await capture(functools.partial(begin, sessions))
             await sessions.close()
 
             assert sentry.sent
@@ -561,11 +567,41 @@ async def test_a_store_that_does_not_answer_reports_no_secret(
             check(sentry, ["A" * 43], FaultyVault(sessions.vault))
 
 
-async def begin(sessions: Sessions) -> None:
+@pytest.mark.skipif(not MONGODB, reason="SESSIONS_TEST_MONGODB_URL is not set.")
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+@pytest.mark.gen_test
+async def test_a_record_that_mongodb_refuses_is_not_reported(
+    sentry: Collector, driver: str
+) -> None:
+    """Behaviour 82: a server that refuses a command repeats it, with key and data."""
+    database = f"tornado_sessions_reports_{os.getpid()}"
+    url = f"{MONGODB}/{database}?driver={driver}"
+    sessions = Sessions.of(Application(session_backend=url))
+    sentry.sent.clear()
+    with pymongo.MongoClient[dict[str, Any]](MONGODB) as client:
+        try:
+            session = await begin(sessions)
+            token = token_of(session)
+            client[database].command(
+                "collMod", "sessions", validator={"nothing": {"$exists": True}}
+            )
+            session["mine"] = [VALUE]
+            await capture(session.save)
+        finally:
+            await sessions.close()
+            client.drop_database(database)
+
+    assert "WriteError (code 121)" in sentry.sent[0]
+    assert isinstance(sessions.vault, Vault)
+    check(sentry, [token], FaultyVault(sessions.vault))
+
+
+async def begin(sessions: Sessions) -> Session:
     session = await sessions.load(None)
     session["mine"] = VALUE
     session.flash(FLASH)
     await session.save()
+    return session
 
 
 async def load(sessions: Sessions) -> None:
