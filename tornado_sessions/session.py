@@ -178,12 +178,12 @@ class Session(MutableMapping[str, Any]):
 
     @hides_frames
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Answers the value of ``key``, or ``default`` if there is none."""
+        """Returns the value of ``key``, or ``default`` if there is none."""
         return self[key] if key in self._state.values else default
 
     @hides_frames
     def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Answers the value of ``key``, and sets it to ``default`` first if needed."""
+        """Returns the value of ``key``, and sets it to ``default`` first if needed."""
         if key not in self._state.values:
             self[key] = default
         return self[key]
@@ -457,7 +457,8 @@ class Session(MutableMapping[str, Any]):
     def flash(self, text: str, category: str = "info") -> None:
         """Leaves a message for the next page that asks for `flashes`.
 
-        At most 20 messages wait; the oldest is dropped for a newer one. Raises `.SessionDataError` for what is not text.
+        At most 20 messages wait; the oldest is dropped for a newer one. Raises
+        `.SessionDataError` for a text or category that is not a str.
         """
         for part in (text, category):
             if not isinstance(part, str):
@@ -470,7 +471,7 @@ class Session(MutableMapping[str, Any]):
 
     @hides_frames
     def flashes(self) -> list[tuple[str, str]]:
-        """Answers the messages left by `flash`, oldest first, and removes them.
+        """Returns the messages left by `flash`, oldest first, and removes them.
 
         Each is a text and a category.
         """

@@ -81,7 +81,7 @@ class Records:
         )
 
     async def is_kept(self, token: str) -> bool:
-        """Tells whether the store still has the session; True if it is down."""
+        """Whether the store still has the session; True if the store is down."""
         try:
             record = await self._store.load(token)
             return (

@@ -162,7 +162,7 @@ class CookieBackend(Vault):
         )
 
     async def load(self, token: str) -> Record | None:
-        """Answers the record inside ``token``; None if it is not one of ours.
+        """Returns the record inside ``token``; None if it is not one of ours.
 
         Asks for the record to be saved again if another key than the current
         one has sealed it. Never raises, whatever ``token`` is; but `.BackendError`
@@ -184,7 +184,7 @@ class CookieBackend(Vault):
         return Record(data, version=1, renew=key is not self._sealing)
 
     def is_well_formed(self, token: str) -> bool:
-        """Tells whether ``token`` could be one of ours."""
+        """Whether ``token`` could be one of ours."""
         if not self._shortest <= len(token) <= self._longest:
             return False
         text = token.encode("ascii", "replace")
@@ -193,7 +193,7 @@ class CookieBackend(Vault):
         return not (len(text) % 4 or text.translate(None, _ALPHABET))
 
     async def save(self, token: str | None, record: Record) -> str:
-        """Answers a new token that holds ``record``.
+        """Returns a new token that holds ``record``.
 
         The one that the client held before stays good until it expires, and is
         not looked at: there is no conflict to detect. Raises
@@ -284,11 +284,11 @@ class XAES256GCM:
         self._mask = subkey << 128 | subkey
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
-        """Answers the encrypted ``data`` with its tag."""
+        """Returns the encrypted ``data`` with its tag."""
         return self._cipher(nonce).encrypt(nonce[12:], data, associated_data)
 
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
-        """Answers what was encrypted; raises ``InvalidTag`` if it is not intact."""
+        """Returns what was encrypted; raises ``InvalidTag`` if it is not intact."""
         return self._cipher(nonce).decrypt(nonce[12:], data, associated_data)
 
     def _cipher(self, nonce: bytes) -> AESGCM:
@@ -326,7 +326,7 @@ class _Ends:
         self._context = _joined([_USER_PURPOSE, namespace.encode()])
 
     async def get(self, user: str) -> _End | None:
-        """Answers what is kept of ``user``, if they ever ended their sessions."""
+        """Returns what is kept of ``user``, if they ever ended their sessions."""
         key = self._key(user)
         return _read_end(key, await self.backend.load(key))
 
@@ -412,23 +412,23 @@ class _Key:
 
 
 def _joined(parts: Iterable[bytes]) -> bytes:
-    """Answers ``parts`` as one, so that no others come out the same."""
+    """Returns ``parts`` as one, so that no others come out the same."""
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 def _padded_size(size: int) -> int:
-    """Answers how many bytes ``size`` bytes of data are padded to."""
+    """Returns how many bytes ``size`` bytes of data are padded to."""
     steps = -(-(size + 1) // _SIZE_STEP)
     return max(steps * _SIZE_STEP, _SMALLEST_SIZE)
 
 
 def _token_length(size: int) -> int:
-    """Answers how many characters the token of ``size`` bytes of data has."""
+    """Returns how many characters the token of ``size`` bytes of data has."""
     return (_HEADER_SIZE + _NONCE_SIZE + _padded_size(size) + _TAG_SIZE) // 3 * 4
 
 
 def _header(version: object) -> bytes:
-    """Answers what stands in front of each token that this key version seals."""
+    """Returns what stands in front of each token that this key version seals."""
     if not isinstance(version, int) or not 0 <= version <= _LAST_VERSION:
         raise ValueError(
             f"A version of cookie_secret is {_shown(version)}. Use whole numbers from 0 to"
@@ -445,7 +445,7 @@ def _shown(version: object) -> str:
 
 
 def _checked(secret: object, version: int) -> bytes:
-    """Answers the bytes of ``secret``, if they are enough to make a key of."""
+    """Returns the bytes of ``secret``, if they are enough to make a key of."""
     if isinstance(secret, str):
         secret = secret.encode()
     if not isinstance(secret, bytes):
@@ -463,7 +463,7 @@ def _checked(secret: object, version: int) -> bytes:
 
 
 def _read_url(url: str) -> str | None:
-    """Answers the option ``not_before``, and refuses whatever else is there."""
+    """Returns the option ``not_before``, and refuses whatever else is there."""
     address, _, query = url.partition("?")
     pairs = [option.partition("=")[::2] for option in query.split("&") if option]
     if [name for name, _ in pairs].count("not_before") > 1:

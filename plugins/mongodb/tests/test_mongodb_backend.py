@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import pymongo
+import pytest
 import tornado.web
 from motor.motor_asyncio import AsyncIOMotorClient
 from tornado.testing import AsyncHTTPTestCase
@@ -51,6 +52,12 @@ if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
 else:
     _Case = object
+
+# PyMongo's asynchronous client leaves a socket behind where a connection fails. When
+# the garbage collector finds it, another test may run.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed (<socket|transport):ResourceWarning"
+)
 
 
 def tearDownModule() -> None:
