@@ -311,6 +311,17 @@ class TransactTest(SessionsCase):
             )
         await session.save()
 
+    async def test_a_new_session_is_not_reloaded_inside_either(self) -> None:
+        """Behaviour 80: what the function has changed would be lost."""
+        session = await self.sessions.load(None)
+
+        async def change(session: Session) -> None:
+            session["a"] = 1
+            await session.reload()
+
+        with pytest.raises(SessionError):
+            await session.transact(change)
+
     async def test_another_object_of_the_session_saves_nothing_inside_either(
         self,
     ) -> None:

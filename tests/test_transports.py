@@ -292,6 +292,26 @@ async def test_templates_of_a_client_with_the_header_have_none(site: Site) -> No
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("status", [404, 503])
+async def test_an_error_page_has_links_without_an_id_that_is_not_drawn(
+    site: Site, status: int
+) -> None:
+    """Behaviour 75: it does not come out blank."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.session["a"] = 1
+            raise tornado.web.HTTPError(status)
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            self.finish(self.session_url("/home"))
+
+    response = await site.fetch(Handler)
+
+    assert (response.code, response.body) == (status, b"/home")
+
+
+@pytest.mark.gen_test
 async def test_an_application_may_have_a_session_url_of_its_own(site: Site) -> None:
     """As a UI method, which Tornado puts among a template's names."""
     site.app.ui_methods["session_url"] = lambda handler, url: "its own"

@@ -47,10 +47,10 @@ class Transactions:
 
     async def reload(self, state: SessionState) -> None:
         """See `.Session.reload`."""
+        refuse_inside(state)
         if state.token is None:
             state.discard()
             return
-        refuse_inside(state)
         now = self._rules.now()
         async with state.turn():
             state.judge(now)

@@ -143,6 +143,17 @@ class SocketContract(VisitorTests):
             self.opens(self.visitor(), login("ada"))
         self.assertEqual(caught.exception.code, 500)
 
+    def test_a_handshake_refuses_a_logout_that_was_not_saved(self) -> None:
+        """Behaviours 44, 72: the session ends, and its cookie with it."""
+        ada = self.visitor()
+        ada.does(put(a=1))
+        with self.assertRaises(HTTPClientError) as caught:
+            self.opens(ada, destroy)
+
+        self.assertEqual(caught.exception.code, 500)
+        if self.sessions.rules.revocable:
+            self.assertEqual(ada.sees(), {})
+
     def test_a_handshake_sends_the_cookie_of_what_was_saved(self) -> None:
         """Behaviour 72: and the socket has that session."""
         begun = self.visitor()

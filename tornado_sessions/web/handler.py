@@ -11,7 +11,7 @@ import tornado.httputil
 import tornado.web
 import tornado.websocket
 
-from tornado_sessions.errors import BackendError
+from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
@@ -122,13 +122,19 @@ class SessionMixin(tornado.web.RequestHandler):
 
         A session that is new, or was given a new id with `.Session.login`, has
         to be saved first: ``await self.session.save()``. Else this raises
-        `.SessionError`.
+        `.SessionError`; from a status of 400 on it returns ``url``.
         """
         exchange = self._session_exchange
         if not exchange.is_loaded and self._status_code >= 400:
             # An error page from before prepare(); see get_current_user().
             return url
-        return exchange.link(url, self._headers_written)
+        try:
+            return exchange.link(url, self._headers_written)
+        except SessionError:
+            if self._status_code >= 400:
+                # An error page without the id is better than a blank one.
+                return url
+            raise
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Adds `session_url` to what templates find."""

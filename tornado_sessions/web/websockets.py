@@ -24,7 +24,18 @@ _RETRY_AFTER = 2
 
 
 def refuse_unsaved_id(state: SessionState) -> None:
-    """Raises `.SessionError` for what needs an id that a handshake cannot send."""
+    """Raises `.SessionError` for what a handshake cannot wait for.
+
+    It needs an id that cannot be sent any more; or it ends the session, which would
+    stay alive until a `.Session.save` in the socket.
+    """
+    if state.ended:
+        raise SessionError(
+            "destroy() and logout() end the session with the response, and a WebSocket"
+            " handshake does not wait for that. The handshake is refused, and the"
+            " session ends. Call 'await self.session.save()' before 'await"
+            " super().get()'."
+        )
     if state.needs_new_id or (state.token is None and state.current.user is not None):
         raise SessionError(
             "login() and regenerate() give the session another id, and it was not"
