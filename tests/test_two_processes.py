@@ -97,6 +97,9 @@ def open_sessions(url: str) -> Sessions:
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     yield loop
+    # The pipes of a child that has ended are closed in a later iteration. Left open,
+    # they would be found by the garbage collection, in another test.
+    loop.run_until_complete(asyncio.sleep(0.1))
     loop.close()
 
 
