@@ -23,7 +23,7 @@ FILE_ADVICE = (
 )
 
 _distribution = "tornado-sessions"
-_name_characters = re.compile(r"[a-z0-9][a-z0-9+._-]*", re.IGNORECASE).fullmatch
+_name_characters = re.compile(r"[a-z][a-z0-9+._-]*", re.IGNORECASE).fullmatch
 # A file name in place of a URL, such as "/var/s.db" and "C:\\s.db".
 _names_file = re.compile(r"(?!.*://).*\.(db3?|sqlite3?)", re.IGNORECASE).fullmatch
 
