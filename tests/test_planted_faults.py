@@ -380,6 +380,7 @@ class CountsVersionsInEachProcess(ShelfBackend):
 class CutsLongRecords(MemoryBackend):
     def __init__(self) -> None:
         super().__init__()
+        # The memory backend always has a limit; the fault is in one that has none.
         self.max_bytes = None  # type: ignore[assignment]
 
     async def save(self, key: bytes, record: Record) -> None:

@@ -258,6 +258,9 @@ async def late_value(handler: SessionMixin) -> None:
     handler.session.update(mine=VALUE)
 
 
+# What type checkers refuse is what these tests are about.
+
+
 def wrong_key(handler: SessionMixin) -> None:
     handler.session |= {"mine": VALUE, 7: VALUE}  # type: ignore[dict-item]
 
@@ -646,6 +649,7 @@ async def test_the_whole_traceback_is_in_the_log_as_text(
     def fail(*arguments: object) -> None:
         raise ArithmeticError
 
+    # Of this one vault: it raises where it would return an awaitable.
     site.vault.load = fail  # type: ignore[assignment]
     await site.does(change)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tornado_sessions import SessionError
@@ -76,6 +76,8 @@ _PLACES = (
 @example("{name}:///s.db?{password}", "ŵøřð=1")
 def test_no_error_repeats_a_password(name: str, place: str, password: str) -> None:
     """Behaviour 89: neither the message nor a cause, in whatever place it is."""
+    # A word by itself is the name of a backend there, and statement 74 has it named.
+    assume(not (place.endswith("not_before={password}") and password.isalnum()))
     url = place.format(name=name, password=password)
     for told in _told(url):
         assert not _pieces(password) & _windows(told), told
@@ -86,6 +88,7 @@ def _told(url: str) -> Iterator[str]:
     app_settings: dict[str, Any] = {"cookie_secret": "x" * 32}
     lines: list[str] = []
     handler = logging.Handler()
+    # A subclass for one line would say no more.
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     root = logging.getLogger()
     root.addHandler(handler)

@@ -79,6 +79,7 @@ def hides_frames(function: Function) -> Function:
                 hide_frames(error)
                 raise
 
+    # It has the signature of the function, which the two branches cannot express.
     return wrapper  # type: ignore[return-value]
 
 

@@ -105,6 +105,7 @@ class OutageContract(_Case):
         super().setUp()
         self._log: list[str] = []
         handler = logging.Handler(logging.DEBUG)
+        # A subclass for one line would say no more.
         handler.emit = self._note  # type: ignore[method-assign]
         root = logging.getLogger()
         level = root.level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import socket
 import threading
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Peer:
+class _Peer(abc.ABC):
     """Accepts connections in a thread until it is closed."""
 
     def __init__(self) -> None:
@@ -49,8 +50,9 @@ class _Peer:
             self._sockets.append(client)
             self._serve(client)
 
+    @abc.abstractmethod
     def _serve(self, client: socket.socket) -> None:
-        raise NotImplementedError
+        """Talks to one client, without blocking."""
 
 
 class Listener(_Peer):
