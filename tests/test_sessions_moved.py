@@ -139,6 +139,20 @@ class LogoutTest(MovedCase):
         await self.sessions.purge()
         assert await self.vault.inner.load(token) is None
 
+    async def test_anonymous_visitors_do_not_displace_what_a_login_leaves(self) -> None:
+        """Behaviours 71, 77: however full the store is, an old id logs out."""
+        self.backend.max_records = 5
+        for old in (await self.stored({"a": 1}), await self.signed_in()):
+            newest = await self.moved(old, "ada")
+            for number in range(10):
+                await self.stored({"number": number})
+
+            session = await self.sessions.load(old)
+            session.destroy()
+            await session.save()
+
+            assert not await self.is_alive(newest)
+
     async def test_a_load_does_not_follow(self) -> None:
         """Behaviour 77: nor does what is written in that request."""
         token = await self.stored({"a": 1})

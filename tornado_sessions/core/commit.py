@@ -244,10 +244,16 @@ class Commits:
         if not self._rules.revocable:
             self._sockets.end(token)
             return fresh
-        left = tombstone(state.base.user, self._store.vault.key_of(fresh))
-        expires = self._rules.now() + TOMBSTONE_LIFE
+        # It is listed with the user's sessions, and left out there: a store that is full
+        # drops anonymous records first, and visitors must not displace this one.
+        left = Record(
+            tombstone(state.base.user, self._store.vault.key_of(fresh)),
+            version,
+            self._rules.now() + TOMBSTONE_LIFE,
+            envelope.user,
+        )
         try:
-            await self._store.save(token, Record(left, version, expires))
+            await self._store.save(token, left)
         except SessionError:
             # The client will never learn of the fresh token.
             with contextlib.suppress(BackendError):
