@@ -7,6 +7,7 @@ not to be what saves us.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import functools
@@ -18,6 +19,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pymongo
+import pymongo.database
+import pymongo.errors
 import pytest
 import sentry_sdk
 from sentry_sdk.envelope import Envelope
@@ -47,6 +50,8 @@ from tornado_sessions.testing import FaultyVault
 from tornado_sessions.web.unloaded import UnloadedSession
 
 MONGODB = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
+# MongoDB's code for a collection whose index is being built.
+INDEX_BUILD_IN_PROGRESS = 12587
 
 # Not in one piece, as a report has lines of the source, too.
 VALUE, FLASH, LABEL, PASSWORD = (f"{name}-s3cr3t" for name in ("v", "f", "l", "p"))
@@ -585,9 +590,7 @@ async def test_a_record_that_mongodb_refuses_is_not_reported(
         try:
             session = await begin(sessions)
             token = token_of(session)
-            client[database].command(
-                "collMod", "sessions", validator={"nothing": {"$exists": True}}
-            )
+            await refuse_all(client[database])
             session["mine"] = [VALUE]
             await capture(session.save)
         finally:
@@ -597,6 +600,21 @@ async def test_a_record_that_mongodb_refuses_is_not_reported(
     assert "WriteError (code 121)" in sentry.sent[0]
     assert isinstance(sessions.vault, Vault)
     check(sentry, [token], FaultyVault(sessions.vault))
+
+
+async def refuse_all(database: pymongo.database.Database[dict[str, Any]]) -> None:
+    """Has the collection refuse every document."""
+    while True:
+        try:
+            database.command(
+                "collMod", "sessions", validator={"nothing": {"$exists": True}}
+            )
+        except pymongo.errors.OperationFailure as error:  # noqa: PERF203
+            if error.code != INDEX_BUILD_IN_PROGRESS:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 async def begin(sessions: Sessions) -> Session:

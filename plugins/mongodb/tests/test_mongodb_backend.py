@@ -60,6 +60,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+class ContractFacts(BackendContract):
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(_collect_sockets)
+
+
 def tearDownModule() -> None:
     if SERVER:
         with pymongo.MongoClient[dict[str, Any]](SERVER) as client:
@@ -67,7 +73,7 @@ def tearDownModule() -> None:
 
 
 @needs_server
-class MotorContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+class MotorContractTest(ContractFacts, unittest.IsolatedAsyncioTestCase):
     """The contract of all backends, on motor."""
 
     def make_backend(self) -> Backend:
@@ -75,7 +81,7 @@ class MotorContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
 
 
 @needs_server
-class PyMongoContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+class PyMongoContractTest(ContractFacts, unittest.IsolatedAsyncioTestCase):
     """The contract of all backends, on PyMongo's own asynchronous client."""
 
     def make_backend(self) -> Backend:
@@ -1337,7 +1343,10 @@ def _run(script: str) -> str:
 
 
 def _collect_sockets() -> None:
-    """Collects what PyMongo forgets when it is closed while it tries to connect."""
+    """Collects what PyMongo forgets when it is closed while it tries to connect.
+
+    And the clients of event loops that have gone, which nobody can close.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
