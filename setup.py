@@ -17,6 +17,7 @@ setup(
     packages=[
         "tornado_sessions",
         "tornado_sessions.core",
+        "tornado_sessions.http",
         "tornado_sessions.storage",
         "tornado_sessions.testing",
         "tornado_sessions.web",

@@ -22,7 +22,7 @@ import tornado.web
 
 from benchmarks import floors
 from tornado_sessions import SessionMixin, Sessions
-from tornado_sessions.registry import open_backend
+from tornado_sessions.storage.registry import open_backend
 
 SESSIONS = 64
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from servers.processes import Server
-from tornado_sessions.backend import Record
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.driver import DriverBackend
 
 # How many records `find` sends at a time, and `purge` removes.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import tornado_sessions.backend
+import tornado_sessions.storage.backend
 from tornado_sessions import (
     Backend,
     ConflictError,
@@ -24,7 +24,7 @@ from tornado_sessions import (
 
 def example() -> type[Backend]:
     """Returns the class in the docstring of the module."""
-    docstring = tornado_sessions.backend.__doc__ or ""
+    docstring = tornado_sessions.storage.backend.__doc__ or ""
     (code,) = re.findall(r"::\n\n((?:    .*\n|\n)+)", docstring)
     names: dict[str, Any] = {
         "Backend": Backend,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tornado_sessions import BackendError, SessionDataError
-from tornado_sessions.codec import (
+from tornado_sessions.core.codec import (
     FORMAT,
     Envelope,
     decode,

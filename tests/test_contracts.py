@@ -10,7 +10,7 @@ from tornado.testing import AsyncHTTPTestCase
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import Backend, Vault
-from tornado_sessions.registry import GROUP, open_backend
+from tornado_sessions.storage.registry import GROUP, open_backend
 from tornado_sessions.testing import BackendContract, FaultyVault, HandlerContract
 
 URLS = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tornado_sessions.cookies import MAX_AGE_LIMIT, Cookie
+from tornado_sessions.http.cookies import MAX_AGE_LIMIT, Cookie
 
 TOKEN = "A" * 43
 

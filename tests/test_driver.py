@@ -14,13 +14,13 @@ import unittest
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, ClassVar
 
-from tornado_sessions.backend import Record
 from tornado_sessions.errors import (
     BackendError,
     ConflictError,
     SessionDataError,
     SessionError,
 )
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.testing import BackendContract
 

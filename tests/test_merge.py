@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tornado_sessions.merge import merge
+from tornado_sessions.core.merge import merge
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

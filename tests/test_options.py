@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from urllib.parse import urlsplit
 
-from tornado_sessions.options import read_options, split_url
+from tornado_sessions.storage.options import read_options, split_url
 
 _KINDS = {"loft": str, "eggs": int, "timeout": float, "homing": bool}
 

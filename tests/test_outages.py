@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.shelf import Client, ShelfBackend, ShelfError, ShelfServer
-from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.testing import BackendContract, OutageContract
 
 

@@ -20,8 +20,8 @@ import pytest
 from tornado_sessions_memory import MemoryBackend
 
 from tests.shelf import Client, ShelfBackend, ShelfServer
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import ConflictError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tornado_sessions import BackendNotFoundError
-from tornado_sessions.registry import GROUP, open_backend
+from tornado_sessions.storage.registry import GROUP, open_backend
 
 CORE = "tornado-sessions"
 PLUGIN = """

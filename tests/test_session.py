@@ -24,7 +24,7 @@ from tornado_sessions import (
     UserSession,
     Vault,
 )
-from tornado_sessions.codec import FORMAT, Envelope, decode, encode, encode_value
+from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, encode_value
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.session import state_of
 from tornado_sessions.settings import Settings

@@ -19,8 +19,8 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
-from tornado_sessions import registry as registry_module
 from tornado_sessions.settings import Settings, read_settings
+from tornado_sessions.storage import registry as registry_module
 
 
 class SealedVault(Vault):

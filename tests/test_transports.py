@@ -18,13 +18,13 @@ from tornado_sessions_memory import MemoryBackend
 
 from tests.tokens import token_of
 from tornado_sessions import SessionError, SessionMixin, Sessions, Vault
-from tornado_sessions.settings import read_settings
-from tornado_sessions.transports import (
+from tornado_sessions.http.transports import (
     Transports,
     put_in_url,
     read_header,
     take_from_url,
 )
+from tornado_sessions.settings import read_settings
 
 TOKEN = "A" * 43
 

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tornado_sessions import SessionError
-from tornado_sessions.registry import GROUP, open_backend
+from tornado_sessions.storage.registry import GROUP, open_backend
 
 _BACKENDS = sorted(
     {point.name for point in importlib.metadata.entry_points(group=GROUP)}

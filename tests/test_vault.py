@@ -22,7 +22,7 @@ from tornado_sessions import (
     SessionError,
     Vault,
 )
-from tornado_sessions.vault import ForeignRecord, fingerprint
+from tornado_sessions.storage.vault import ForeignRecord, fingerprint
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 TOKEN = "A" * 43

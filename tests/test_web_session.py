@@ -33,10 +33,10 @@ from tornado_sessions import (
     Sessions,
     recent_login,
 )
-from tornado_sessions.cookies import Cookie
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.http.cookies import Cookie
+from tornado_sessions.http.transports import Transports
 from tornado_sessions.settings import Settings
-from tornado_sessions.transports import Transports
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 

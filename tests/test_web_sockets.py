@@ -30,8 +30,8 @@ from tornado_sessions import (
     SessionGoneError,
     SessionMixin,
 )
+from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.session import state_of
-from tornado_sessions.sockets import Sockets
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
@@ -441,7 +441,7 @@ async def test_what_nobody_has_saved_is_told_when_a_socket_closes(
 def late_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the store alone, but for what a test does."""
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    monkeypatch.setattr("tornado_sessions.sockets._FIRST_CHECK", 3600)
+    monkeypatch.setattr("tornado_sessions.core.sockets._FIRST_CHECK", 3600)
 
 
 class Closing(Socket):
@@ -795,7 +795,7 @@ async def test_sockets_that_came_all_at_once_drift_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Behaviour 70: each has a moment of its own in the next interval."""
-    monkeypatch.setattr("tornado_sessions.sockets._FIRST_CHECK", 0)
+    monkeypatch.setattr("tornado_sessions.core.sockets._FIRST_CHECK", 0)
     clients = Clients(3600)
     held = [clients.open(str(number)) for number in range(50)]
     await clients.until(lambda: len(clients.asked) == 50)

@@ -1,6 +1,5 @@
 """Sessions for Tornado: a visitor's data, kept across requests."""
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.core.users import UserSession
 from tornado_sessions.errors import (
     BackendError,
@@ -14,8 +13,9 @@ from tornado_sessions.errors import (
 from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.storage.driver import DriverBackend
-from tornado_sessions.vault import Vault
+from tornado_sessions.storage.vault import Vault
 from tornado_sessions.web import SessionMixin, recent_login
 
 version = "0.1.0"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 import msgspec
 from msgspec import Raw
 
-from tornado_sessions.codec import encode_value
+from tornado_sessions.core.codec import encode_value
 from tornado_sessions.core.state import SessionState, is_persistent
 from tornado_sessions.core.users import check_unicode, check_user
 from tornado_sessions.errors import SessionDataError, SessionError

@@ -17,6 +17,7 @@ from tornado_sessions.core.logins import Logins
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
@@ -27,8 +28,7 @@ from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.logs import LimitedLog
 from tornado_sessions.session import Session, state_of
 from tornado_sessions.settings import Settings, read_settings
-from tornado_sessions.sockets import Sockets
-from tornado_sessions.vault import Vault
+from tornado_sessions.storage.vault import Vault
 
 logger = logging.getLogger("tornado_sessions")
 

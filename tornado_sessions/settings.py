@@ -12,13 +12,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tornado_sessions.backend import Backend
-from tornado_sessions.cookies import ATTRIBUTES, Cookie
 from tornado_sessions.events import Listener
-from tornado_sessions.registry import FILE_ADVICE, open_backend
-from tornado_sessions.transports import Transports
-from tornado_sessions.vault import Vault
-from tornado_sessions.xsrf import XSRFKeys
+from tornado_sessions.http.cookies import ATTRIBUTES, Cookie
+from tornado_sessions.http.transports import Transports
+from tornado_sessions.http.xsrf import XSRFKeys
+from tornado_sessions.storage.backend import Backend
+from tornado_sessions.storage.registry import FILE_ADVICE, open_backend
+from tornado_sessions.storage.vault import Vault
 
 logger = logging.getLogger("tornado_sessions")
 

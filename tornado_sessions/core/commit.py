@@ -9,8 +9,13 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.backend import Record
-from tornado_sessions.codec import FORMAT, Envelope, rebase, same_content, tombstone
+from tornado_sessions.core.codec import (
+    FORMAT,
+    Envelope,
+    rebase,
+    same_content,
+    tombstone,
+)
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE
 from tornado_sessions.core.inside import refuse_inside
@@ -20,6 +25,7 @@ from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import Ended, SessionState, keep_only
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
@@ -31,7 +37,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
-from tornado_sessions.sockets import Sockets
+from tornado_sessions.storage.backend import Record
 
 # Stores an envelope in place of one version of a record; returns the token.
 _Store = Callable[[SessionState, str, Envelope, Any], Awaitable[str]]

@@ -12,10 +12,10 @@ from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import is_alive, is_renewal_due, renewal_interval
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import start_eagerly
-from tornado_sessions.sockets import Sockets
 
 #: Up to how many different ids of one request are looked up.
 MOST_IDS = 4

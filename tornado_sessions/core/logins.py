@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 
-from tornado_sessions.codec import Envelope
+from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff

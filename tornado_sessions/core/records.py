@@ -6,8 +6,7 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from tornado_sessions.backend import Record
-from tornado_sessions.codec import FORMAT, Envelope, decode, encode, successor_of
+from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, successor_of
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import is_alive, reason_of_end
 from tornado_sessions.core.retries import PATIENCE, Backoff
@@ -21,6 +20,7 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionGoneError,
 )
+from tornado_sessions.storage.backend import Record
 
 logger = logging.getLogger("tornado_sessions")
 

@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 
-from tornado_sessions.codec import Envelope
+from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.expiry import expires_at, is_renewal_due, renewal_interval
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules

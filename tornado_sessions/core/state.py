@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from tornado_sessions.codec import (
+from tornado_sessions.core.codec import (
     FORMAT,
     PLAIN,
     Envelope,

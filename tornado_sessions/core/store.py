@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from tornado_sessions.backend import Record
 from tornado_sessions.core.events import Events
 from tornado_sessions.errors import BackendError
-from tornado_sessions.vault import Vault
+from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.vault import Vault
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.codec import Envelope
+from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.commit import Commits, applied
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.inside import inside, refuse_inside

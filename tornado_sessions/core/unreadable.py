@@ -6,11 +6,11 @@ import itertools
 import logging
 from collections.abc import Iterable
 
-from tornado_sessions.backend import Record
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.store import Store
 from tornado_sessions.logs import Once
-from tornado_sessions.vault import ForeignRecord
+from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.vault import ForeignRecord
 
 logger = logging.getLogger("tornado_sessions")
 

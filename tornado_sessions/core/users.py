@@ -9,13 +9,13 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from tornado_sessions.backend import Record
-from tornado_sessions.codec import Envelope, decode
+from tornado_sessions.core.codec import Envelope, decode
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import expires_at, is_alive
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState, is_persistent
 from tornado_sessions.core.store import Store
 from tornado_sessions.errors import (
@@ -23,7 +23,7 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionGoneError,
 )
-from tornado_sessions.sockets import Sockets
+from tornado_sessions.storage.backend import Record
 
 # How many records of a user are read before other tasks run.
 _AT_ONCE = 100

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tornado_sessions.backend import Record
-from tornado_sessions.codec import Envelope, encode
 from tornado_sessions.core.cleanup import Cleanup
+from tornado_sessions.core.codec import Envelope, encode
 from tornado_sessions.core.expiry import KEPT_AFTER_END, expires_at
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.errors import SessionError
+from tornado_sessions.storage.backend import Record
 
 
 class Writer:

@@ -47,9 +47,9 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError, SessionError
-from tornado_sessions.options import read_options
+from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.options import read_options
 from tornado_sessions.storage.timeouts import Timeouts, shielded
 
 C = TypeVar("C")

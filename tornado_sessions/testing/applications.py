@@ -14,9 +14,9 @@ import tornado.template
 import tornado.web
 import tornado.websocket
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import SessionError
 from tornado_sessions.sessions import Sessions
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.web import SessionMixin, recent_login
 
 #: A function that a handler runs for a visitor: it may be a coroutine function.

@@ -29,8 +29,8 @@ import random
 import secrets
 from collections.abc import Awaitable, Hashable, Iterable
 
-from tornado_sessions.backend import Backend
 from tornado_sessions.errors import ConflictError, SessionDataError
+from tornado_sessions.storage.backend import Backend
 from tornado_sessions.testing.connecting import ConnectingContract
 from tornado_sessions.testing.finding import FindingContract
 from tornado_sessions.testing.purging import PurgingContract

@@ -10,8 +10,8 @@ import random
 import warnings
 from collections.abc import Awaitable
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
 from tornado_sessions.testing.processes import Child
 from tornado_sessions.testing.records import (

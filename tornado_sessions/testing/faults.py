@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
-from tornado_sessions.vault import Vault
+from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.vault import Vault
 
 
 class FaultyVault(Vault):

@@ -37,8 +37,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError, SessionError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
 from tornado_sessions.testing.proxies import Listener, LossyProxy
 

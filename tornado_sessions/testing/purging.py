@@ -7,8 +7,8 @@ import random
 import sys
 import time
 
-from tornado_sessions.backend import Record
 from tornado_sessions.errors import ConflictError
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
 from tornado_sessions.testing.records import (
     DAY,

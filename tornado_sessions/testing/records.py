@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from tornado_sessions.backend import Backend, Record
+from tornado_sessions.storage.backend import Backend, Record
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase

@@ -16,8 +16,9 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
-from tornado_sessions.backend import Backend
 from tornado_sessions.sessions import Sessions
+from tornado_sessions.storage.backend import Backend
+from tornado_sessions.storage.vault import Vault
 from tornado_sessions.testing.applications import (
     Act,
     Gate,
@@ -26,7 +27,6 @@ from tornado_sessions.testing.applications import (
     make_application,
 )
 from tornado_sessions.testing.faults import FaultyVault
-from tornado_sessions.vault import Vault
 from tornado_sessions.web import SessionMixin
 
 if TYPE_CHECKING:

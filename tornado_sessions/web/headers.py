@@ -5,7 +5,7 @@ from __future__ import annotations
 from tornado.httputil import HTTPHeaders
 
 from tornado_sessions.core.state import SessionState
-from tornado_sessions.transports import HEADER
+from tornado_sessions.http.transports import HEADER
 from tornado_sessions.web.links import warn_of_stale_links
 from tornado_sessions.web.request import SessionIds
 from tornado_sessions.web.xsrf import RequestXSRF

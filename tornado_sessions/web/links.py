@@ -8,7 +8,7 @@ from tornado.httputil import HTTPServerRequest
 
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
-from tornado_sessions.transports import put_in_url
+from tornado_sessions.http.transports import put_in_url
 from tornado_sessions.web.request import SessionIds
 
 logger = logging.getLogger("tornado_sessions")

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 
 from tornado.httputil import HTTPServerRequest
 
-from tornado_sessions.cookies import Cookie
 from tornado_sessions.core.load import MOST_IDS
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
-from tornado_sessions.logs import LimitedLog
-from tornado_sessions.settings import Settings
-from tornado_sessions.transports import (
+from tornado_sessions.http.cookies import Cookie
+from tornado_sessions.http.transports import (
     HEADER,
     PARAMETER,
     Transports,
     read_header,
     take_from_url,
 )
+from tornado_sessions.logs import LimitedLog
+from tornado_sessions.settings import Settings
 from tornado_sessions.web.loopback import is_on_loopback
 
 _ON_LOOPBACK = (

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
 
-from tornado_sessions.codec import Envelope
+from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionGoneError
 from tornado_sessions.frames import hide_frames

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from tornado.websocket import WebSocketHandler
 
+from tornado_sessions.core.sockets import Socket
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.sessions import Sessions
-from tornado_sessions.sockets import Socket
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from tornado.httputil import HTTPServerRequest
 
 from tornado_sessions.core.load import MOST_IDS
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.http.xsrf import Binding, mask
 from tornado_sessions.settings import Settings
 from tornado_sessions.web.request import SessionIds
-from tornado_sessions.xsrf import Binding, mask
 
 #: Why a request is refused.
 MISMATCH = "'_xsrf' argument does not match the XSRF cookie and the session"

@@ -31,9 +31,9 @@ from tornado_sessions import (
     SessionGoneError,
     Vault,
 )
-from tornado_sessions.codec import decode
-from tornado_sessions.registry import open_backend
-from tornado_sessions.vault import fingerprint
+from tornado_sessions.core.codec import decode
+from tornado_sessions.storage.registry import open_backend
+from tornado_sessions.storage.vault import fingerprint
 
 _log = logging.getLogger("tornado_sessions")
 

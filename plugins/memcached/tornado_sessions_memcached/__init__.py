@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 import aiomcache
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions_memcached.exchange import ReplyError, SharedConnection
 

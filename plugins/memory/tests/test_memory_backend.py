@@ -14,8 +14,8 @@ from typing import Any
 
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import SessionDataError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
 
@@ -651,7 +651,7 @@ def _in_a_process(code: str) -> str:
     """Runs ``code`` in a process of its own, as forks belong to it alone."""
     prelude = """
         import asyncio, os, tornado.process
-        from tornado_sessions.backend import Record
+        from tornado_sessions.storage.backend import Record
         from tornado_sessions.errors import BackendError
         from tornado_sessions_memory import MemoryBackend
 

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import tornado.process
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.options import read_options, split_url
+from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.options import read_options, split_url
 
 __all__ = ["MemoryBackend"]
 

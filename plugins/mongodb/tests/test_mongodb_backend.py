@@ -34,8 +34,8 @@ from tornado_sessions_mongodb.indexes import Indexes
 
 from servers import MongoDB, MongoReplicaSet
 from tornado_sessions import Sessions
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
 
 SERVER = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")

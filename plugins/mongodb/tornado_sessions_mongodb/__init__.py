@@ -13,7 +13,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tornado_sessions.backend import Backend, Record
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.storage.driver import COMMON_OPTIONS, DriverBackend
 from tornado_sessions_mongodb.connection import Connection, collection_of
 from tornado_sessions_mongodb.errors import (

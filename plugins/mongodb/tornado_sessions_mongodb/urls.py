@@ -11,7 +11,7 @@ from pymongo.common import VALIDATORS
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from tornado_sessions.options import did_you_mean
+from tornado_sessions.storage.options import did_you_mean
 
 # What the driver raises for a URL that it does not take.
 _URL_ERRORS = (PyMongoError, ValueError, TypeError, OSError)

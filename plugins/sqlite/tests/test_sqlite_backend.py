@@ -25,8 +25,8 @@ from typing import Any
 import aiosqlite
 from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
 # A statement that runs for ever, though every other one works.
@@ -1208,7 +1208,7 @@ def _start_python(script: str) -> subprocess.Popen[str]:
     """Starts a script in a Python of its own that finds what this one finds."""
     head = """
         import asyncio, os, resource, signal, sqlite3
-        from tornado_sessions.backend import Record
+        from tornado_sessions.storage.backend import Record
         from tornado_sessions.errors import BackendError, ConflictError
         from tornado_sessions_sqlite import SQLiteBackend
     """

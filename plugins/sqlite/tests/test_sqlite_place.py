@@ -11,8 +11,8 @@ import unittest
 
 from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions.backend import Record
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Record
 
 # The user "nobody", who is not the one that runs the tests.
 OTHER = 65534

@@ -19,8 +19,8 @@ from typing import Any
 
 from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
 # What an application may have in its file.
@@ -237,7 +237,7 @@ class SharingTest(_Case):
         """Behaviours 69, 87: four create the table together and count in one record."""
         script = f"""
             import asyncio
-            from tornado_sessions.backend import Record
+            from tornado_sessions.storage.backend import Record
             from tornado_sessions.errors import ConflictError
             from tornado_sessions_sqlite import SQLiteBackend
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from tornado_sessions.backend import Record
-from tornado_sessions.options import split_url
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.storage.options import split_url
 from tornado_sessions_sqlite.database import MovedError, SessionFile
 from tornado_sessions_sqlite.lanes import (
     Lane,

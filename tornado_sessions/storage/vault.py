@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
 
-from tornado_sessions.backend import Backend, Record
 from tornado_sessions.errors import BackendError, ConflictError, SessionError
+from tornado_sessions.storage.backend import Backend, Record
 
 # 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
 # characters carries four bits, so only sixteen of them can stand there.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from tornado_sessions.core.merge import merge
 from tornado_sessions.errors import BackendError, SessionDataError
-from tornado_sessions.merge import merge
 
 FORMAT = 1
 

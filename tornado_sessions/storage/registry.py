@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tornado_sessions.backend import Backend
 from tornado_sessions.errors import BackendNotFoundError
+from tornado_sessions.storage.backend import Backend
 
 if TYPE_CHECKING:
-    from tornado_sessions.vault import Vault
+    from tornado_sessions.storage.vault import Vault
 
 GROUP = "tornado_sessions.backends"
 
