@@ -126,8 +126,8 @@ class SettingTest:
 
 class MaskTest:
     def test_what_is_masked_comes_back(self) -> None:
-        """Of any length up to 64, and never the same twice."""
-        for data in (SECRET[:1], SECRET[:4], SECRET, SECRET * 2, SECRET * 4):
+        """From 16 bytes to 64, and a token is never the same twice."""
+        for data in (SECRET, SECRET + b"more", SECRET * 2, SECRET * 4):
             tokens = {mask(data, 1700000000.9) for _ in range(10)}
 
             assert len(tokens) == 10
@@ -147,15 +147,16 @@ class MaskTest:
         [
             "",
             "2",
-            "2|0011|00|1",
-            "2|00112233|0|1",
+            f"2|0011|{SECRET.hex()}|1",
             "2|00112233||1",
-            "2|00112233|zz|1",
-            "2|00112233|00|",
-            "2|00112233|00|1|",
-            "2|00112233|00|1\n",
+            f"2|00112233|{SECRET.hex()}0|1",
+            f"2|00112233|{SECRET.hex()[:30]}|1",
+            f"2|00112233|{SECRET.hex()}zz|1",
+            f"2|00112233|{SECRET.hex()}|",
+            f"2|00112233|{SECRET.hex()}|1|",
+            f"2|00112233|{SECRET.hex()}|1\n",
             f"2|00112233|{'00' * 65}|1",
-            "3|00112233|00|1",
+            f"3|00112233|{SECRET.hex()}|1",
             "00112233445566778899aabbccddeeff",
             "\xe4",
             "\0",

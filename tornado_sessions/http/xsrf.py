@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import hmac
+import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,16 @@ from typing import Any
 _SECRET_BYTES = 16
 _SIGNATURE_BYTES = 16
 
-# Another application may have set a cookie of the same name with another path.
+# How many well-formed cookies of one request are used. Another application may have
+# set one of the same name with another path.
 _MOST_COOKIES = 4
 
 _PURPOSE = b"tornado_sessions xsrf v1\0"
 
-# Version 2 of Tornado's tokens: a mask, the masked data, and a time. A form may send
-# one of any length, and to unmask megabytes would block the event loop.
-_version_2 = re.compile(r"2\|([0-9a-f]{8})\|((?:[0-9a-f]{2}){1,64})\|[0-9]+").fullmatch
+# Version 2 of Tornado's tokens: a mask, the masked data, and a time. The data is a
+# secret at least. A form may send one of any length, and to unmask megabytes would
+# block the event loop.
+_version_2 = re.compile(r"2\|([0-9a-f]{8})\|((?:[0-9a-f]{2}){16,64})\|[0-9]+").fullmatch
 
 
 class XSRFKeys:
@@ -75,8 +78,8 @@ class Binding:
     """The XSRF secret of one request, and the new cookie of its response.
 
     ``cookies`` are the values of the request's ``_xsrf`` cookies, of which the first
-    four are used. ``tokens`` are the session ids of the request, whether they are
-    alive or not.
+    four well-formed ones are used. ``tokens`` are the session ids of the request,
+    whether they are alive or not.
     """
 
     def __init__(
@@ -84,8 +87,8 @@ class Binding:
     ) -> None:
         self._keys = keys
         self._has_cookie = bool(cookies)
-        unmasked = map(unmask, cookies[:_MOST_COOKIES])
-        self._cookies = [data for data in unmasked if len(data) >= _SECRET_BYTES]
+        well_formed = filter(None, map(unmask, cookies))
+        self._cookies = list(itertools.islice(well_formed, _MOST_COOKIES))
         self._tokens = tokens
         #: Whether the response contains the secret, as in a form.
         self.handed_out = False

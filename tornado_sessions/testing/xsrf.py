@@ -193,6 +193,18 @@ class XSRFContract(VisitorTests):
             nobody.cookies = plant
             self.assertEqual(nobody.posts(planted, login("eve")), 403)
 
+    def test_malformed_xsrf_cookies_do_not_count(self) -> None:
+        """Behaviour 83: whoever plants them in front of ours locks nobody out."""
+        ada = self.browser()
+        token = ada.form(login("ada"))
+        own = ada.cookies["_xsrf"]
+        short = own.split("|")[2][:30]
+        for planted in ("{}", f"2|0000000{{}}|{short}|1"):
+            values = [planted.format(number) for number in range(9)]
+            # A Browser joins its cookies in this form.
+            ada.cookies["_xsrf"] = "; _xsrf=".join([*values, own])
+            self.assertEqual(ada.posts(token, look), 200)
+
     def test_a_token_in_the_url_counts_for_nothing(self) -> None:
         """Behaviour 83: a link is followed with whatever is in it."""
         ada = self.browser()
