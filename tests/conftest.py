@@ -19,9 +19,9 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
-@pytest.fixture(params=["in place", "suspending"])
-def app(request: pytest.FixtureRequest) -> Application:
-    return application(suspends=request.param == "suspending")
+@pytest.fixture
+def app() -> Application:
+    return application()
 
 
 @pytest.fixture

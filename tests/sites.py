@@ -120,11 +120,11 @@ def cookies(response: HTTPResponse) -> list[str]:
     return [value for name, _, value in pairs if name.endswith("session")]
 
 
-def application(suspends: bool) -> Application:
-    """Returns an application whose store can be stopped, and fails on request."""
+def application() -> Application:
+    """Returns an application whose store suspends, can be stopped, and can fail."""
     app = Application(session_backend=MemoryBackend(), login_url="/login")
     sessions = Sessions.of(app)
-    sessions.vault = SteppedVault(sessions.vault, suspends=suspends)
+    sessions.vault = SteppedVault(sessions.vault, suspends=True)
     return app
 
 
@@ -141,9 +141,6 @@ def expecting(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     for part, message in zip(expected, logged, strict=True):
         assert part in message
 
-
-#: For what needs a commit that takes its time.
-only_suspending = pytest.mark.parametrize("app", ["suspending"], indirect=True)
 
 UNCAUGHT = "Uncaught exception"
 STORE_FAILED = "503 GET"

@@ -10,14 +10,12 @@ import weakref
 from typing import Any
 
 import pytest
-from tornado.web import Application
 
 from tests.sites import (
     Read,
     Site,
     Write,
     cookies,
-    only_suspending,
 )
 from tornado_sessions import SessionMixin
 
@@ -92,20 +90,9 @@ async def test_the_same_cookie_twice_is_one(site: Site) -> None:
 # The client hangs up.
 
 
-@pytest.mark.parametrize(
-    ("app", "when"),
-    [
-        ("in place", "sleeping"),
-        ("in place", "streaming"),
-        ("suspending", "sleeping"),
-        ("suspending", "streaming"),
-        # In place it would leave no time to hang up.
-        ("suspending", "committing"),
-    ],
-    indirect=["app"],
-)
+@pytest.mark.parametrize("when", ["sleeping", "streaming", "committing"])
 async def test_a_client_that_hangs_up_leaves_no_error(
-    app: Application, site: Site, http_port: int, when: str
+    site: Site, http_port: int, when: str
 ) -> None:
     """Behaviour 34: and what it wrote before is saved."""
     asleep, closed, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -177,7 +164,6 @@ async def test_a_handler_whose_client_hung_up_is_gone_at_once(
         gc.enable()
 
 
-@only_suspending
 async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
     site: Site, http_port: int
 ) -> None:

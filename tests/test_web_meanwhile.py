@@ -16,7 +16,6 @@ from tests.sites import (
     UNCAUGHT,
     Site,
     cookies,
-    only_suspending,
 )
 from tornado_sessions import Session, SessionMixin
 
@@ -138,7 +137,6 @@ async def test_a_late_login_begins_a_fresh_session(site: Site) -> None:
     assert await site.stored() == {}
 
 
-@only_suspending
 @pytest.mark.parametrize("nth", [1, 2])
 async def test_a_destroy_overtakes_a_regenerate(site: Site, nth: int) -> None:
     """Behaviours 39, 44: who has signed out stays signed out."""
@@ -163,7 +161,6 @@ async def test_a_destroy_overtakes_a_regenerate(site: Site, nth: int) -> None:
 # A verb while a commit is under way.
 
 
-@only_suspending
 @pytest.mark.parametrize("begun", ["flush", "save", "transact"])
 @pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
 async def test_a_destroy_during_a_save_holds(
@@ -201,7 +198,6 @@ async def test_a_destroy_during_a_save_holds(
     assert repr(site.vault.inner.backend).startswith("<MemoryBackend 0 ")
 
 
-@only_suspending
 async def test_a_destroy_during_a_renewal_holds(site: Site) -> None:
     """Behaviour 42: the record goes, and the client's cookie."""
 
@@ -222,7 +218,6 @@ async def test_a_destroy_during_a_renewal_holds(site: Site) -> None:
     assert await site.stored(token) is None
 
 
-@only_suspending
 async def test_an_error_takes_back_no_transaction_that_is_being_stored(
     site: Site, errors: list[str]
 ) -> None:
@@ -326,7 +321,6 @@ async def test_a_response_is_saved_though_a_transaction_has_the_turn(
     assert await site.stored() == {"n": 1, "other": 2, "late": 1}
 
 
-@only_suspending
 async def test_an_error_during_a_flush_sends_no_cookie(
     site: Site, errors: list[str]
 ) -> None:
@@ -347,7 +341,6 @@ async def test_an_error_during_a_flush_sends_no_cookie(
     errors.append(UNCAUGHT)
 
 
-@only_suspending
 @pytest.mark.parametrize("known", [True, False], ids=["existing", "new"])
 async def test_an_error_beside_a_save_leaves_the_client_its_session(
     site: Site, errors: list[str], known: bool
@@ -378,7 +371,6 @@ async def test_an_error_beside_a_save_leaves_the_client_its_session(
     errors.append(UNCAUGHT)
 
 
-@only_suspending
 @pytest.mark.parametrize("what", ["flush", "finish"])
 @pytest.mark.parametrize("when", ["at once", "under way"])
 async def test_a_wait_that_times_out_leaves_the_save_alone(
@@ -406,7 +398,6 @@ async def test_a_wait_that_times_out_leaves_the_save_alone(
     assert await site.stored() == {"n": 0, "a": 1}
 
 
-@only_suspending
 @pytest.mark.skipif(
     tornado.version_info < (6, 6),
     reason="Tornado 6.5 logs a cancelled handler as an error, with or without us.",

@@ -574,7 +574,7 @@ async def test_a_socket_that_was_closed_is_forgotten(site: Site) -> None:
         await site.app.settings["closed"].wait()
 
         assert len(site.sessions.sockets) == left
-    assert site.sessions.sockets._timer is None
+    assert not site.sessions.sockets.is_waiting
 
 
 async def test_sessions_that_are_closed_look_after_no_socket(site: Site) -> None:
@@ -583,7 +583,7 @@ async def test_sessions_that_are_closed_look_after_no_socket(site: Site) -> None
     socket = await site.connect(Socket)
     await site.sessions.close()
 
-    assert site.sessions.sockets._timer is None
+    assert not site.sessions.sockets.is_waiting
     assert await ask(socket) == {"opened": {"a": 1}, "now": {"a": 1}}
 
 
@@ -730,8 +730,8 @@ async def test_a_handler_that_is_gone_is_not_looked_up() -> None:
     await clients.until(lambda: clients.asked.count("held") == 3)
 
     assert "gone" not in clients.asked
-    assert list(clients.sockets._watched) == [held.token]
-    assert list(clients.sockets._tokens) == ["handle of held"]
+    assert clients.sockets.knows(handle=f"handle of {held.token}")
+    assert not clients.sockets.knows(handle="handle of gone")
     await clients.close()
 
 
@@ -753,7 +753,7 @@ async def test_a_socket_that_comes_again_is_looked_up_once_in_each_interval(
     assert clients.asked == ["other", "a"]
     clients.sockets.remove(client, "a")
     clients.sockets.remove(other, "other")
-    assert clients.sockets._schedule == []
+    assert clients.sockets.schedule.entries == 0
     await clients.close()
 
 
@@ -772,8 +772,8 @@ async def test_sockets_that_come_and_go_leave_little_behind(
         await asyncio.gather(*clients.tasks)
         clients.sockets.remove(client, "a")
 
-    assert len(clients.sockets._schedule) < 30
-    assert (clients.sockets._watched["stays"].due, "stays") in clients.sockets._schedule
+    assert clients.sockets.schedule.entries < 30
+    assert [name for _, name in clients.sockets.schedule] == ["stays"]
     assert len(clients.sockets) == len([stays])
     await clients.close()
 
@@ -801,7 +801,7 @@ async def test_sockets_that_came_all_at_once_drift_apart(
     await clients.until(lambda: len(clients.asked) == 50)
     await asyncio.gather(*clients.tasks)
     now = asyncio.get_running_loop().time()
-    due = [watched.due - now for watched in clients.sockets._watched.values()]
+    due = [due - now for due, _ in clients.sockets.schedule]
 
     assert len(due) == len(held)
     assert max(due) <= 3600
@@ -818,7 +818,7 @@ async def test_nothing_is_looked_up_after_the_close() -> None:
     await clients.until(lambda: bool(clients.asked))
     await clients.close()
 
-    assert clients.sockets._timer is None
+    assert not clients.sockets.is_waiting
     assert not client.over.is_set()
 
 
@@ -849,7 +849,7 @@ async def test_a_handle_may_be_that_of_two_tokens() -> None:
     await asyncio.gather(*(client.over.wait() for client in held))
 
     assert sorted(clients.ended) == ["a", "b", "c"]
-    assert clients.sockets._tokens == {}
+    assert not clients.sockets.knows(handle="one")
     await clients.close()
 
 
@@ -887,7 +887,7 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_is_forgotten() 
     await asyncio.gather(*clients.tasks)
 
     assert clients.ended == []
-    assert clients.sockets._timer is None
+    assert not clients.sockets.is_waiting
 
 
 # Keeping a session alive.

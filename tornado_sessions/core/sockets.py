@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
 import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
+
+from tornado_sessions.core.schedule import Schedule
 
 # How many seconds a handler has to send a last message to a socket whose session
 # has ended.
@@ -21,9 +22,6 @@ _FIRST_CHECK = 1.0
 # How many sessions are loaded at once.
 _AT_ONCE = 16
 
-# How many stale entries the schedule may have, in addition to twice the sessions.
-_LEFT_OVER = 16
-
 
 class Socket(Protocol):
     """A WebSocket handler."""
@@ -34,9 +32,8 @@ class Socket(Protocol):
 class _Watched:
     """The sockets of one session."""
 
-    def __init__(self, handle: str, due: float) -> None:
+    def __init__(self, handle: str) -> None:
         self.handle = handle
-        self.due = due
         # Weakly, because a handler may go away without a call of `Sockets.remove`.
         self.sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
 
@@ -57,6 +54,8 @@ class Sockets:
         is_alive: Callable[[str], Awaitable[bool]],
         start: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
+        #: When each session is checked, by its token.
+        self.schedule = Schedule()
         self._interval = interval
         self._is_alive = is_alive
         self._start = start
@@ -64,9 +63,6 @@ class Sockets:
         # The tokens by handle, as a search through all sessions would be slow. There
         # are two if another process has given the session a new id.
         self._tokens: dict[str, set[str]] = {}
-        # A heap of times and tokens. An entry whose time is not that of _watched is
-        # stale.
-        self._schedule: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._checking = False
         self._closed = False
@@ -77,13 +73,22 @@ class Sockets:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self)} open>"
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a timer runs for the next check."""
+        return self._timer is not None
+
+    def knows(self, *, handle: str) -> bool:
+        """Whether a socket of the session with this handle is open."""
+        return handle in self._tokens
+
     def add(self, socket: Socket, token: str, handle: str) -> None:
         """Adds an open socket of the session with this token and handle."""
         if token not in self._watched:
-            delay = random.uniform(0, min(_FIRST_CHECK, self._interval))
-            self._watched[token] = _Watched(handle, 0.0)
+            self._watched[token] = _Watched(handle)
             self._tokens.setdefault(handle, set()).add(token)
-            self._look_after(token, delay)
+            delay = random.uniform(0, min(_FIRST_CHECK, self._interval))
+            self._check_later(token, delay)
         self._watched[token].sockets.add(socket)
         self._set_timer()
 
@@ -120,12 +125,12 @@ class Sockets:
         self._stop()
 
     def _stop(self) -> None:
-        self._schedule.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _forget(self, token: str) -> _Watched:
+        self.schedule.remove(token)
         watched = self._watched.pop(token)
         tokens = self._tokens[watched.handle]
         tokens.remove(token)
@@ -133,25 +138,13 @@ class Sockets:
             del self._tokens[watched.handle]
         return watched
 
-    def _look_after(self, token: str, delay: float) -> None:
-        due = asyncio.get_running_loop().time() + delay
-        self._watched[token].due = due
-        heapq.heappush(self._schedule, (due, token))
-        if len(self._schedule) > 2 * len(self._watched) + _LEFT_OVER:
-            # Sockets that open and close would fill it during a long interval.
-            # A sorted list is a heap as well.
-            counting = (entry for entry in self._schedule if self._counts(*entry))
-            self._schedule = sorted(counting)
-
-    def _counts(self, due: float, token: str) -> bool:
-        """Whether an entry of the schedule is not stale."""
-        watched = self._watched.get(token)
-        return watched is not None and watched.due == due
+    def _check_later(self, token: str, delay: float) -> None:
+        self.schedule.set(token, asyncio.get_running_loop().time() + delay)
 
     def _set_timer(self) -> None:
-        if self._checking or self._closed or not self._schedule:
+        due = self.schedule.next()
+        if self._checking or self._closed or due is None:
             return
-        due = self._schedule[0][0]
         if self._timer is not None:
             if self._timer.when() <= due:
                 return
@@ -168,7 +161,7 @@ class Sockets:
 
     async def _check(self) -> None:
         try:
-            while tokens := self._take_due():
+            while not self._closed and (tokens := self._take_due()):
                 await asyncio.gather(*map(self._check_one, tokens))
         finally:
             self._checking = False
@@ -177,17 +170,13 @@ class Sockets:
     def _take_due(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         tokens: list[str] = []
-        while self._schedule and len(tokens) < _AT_ONCE:
-            due, token = self._schedule[0]
-            if due > now:
-                break
-            heapq.heappop(self._schedule)
-            if not self._counts(due, token):
-                continue
-            if self._watched[token].sockets:
-                tokens.append(token)
-            else:
-                self._forget(token)
+        while not tokens and (due := self.schedule.take(now, _AT_ONCE)):
+            for token in due:
+                if self._watched[token].sockets:
+                    tokens.append(token)
+                else:
+                    # The handler went away without a word.
+                    self._forget(token)
         return tokens
 
     async def _check_one(self, token: str) -> None:
@@ -196,6 +185,6 @@ class Sockets:
             return
         if alive:
             # A random delay spreads sessions that were added at the same time.
-            self._look_after(token, self._interval * random.uniform(2 / 3, 1))
+            self._check_later(token, self._interval * random.uniform(2 / 3, 1))
         else:
             self.end(token)
