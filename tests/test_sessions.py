@@ -426,9 +426,11 @@ class CommitTest(SessionsCase):
 
         assert str(caught.value) == (
             "The request came with more than 4 different session ids. None was looked"
-            " up, and nothing is stored. The client is told to drop its cookie: it has"
-            " to send the request again."
+            " up, so nothing is stored and no session is ended. The client is told to"
+            " drop its cookie: it has to send the request again."
         )
+        with pytest.raises(SessionError, match="no session is ended"):
+            session.destroy()
         assert self.vault.calls == []
 
     async def test_one_failed_lookup_of_several_fails(self) -> None:

@@ -369,7 +369,8 @@ class Session(MutableMapping[str, Any]):
         the session was given another id by another request meanwhile, it ends
         under that one, also if this request came with the old id minutes later.
         Where the request came with several different ids, the sessions of all
-        that are alive end, four at most.
+        that are alive end. Raises `.SessionError` if there were more than four ids:
+        none was looked up, so none can be ended.
         """
         self._state.check_removal()
         self._state.destroy()

@@ -77,8 +77,9 @@ class Loader:
         if len(tokens) > MOST_IDS:
             return self._refused(
                 f"The request came with more than {MOST_IDS} different session ids."
-                " None was looked up, and nothing is stored. The client is told to"
-                " drop its cookie: it has to send the request again."
+                " None was looked up, so nothing is stored and no session is ended."
+                " The client is told to drop its cookie: it has to send the request"
+                " again."
             )
         # All of them are waited for, so that no error is left behind.
         results = await asyncio.gather(

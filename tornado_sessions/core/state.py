@@ -323,7 +323,10 @@ class SessionState:
 
     def destroy(self) -> None:
         """Ends the session with the next commit. See `.Session.destroy`."""
-        if self.refusal is not None and self.found:
+        if self.refusal is not None:
+            if not self.found:
+                # None was looked up, and one of them may be alive.
+                raise SessionError(self.refusal)
             self._end({token: Ended(user) for token, user in self.found.items()})
             self.refusal = None
         if self.token is not None:

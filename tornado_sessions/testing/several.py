@@ -192,15 +192,36 @@ class SeveralIdsContract(VisitorTests):
                 if not site.sessions.rules.revocable:
                     tokens = [self.begin(site, a=number) for number in range(count)]
                 vault = self.watch(site)
-                for act in (look, destroy):
-                    response = send(tokens, act)
-                    self.assertEqual(response.code, 200)
-                    self.assert_dropped(response)
-                for acts in (*WRITES, (destroy, put(b=2)), (regenerate, put(b=2))):
+                response = send(tokens, look)
+                self.assertEqual(response.code, 200)
+                self.assert_dropped(response)
+                for acts in (*WRITES, (regenerate, put(b=2))):
                     response = send(tokens, *acts)
                     self.assertEqual(response.code, 400)
                     self.assert_dropped(response)
                 self.assertEqual(vault.calls, [])
+            self.assertEqual(self.visitor(site, alive).sees(), {"a": 1})
+
+    def test_a_logout_with_more_than_four_ids_is_no_success(self) -> None:
+        """Behaviours 35, 45: the one that is alive could not be ended."""
+        for site, send in self.each_transport():
+            alive = self.begin(site, a=1)
+            tokens = [*(self.altered(alive) for _ in range(4)), alive]
+            if not site.sessions.rules.revocable:
+                tokens = [self.begin(site, a=number) for number in range(5)]
+            vault = self.watch(site)
+            for acts in (
+                (destroy,),
+                (destroy, save),
+                (destroy, put(b=2)),
+                (destroy, login("ada")),
+                (lambda handler: handler.session.logout(),),
+                (lambda handler: handler.session.set_expiry(idle=0),),
+            ):
+                response = send(tokens, *acts)
+                self.assertEqual(response.code, 400)
+                self.assert_dropped(response)
+            self.assertEqual(vault.calls, [])
             self.assertEqual(self.visitor(site, alive).sees(), {"a": 1})
 
     def test_malformed_ids_do_not_count(self) -> None:
