@@ -594,9 +594,7 @@ class LabelTest:
 
     def test_another_user_takes_none_over(self, loaded: Loaded) -> None:
         """It was given to the device of the one before."""
-        session = loaded()
-        session.login("ada")
-        session.label = "Ada's phone"
+        session = loaded(user="ada", label="Ada's phone")
         session.login("ada")
         assert session.label == "Ada's phone"
 
@@ -749,13 +747,31 @@ class LoginTest:
         assert session.flashes() == []
         assert session.id != "handle"
 
-    def test_as_another_user_it_ends_as_the_settings_say(self, loaded: Loaded) -> None:
+    def test_as_another_user_it_drops_what_was_set_before(self, loaded: Loaded) -> None:
         """Behaviours 50, 79: what was set for the one is not for the other."""
-        session = loaded({"a": 1}, user="ada")
-        session.set_expiry(idle=60, lifetime=90)
+        session = loaded(
+            {"a": 1}, user="ada", idle=60.0, lifetime=90.0, persistent=True, label="A"
+        )
         session.login("grace")
 
         assert session.expires_in == IDLE
+        assert (session.persistent, session.label) == (False, "")
+
+    def test_as_another_user_it_keeps_what_this_request_has_set(
+        self, loaded: Loaded
+    ) -> None:
+        """Behaviour 79: in whatever order; but no value, which may be the other's."""
+        session = loaded({"a": 1}, user="ada", flashes={"1": ("Hi Ada.", "info")})
+        session["a"] = session["b"] = 2
+        session.set_expiry(idle=60, lifetime=90)
+        session.persistent, session.label = True, "Firefox"
+        session.flash("Welcome, Grace.")
+        session.login("grace")
+
+        assert (session.expires_in, session.persistent) == (60, True)
+        assert session.label == "Firefox"
+        assert session.flashes() == [("Welcome, Grace.", "info")]
+        assert dict(session) == {}
 
     def test_as_the_same_user_it_keeps_everything(self, loaded: Loaded) -> None:
         """A user who enters the password again loses nothing."""

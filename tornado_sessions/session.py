@@ -382,7 +382,8 @@ class Session(MutableMapping[str, Any]):
         The values of an anonymous visitor stay, such as a cart. With ``keep``,
         only these keys stay. Flashes, `label`, `persistent` and `set_expiry`
         stay only if this request has set them. Where ``user`` was signed in
-        already, all of these stay. Where another user was, nothing does.
+        already, all of these stay. Where another user was, no value stays, not even
+        one that this request has set.
 
         The idle timeout and the lifetime start anew. Where the session was given
         a new id or was ended by another request meanwhile, the login begins a

@@ -294,7 +294,6 @@ class SessionState:
         self.regenerate()
         if self.current.user not in (None, user):
             keep = frozenset()
-            self.own = frozenset()
         if keep is not None:
             for key in [key for key in self.values if key not in keep]:
                 del self.values[key]
