@@ -156,11 +156,14 @@ class ReusesAConnectionAfterATimeout(ShelfBackend):
 class ConnectsTwice(ShelfBackend):
     """Each of the first operations connects, and the last one's pool stays."""
 
+    connected = False
+
     async def load(self, key: bytes) -> Record | None:
-        if self._opened is None:
+        if not self.connected:
             client = Client(self.port)
             _left_open.append(client)
             await client.ask("load", key=key.hex())
+        self.connected = True
         return await super().load(key)
 
 

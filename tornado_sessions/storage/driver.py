@@ -43,14 +43,14 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from tornado_sessions.errors import BackendError, ConflictError, SessionError
 from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.connector import Connector
 from tornado_sessions.storage.options import read_options
-from tornado_sessions.storage.timeouts import Timeouts, shielded
+from tornado_sessions.storage.timeouts import Timeouts
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -58,43 +58,6 @@ P = ParamSpec("P")
 
 #: What `DriverBackend` reads from a URL for every backend.
 COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
-
-# How often this process is a fork of the one that imported this module. Reading
-# it is cheaper than asking for the process id with each operation.
-_forks = 0
-
-# What the parent of this process has opened.
-_inherited: list[_Opened[Any]] = []
-
-
-def _note_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-class _Opened(Generic[C]):
-    """What is open in one event loop of one process."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, connection: C | None = None
-    ) -> None:
-        self.loop = loop
-        self.forks = _forks
-        self.connection = connection
-        #: The task that connects.
-        self.opening: asyncio.Task[C] | None = None
-        #: How many operations are in progress.
-        self.running = 0
-        #: Is set when no operation is in progress, where `close` waits for that.
-        self.idle: asyncio.Event | None = None
-
-    async def wait_until_idle(self) -> None:
-        if self.running:
-            self.idle = self.idle or asyncio.Event()
-            await self.idle.wait()
 
 
 class DriverBackend(Backend, Generic[C]):
@@ -143,7 +106,15 @@ class DriverBackend(Backend, Generic[C]):
             OSError,
             asyncio.TimeoutError,
         )
-        self._opened: _Opened[C] | None = None
+        self._connector = Connector[C](
+            f"{self.store} {address!r}",
+            self._timeouts,
+            self.connect,
+            self.is_closed,
+            self.dropped,
+            after_fork=self.opens_after_fork,
+            per_loop=self.opens_per_loop,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address!r}>"
@@ -285,28 +256,9 @@ class DriverBackend(Backend, Generic[C]):
 
         The operations in progress have ``timeout`` seconds to end.
         """
-        opened = self._opened
-        if opened is None or opened.forks != _forks:
-            # What the parent process opened is left to it.
-            return
-        if opened.loop is not asyncio.get_running_loop():
-            if self.opens_per_loop:
-                return
-            opened = self._open()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await self._timeouts.run(opened.wait_until_idle())
-        if self._opened is opened:
-            self._opened = None
-        try:
-            if opened.opening is not None:
-                # The operation that wanted it open was cancelled.
-                await self._timeouts.run(shielded(opened.opening))
-            connection, opened.connection = opened.connection, None
-            if connection is not None:
-                await self._timeouts.run(self.disconnect(connection))
-        except self._failures:
-            # The store is down, and the connection with it.
-            return
+        with contextlib.suppress(*self._failures):
+            # If the store is down, the connection is closed as well.
+            await self._connector.close(self.disconnect)
 
     async def run(
         self,
@@ -320,9 +272,7 @@ class DriverBackend(Backend, Generic[C]):
         ``timeout`` seconds, the time to connect included.
         """
         loop = asyncio.get_running_loop()
-        opened = self._opened
-        if opened is None or opened.loop is not loop or opened.forks != _forks:
-            opened = self._open()
+        opened = self._connector.opened(loop)
         connection = opened.connection
         opened.running += 1
         try:
@@ -332,7 +282,9 @@ class DriverBackend(Backend, Generic[C]):
                 )
             deadline = loop.time() + self.timeout
             connection = None
-            connection = await self._timeouts.run(self._connected(opened), deadline)
+            connection = await self._timeouts.run(
+                self._connector.connected(opened), deadline
+            )
             return await self._timeouts.run(
                 operation(connection, *arguments, **keywords), deadline
             )
@@ -342,10 +294,7 @@ class DriverBackend(Backend, Generic[C]):
             self._drop_if_broken(connection, error)
             raise
         finally:
-            opened.running -= 1
-            if opened.idle is not None and not opened.running:
-                opened.idle.set()
-                opened.idle = None
+            opened.note_end()
         self._drop_if_broken(connection, failure)
         # Out here, so that the driver's error is the cause and not the context:
         # `cause_of` may return another one.
@@ -363,12 +312,7 @@ class DriverBackend(Backend, Generic[C]):
 
         Returns False if ``connection`` is not the one in use any more.
         """
-        opened = self._opened
-        if opened is None or opened.connection is not connection:
-            return False
-        opened.connection = None
-        self.dropped(connection)
-        return True
+        return self._connector.drop(connection)
 
     def has_timed_out(self) -> bool:
         """Whether the running operation is being cancelled for its timeout.
@@ -399,58 +343,11 @@ class DriverBackend(Backend, Generic[C]):
         )
         return f"{self.store} {self.address!r} failed: {text.rstrip('.')}. {advice}".rstrip()
 
-    # Connecting.
-
     @staticmethod
     async def _next_page(
         connection: C, pages: AsyncIterator[list[tuple[bytes, Record]]]
     ) -> list[tuple[bytes, Record]] | None:
         return await anext(pages, None)
-
-    def _open(self) -> _Opened[C]:
-        """Replaces what was opened in another event loop or process."""
-        opened = self._opened
-        connection = None
-        if opened is not None and opened.forks != _forks:
-            is_open = opened.connection is not None or opened.opening is not None
-            if is_open and not self.opens_after_fork:
-                raise BackendError(
-                    f"{self.store} {self.address!r} was in use when the process forked,"
-                    " so it cannot be used in the child. Use the sessions after the"
-                    " fork only, or close them before it."
-                )
-            # Also by the garbage collector: where a driver closes what it forgets,
-            # that takes the socket out of the parent's epoll, which both share.
-            _inherited.append(opened)
-        elif opened is not None and not self.opens_per_loop:
-            connection = opened.connection
-        # Any other connection is left to those who opened it.
-        self._opened = _Opened(asyncio.get_running_loop(), connection)
-        return self._opened
-
-    async def _connected(self, opened: _Opened[C]) -> C:
-        if opened.connection is not None and self.is_closed(opened.connection):
-            self.drop(opened.connection)
-        while opened.connection is None:
-            opening = opened.opening
-            if is_ours := opening is None:
-                opening = opened.loop.create_task(self._connect(opened))
-                opened.opening = opening
-            try:
-                # A cancellation does not stop it: other operations wait for it.
-                return await shielded(opening)
-            except asyncio.TimeoutError:
-                # An attempt that began earlier has less time left than this operation.
-                if is_ours:
-                    raise
-        return opened.connection
-
-    async def _connect(self, opened: _Opened[C]) -> C:
-        try:
-            opened.connection = await self._timeouts.run(self.connect())
-            return opened.connection
-        finally:
-            opened.opening = None
 
     def _drop_if_broken(self, connection: C | None, error: BaseException) -> None:
         if connection is not None and self.is_broken(connection, error):
