@@ -480,6 +480,75 @@ class DecodeTest:
         values_of(loaded)
 
 
+def nested_lists(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+class DeepRecordTest:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(nested_lists(101), id="one too many"),
+            pytest.param(nested_lists(3_000), id="thousands"),
+            pytest.param(nested_lists(30_000), id="more than the decoder skips"),
+            pytest.param(b'{"a":' * 101 + b"1" + b"}" * 101, id="dicts"),
+            pytest.param(
+                b"[ {\n" + nested_lists(99).join([b'"a":', b"}]"]), id="blanks"
+            ),
+            pytest.param(
+                b'["]\\"]",' * 101 + b"1" + b"]" * 101, id="brackets in texts"
+            ),
+            pytest.param(b'["\\\\",' * 101 + b"1" + b"]" * 101, id="backslashes"),
+            pytest.param(
+                b"[" + b"[],[[]]," * 200 + nested_lists(100) + b"]", id="last"
+            ),
+        ],
+    )
+    def test_a_value_that_is_nested_too_deep_is_no_session(self, value: bytes) -> None:
+        """Behaviour 84: it could be loaded, but not read, compared or stored again."""
+        data = encode(envelope({"a": "text"})).replace(b'"text"', value)
+
+        with pytest.raises(SessionDataError):
+            decode(data)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(nested_lists(100), id="a hundred levels"),
+            pytest.param(b'"' + b"[" * 3_000 + b'"', id="a text"),
+            pytest.param(b'"' + b'\\"[' * 3_000 + b'"', id="a text with quotes"),
+            pytest.param(b"[" + b",".join([nested_lists(99)] * 50) + b"]", id="many"),
+            pytest.param(b"[" + b",".join([b'{"a":[]}'] * 500) + b"]", id="wide"),
+        ],
+    )
+    def test_any_number_of_brackets_is_a_session(self, value: bytes) -> None:
+        """Behaviour 84: the depth counts."""
+        data = encode(envelope({"a": "text"})).replace(b'"text"', value)
+
+        assert decode_value(decode(data).values["a"]) == json.loads(value)
+
+    @unhurried
+    @given(values, st.integers(0, 110), st.booleans())
+    def test_what_can_be_stored_can_be_loaded(
+        self,
+        value: Any,  # noqa: ANN401
+        depth: int,
+        in_dicts: bool,
+    ) -> None:
+        """Behaviours 25, 84: the same depth counts for both."""
+        for _ in range(depth):
+            value = {"[": value} if in_dicts else ["]", value]
+        try:
+            record = envelope({"a": value})
+        except SessionDataError:
+            record = envelope({"a": "text"})
+            text = json.dumps(value).encode()
+            with pytest.raises(SessionDataError):
+                decode(encode(record).replace(b'"text"', text))
+        else:
+            assert values_of(decode(encode(record))) == {"a": value}
+
+
 def look_at(data: bytes) -> None:
     """Decodes a record and all its values, and takes no other error for granted."""
     with contextlib.suppress(SessionDataError, BackendError):
@@ -527,6 +596,17 @@ class RebaseTest:
         merged = rebase(envelope({"a": 1}), envelope({"a": 2}), theirs)
 
         assert merged.values["read"] is theirs.values["read"]
+
+    def test_what_only_one_request_has_changed_is_not_decoded(self) -> None:
+        """Behaviour 70: it may be large, and nothing of it is merged."""
+        # It cannot be decoded.
+        large = Raw(b"1e999")
+        base, mine = envelope({"cart": {"a": 1}}), envelope({"cart": {"b": 2}})
+        mine.values.update(cart=large, new=large)
+
+        merged = rebase(base, mine, envelope({"cart": {"a": 1}, "b": 1}))
+
+        assert merged.values == {"cart": large, "new": large, "b": Raw(b"1")}
 
     def test_deleted_by_both_stays_deleted(self) -> None:
         """And is no error."""
