@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -385,6 +386,41 @@ async def test_a_failed_renewal_is_logged_and_the_response_goes_out(
     assert [r.levelname for r in caplog.records if "renewed" in r.message] == [
         "WARNING"
     ]
+
+
+async def test_a_response_tries_a_renewal_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 80: nor after another failure, as each try may take a timeout."""
+
+    class Streamed(SessionMixin):
+        async def get(self) -> None:
+            self.write(dict(self.session))
+            await self.flush()
+
+    class Unchanged(SessionMixin):
+        async def get(self) -> None:
+            await self.session.save()
+            self.write(dict(self.session))
+
+    class Caught(SessionMixin):
+        async def get(self) -> None:
+            self.session["b"] = 1
+            with contextlib.suppress(BackendError):
+                await self.session.save()
+            del self.session["b"]
+            self.write(dict(self.session))
+
+    for handler in (Streamed, Unchanged, Caught):
+        await site.begin(a=1)
+        site.sessions.now = lambda: time.time() + 4 * 3600
+        site.vault.calls.clear()
+        site.vault.failing = {"save"}
+        response = await site.fetch(handler)
+
+        assert (response.code, json.loads(response.body)) == (200, {"a": 1})
+        assert site.vault.calls == ["load", "save"]
+    assert len([r for r in caplog.records if "renewed" in r.message]) == 2
 
 
 async def test_a_save_that_fails_after_the_headers_is_logged(

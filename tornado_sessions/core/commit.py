@@ -129,11 +129,11 @@ class Commits:
             # After a save in the same request it is another object.
             or (state.stale and same_content(packed, base))
         ):
-            if state.renew:
-                await self._renewals.renew(state)
-            elif state.on_socket and former and base.expires <= state.judged_at:
+            if state.on_socket and former and base.expires <= state.judged_at:
                 # Unless another request has kept it alive, it has ended.
                 await self._records.newest(state, former)
+            if state.needs_renewal:
+                await self._renewals.renew(state)
             return
         # A regenerate() from here on is for the next commit.
         state.needs_new_id = False

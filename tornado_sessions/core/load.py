@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
 from tornado_sessions.core.events import Events
-from tornado_sessions.core.expiry import is_alive, is_renewal_due, renewal_interval
+from tornado_sessions.core.expiry import is_alive, renewal_interval
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.sockets import Sockets
@@ -64,8 +64,9 @@ class Loader:
             else:
                 self._records.tell_expired(token, envelope, now)
             return state
-        renew = record.renew or is_renewal_due(envelope, self._rules, now)
-        return SessionState(self._rules, envelope, token, record.version, renew, now)
+        return SessionState(
+            self._rules, envelope, token, record.version, record.renew, now
+        )
 
     async def load_one_of(self, tokens: Sequence[str]) -> SessionState:
         """Returns the state of the only token among ``tokens`` that is alive.

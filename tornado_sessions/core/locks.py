@@ -20,9 +20,11 @@ class StoreLock:
     fails nobody.
     """
 
-    __slots__ = ("__weakref__", "_held", "_waiters")
+    __slots__ = ("__weakref__", "_held", "_waiters", "has_failed")
 
     def __init__(self) -> None:
+        #: A holder has left with a `.BackendError`.
+        self.has_failed = False
         self._held = False
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
 
@@ -47,6 +49,7 @@ class StoreLock:
         traceback: types.TracebackType | None,
     ) -> None:
         if isinstance(error, BackendError):
+            self.has_failed = True
             waiters, self._waiters = self._waiters, collections.deque()
             for waiter in waiters:
                 if not waiter.done():

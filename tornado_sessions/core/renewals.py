@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 
 import msgspec
 
 from tornado_sessions.core.codec import Envelope
-from tornado_sessions.core.expiry import expires_at, is_renewal_due, renewal_interval
+from tornado_sessions.core.expiry import expires_at, is_renewal_due
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
@@ -34,8 +35,8 @@ class Renewals:
     async def renew(self, state: SessionState) -> None:
         """Extends the idle timeout after a pure read.
 
-        Does nothing where the lifetime has passed. A renewal that fails is logged,
-        and the next commit of the request tries again.
+        Does nothing if the lifetime has passed. A renewal that fails is logged, and
+        the next commit tries again; a response does not wait for a second one.
         """
         base, token = state.base, state.token
         assert token is not None
@@ -44,7 +45,7 @@ class Renewals:
         if expires_at(renewed, self._rules) <= now or (
             state.headers_sent and not self._rules.revocable
         ):
-            state.renew = False
+            state.noted_at = math.inf
             return
         try:
             if state.stale:
@@ -55,17 +56,16 @@ class Renewals:
                 except ConflictError:
                     # Whoever was first has saved it after this request loaded it.
                     # For a quick request that is renewal enough.
-                    if self._rules.now() - state.judged_at < renewal_interval(
-                        base, self._rules
-                    ):
-                        state.renew = False
+                    state.noted_at = state.judged_at
+                    if not state.needs_renewal:
                         return
                     token = await self._renew_newest(state, token, renewed)
         except SessionGoneError:
-            state.renew = False
+            state.noted_at = math.inf
             if state.on_socket:
                 raise
         except (BackendError, SessionDataError) as error:
+            state.renewal_failed = True
             # Longer by a digit of a time, it may no longer fit where it is.
             logger.warning("A session could not be renewed: %s", error)
         else:

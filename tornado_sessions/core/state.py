@@ -24,7 +24,7 @@ from tornado_sessions.core.codec import (
     latest,
     same_fields,
 )
-from tornado_sessions.core.expiry import expires_at, longest_left
+from tornado_sessions.core.expiry import expires_at, longest_left, renewal_interval
 from tornado_sessions.core.locks import StoreLock
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
@@ -81,10 +81,11 @@ class SessionState:
         "lock",
         "login",
         "needs_new_id",
+        "noted_at",
         "on_socket",
         "own",
         "refusal",
-        "renew",
+        "renewal_failed",
         "rules",
         "stale",
         "superseded",
@@ -123,10 +124,13 @@ class SessionState:
         #: the request loaded it; on a WebSocket when a message saves or loads it.
         self.judged_at = base.created if loaded_at is None else loaded_at
         self.on_socket = False
-        #: What the commit has to do besides storing what changed: note that the
-        #: session is in use, give it a new id, and end the sessions of tokens that
-        #: were destroyed.
-        self.renew = renew
+        #: When the store has last noted that the session is in use, as far as this
+        #: request knows; infinity where it is not to be noted. ``renew`` is whether
+        #: the store wants the record saved again in any case.
+        self.noted_at = -math.inf if renew else base.seen
+        self.renewal_failed = False
+        #: What the commit has to do besides storing what changed: give the session a
+        #: new id, and end the sessions of tokens that were destroyed.
         self.needs_new_id = False
         self.ended: dict[str, Ended] = _nothing
         #: What the response has to say about the cookie, and whether what was handed
@@ -182,6 +186,19 @@ class SessionState:
     def has_signed_in(self) -> bool:
         """Whether this request has signed somebody in and has stored it."""
         return self.login is not None and self.login.since == self.base.auth_time
+
+    @property
+    def needs_renewal(self) -> bool:
+        """Whether the store has to note now that the session is in use."""
+        if self.token is None:
+            return False
+        unnoted = self.rules.now() - self.noted_at
+        return unnoted >= renewal_interval(self.base, self.rules)
+
+    @property
+    def store_failed(self) -> bool:
+        """Whether the store has failed a commit, a transaction or a reload of it."""
+        return self.renewal_failed or (self.lock is not None and self.lock.has_failed)
 
     @property
     def is_changed(self) -> bool:
@@ -373,13 +390,13 @@ class SessionState:
             self.current = packed
         self.base, self.token = packed, token
         self.version, self.stale = None, True
-        self.renew = False
+        self.noted_at = packed.seen
 
     def note_end(self) -> None:
         """Notes that the record has ended, or ends with the next commit."""
         self.destroyed = True
         self.token = self.version = None
-        self.stale = self.renew = self.needs_new_id = False
+        self.stale = self.needs_new_id = False
         self._forget_request()
         self.adopt(self.blank())
 

@@ -94,6 +94,26 @@ class ExpiryContract(VisitorTests):
         self.time += 899
         self.assert_alive(ada)
 
+    def test_a_slow_request_counts_as_use_of_what_was_just_saved(self) -> None:
+        """Behaviours 40, 47, 49: what was noted before counts at its end."""
+        acts = [(look,), (), (save,), (look, _unchanged)]
+        for before in acts:
+            ada = self.guest()
+            vault = self.watch()
+            ada.does(*before, self._take(1100))
+            self.assertLessEqual(vault.calls.count("save"), 1)
+            self.time += 899
+            self.assert_alive(ada)
+
+    def test_a_long_response_counts_as_use(self) -> None:
+        """Behaviour 47: though its headers were sent long ago."""
+        if not self.sessions.rules.revocable:
+            self.skipTest("a new cookie cannot be sent after the headers")
+        ada = self.guest()
+        ada.does(look, _flush, self._take(1100))
+        self.time += 899
+        self.assert_alive(ada)
+
     def test_a_slow_request_does_not_extend_the_lifetime(self) -> None:
         """Behaviour 47: it gets a normal response, and is the last one."""
         ada = self.guest(lifetime=500)
@@ -218,6 +238,15 @@ class ExpiryContract(VisitorTests):
 
 async def _count(handler: SessionMixin) -> None:
     await handler.session.transact(lambda session: session.update(n=1))
+
+
+async def _unchanged(handler: SessionMixin) -> None:
+    await handler.session.transact(lambda session: None)
+
+
+async def _flush(handler: SessionMixin) -> None:
+    handler.write("begun")
+    await handler.flush()
 
 
 def _expire_in(seconds: float) -> Act:

@@ -207,7 +207,7 @@ class Exchange:
         if state is None or status == 101:
             return None
         if commit is None:
-            if not (self.is_used or state.renew):
+            if not (self.is_used or state.needs_renewal):
                 return None
             commit = self.commit = ResponseCommit(self.sessions, state)
         return commit if commit.is_due(status) else None

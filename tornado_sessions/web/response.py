@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
 
@@ -54,7 +55,9 @@ class ResponseCommit:
         state = self._state
         if status >= 500:
             state.discard()
-            state.renew = False
+        if status >= 500 or state.store_failed:
+            # The response does not wait for a store that has failed already.
+            state.noted_at = math.inf
         # Nothing may raise here that send_error() could meet. The commit finds it
         # again, and there it is answered.
         try:
@@ -66,7 +69,7 @@ class ResponseCommit:
             self.is_pending
             or self._packed is not state.base
             or state.needs_new_id
-            or state.renew
+            or state.needs_renewal
             or state.is_moving
             or bool(state.ended)
         )
