@@ -40,7 +40,7 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 

@@ -26,7 +26,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, encode_value
 from tornado_sessions.core.state import SessionState
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 
 TOKEN = "A" * 43

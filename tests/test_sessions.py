@@ -27,7 +27,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.core import retries
 from tornado_sessions.core.codec import FORMAT, Envelope, encode
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.storage import registry
 from tornado_sessions.testing import FaultyVault

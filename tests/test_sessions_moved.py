@@ -22,7 +22,7 @@ from tornado_sessions import (
 )
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE
 from tornado_sessions.core.records import LONGEST_CHAIN
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 from tornado_sessions.testing import FaultyVault
 
 Work = Callable[[], Awaitable[Any]]

@@ -16,7 +16,7 @@ from tornado_sessions import (
     SessionError,
     SessionGoneError,
 )
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 
 
 class ReloadTest(SessionsCase):

@@ -13,7 +13,7 @@ import pytest
 import tornado.web
 
 from tornado_sessions import Session, SessionGoneError, Sessions
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 
 ROUNDS = 12
 SECRET = "s" * 43
@@ -22,7 +22,7 @@ CHILD = """
     import asyncio, sys
     import tornado.web
     from tornado_sessions import SessionGoneError, Sessions
-    from tornado_sessions.session import state_of
+    from tornado_sessions.core.values import state_of
 
     async def main():
         url, secret = sys.argv[1:]

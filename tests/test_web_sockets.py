@@ -31,7 +31,7 @@ from tornado_sessions import (
     SessionMixin,
 )
 from tornado_sessions.core.sockets import Sockets
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 

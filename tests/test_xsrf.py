@@ -17,9 +17,9 @@ from tornado_sessions_memory import MemoryBackend
 
 from tests.tokens import token_of
 from tornado_sessions import SessionMixin, Sessions
+from tornado_sessions.core.values import state_of
 from tornado_sessions.http.transports import Transports
 from tornado_sessions.http.xsrf import Binding, XSRFKeys, mask, unmask
-from tornado_sessions.session import state_of
 from tornado_sessions.settings import Settings, read_settings
 
 SECRET = bytes(range(16))

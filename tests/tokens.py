@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tornado_sessions import Session
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 
 
 def token_of(session: Session) -> str:

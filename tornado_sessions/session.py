@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import functools
 import logging
-import math
 from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
 )
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
-from msgspec import Raw
 
+from tornado_sessions.core.checks import (
+    check_label,
+    check_user,
+    checked_keys,
+    seconds_of,
+)
 from tornado_sessions.core.codec import encode_value
 from tornado_sessions.core.state import SessionState, is_persistent
-from tornado_sessions.core.users import check_unicode, check_user
-from tornado_sessions.errors import SessionDataError, SessionError
-from tornado_sessions.frames import calls_application, hide_frames, hides_frames
+from tornado_sessions.core.values import Values
+from tornado_sessions.errors import SessionDataError
+from tornado_sessions.frames import calls_application, hides_frames
 
 T = TypeVar("T")
 
 logger = logging.getLogger("tornado_sessions")
-
-#: How many characters a `Session.label` has at the most.
-LONGEST_LABEL = 200
-
-#: What other libraries call what a session has here.
-_elsewhere = {
-    "cycle_key": "regenerate()",
-    "invalidate": "destroy()",
-    "new": "is_new",
-    "permanent": "persistent",
-}
 
 
 class Store(Protocol):
@@ -52,7 +41,7 @@ class Store(Protocol):
     ) -> Any: ...  # noqa: ANN401
 
 
-class Session(MutableMapping[str, Any]):
+class Session(Values):
     """One visitor's values: a mapping that outlives the request.
 
     It has the methods of a dict and is none. What takes nothing else, such as
@@ -78,160 +67,20 @@ class Session(MutableMapping[str, Any]):
     that is lost is logged when the session object goes away.
     """
 
-    __slots__ = ("_state", "_store")
+    __slots__ = ("_store",)
 
     if TYPE_CHECKING:
         # Set around `__setattr__`, which says what to write for any other name.
-        _state: SessionState
         _store: Store
 
     def __init__(self, store: Store, state: SessionState) -> None:
+        super().__init__(state)
         _set_store(self, store)
-        _set_state(self, state)
-
-    # The mapping.
-
-    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
-        return self._state.get(key)
-
-    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
-        state = self._state
-        if (
-            type(key) is not str
-            or type(value) is Raw
-            or state.headers_sent
-            or state.finished_by
-        ):
-            try:
-                self._check_item(key, type(value))
-            except SessionError as error:
-                # It would be in this frame of the error.
-                value = None
-                hide_frames(error)
-                raise
-        state.values[key] = value
-
-    def _check_item(self, key: object, kind: type) -> None:
-        if type(key) is not str:
-            raise SessionDataError(
-                f"The session key {key!r} cannot be stored: keys are strings,"
-                f" and this is of type {type(key).__name__}."
-            )
-        self._state.check_change()
-        if kind is Raw:
-            # It would be taken for one that was loaded, and not be checked.
-            raise SessionDataError(
-                f"The session value {key!r} cannot be stored as JSON: Raw."
-            )
-
-    def __delitem__(self, key: str) -> None:
-        self._state.check_removal()
-        del self._state.values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state.values)
-
-    def __reversed__(self) -> Iterator[str]:
-        return reversed(self._state.values)
-
-    def __len__(self) -> int:
-        return len(self._state.values)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._state.values
-
-    @hides_frames
-    def __ior__(self, other: Mapping[str, Any]) -> Session:
-        self.update(other)
-        return self
-
-    @hides_frames
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(other, Mapping):
-            return NotImplemented
-        return {**self, **other}
-
-    @hides_frames
-    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(other, Mapping):
-            return NotImplemented
-        return {**other, **self}
-
-    @hides_frames
-    def copy(self) -> dict[str, Any]:
-        """Returns the values as a plain dict.
-
-        A list or dict in it is the session's own: what is changed there is saved.
-        """
-        return dict(self)
-
-    if not TYPE_CHECKING:
-        # Its frames have the values that were to be set.
-        update = hides_frames(MutableMapping.update)
-
-    def __sentry_repr__(self) -> str:
-        # Sentry would walk through the values of a mapping.
-        return repr(self)
-
-    # These two are spelled out as an error of a value would else be told as one
-    # that came up while a KeyError was handled.
-
-    @hides_frames
-    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Returns the value of ``key``, or ``default`` if there is none."""
-        return self[key] if key in self._state.values else default
-
-    @hides_frames
-    def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Returns the value of ``key``, and sets it to ``default`` first if needed."""
-        if key not in self._state.values:
-            self[key] = default
-        return self[key]
-
-    def popitem(self) -> tuple[str, Any]:
-        """Removes and answers the last item, as a dict does."""
-        key = next(reversed(self._state.values), None)
-        if key is None:
-            raise KeyError("popitem(): the session is empty")
-        return key, self.pop(key)
-
-    @hides_frames
-    def clear(self) -> None:
-        """Removes all values, and keeps the session itself; see `destroy`."""
-        if self._state.values:
-            self._state.check_removal()
-        self._state.values.clear()
 
     def __repr__(self) -> str:
         count = len(self._state.values)
         state = "modified" if self.modified else "new" if self.is_new else "unmodified"
         return f"<Session {count} value{'s' * (count != 1)}, {state}>"
-
-    if not TYPE_CHECKING:
-        # Type checkers would let every name pass.
-
-        def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("_") or hasattr(type(self), name):
-                # Not a value's name; or an error from inside a property.
-                object.__getattribute__(self, name)
-            raise AttributeError(
-                f"A session has no attribute {name!r}.{_did_you_mean(name)} Read a"
-                f' value with session["{name}"] or session.get("{name}").'
-            )
-
-        def __setattr__(self, name: str, value: object) -> None:
-            try:
-                object.__setattr__(self, name, value)
-            except BaseException as error:
-                # It would be in this frame of the error.
-                value = None
-                known = name.startswith("_") or hasattr(type(self), name)
-                if known or not isinstance(error, AttributeError):
-                    raise
-                raise AttributeError(
-                    f"A session has no attribute {name!r}.{_did_you_mean(name)} Set a"
-                    f' value with session["{name}"] = ….'
-                ) from None
 
     # What is known of it.
 
@@ -337,14 +186,7 @@ class Session(MutableMapping[str, Any]):
     @label.setter
     @hides_frames
     def label(self, value: str) -> None:
-        if type(value) is not str:
-            raise TypeError(f"label is a str, not {type(value).__name__}.")
-        if len(value) > LONGEST_LABEL:
-            raise ValueError(
-                f"A label has at most {LONGEST_LABEL} characters; this one has"
-                f" {len(value)}. Shorten it."
-            )
-        check_unicode(value, "label is Unicode text.")
+        check_label(value)
         self._state.check_change()
         self._state.set_own(label=value)
 
@@ -396,7 +238,7 @@ class Session(MutableMapping[str, Any]):
         handler say so on a page of its own.
         """
         check_user(user, "login()")
-        kept = None if keep is None else _checked_keys(keep)
+        kept = None if keep is None else checked_keys(keep)
         self._state.require_headers("login()")
         self._state.sign_in(user, kept)
 
@@ -422,24 +264,14 @@ class Session(MutableMapping[str, Any]):
         for name, value in (("idle", idle), ("lifetime", lifetime)):
             if value is None:
                 continue
-            if isinstance(value, datetime.timedelta):
-                value = value.total_seconds()
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(
-                    f"set_expiry() takes {name} in seconds or as a timedelta, not"
-                    f" {value!r}."
-                )
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"set_expiry() takes {name} in seconds, and not {value!r}."
-                )
-            if value <= 0:
+            seconds = seconds_of(name, value)
+            if seconds <= 0:
                 self.destroy()
                 return
             self._state.check_change()
             if self.persistent:
                 self._state.require_headers("set_expiry() of a persistent session")
-            self._state.set_own(**{name: float(value)})
+            self._state.set_own(**{name: seconds})
         self._state.update_expiry()
 
     @hides_frames
@@ -554,33 +386,3 @@ class Session(MutableMapping[str, Any]):
 
 # As `object.__setattr__` does, and in a fifth of the time.
 _set_store: Callable[[Session, Store], None] = Session.__dict__["_store"].__set__
-_set_state: Callable[[Session, SessionState], None] = Session.__dict__["_state"].__set__
-
-
-def state_of(session: Session) -> SessionState:
-    """Returns the state of a session, for the core and the response."""
-    return session._state
-
-
-def _did_you_mean(name: str) -> str:
-    ours = [name for name in dir(Session) if not name.startswith("_")]
-    close = difflib.get_close_matches(name, ours, n=1, cutoff=0.7)
-    meant = _elsewhere.get(name) or (close[0] if close else None)
-    return f" Did you mean session.{meant}?" if meant else ""
-
-
-def _checked_keys(keep: Iterable[str]) -> frozenset[str]:
-    """Returns the keys that `Session.login` is to keep."""
-    if isinstance(keep, (str, bytes)) or not isinstance(keep, Iterable):
-        raise TypeError(
-            'login() takes keep as a list of keys, such as keep=["cart"], not'
-            f" {type(keep).__name__}."
-        )
-    keys = frozenset(keep)
-    for key in keys:
-        if type(key) is not str:
-            raise TypeError(
-                "login() takes the keys to keep as str, and one of them is of type"
-                f" {type(key).__name__}."
-            )
-    return keys

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import tornado.web
 
+from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
 from tornado_sessions.core.events import Events
@@ -22,11 +23,12 @@ from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.transact import Transactions
-from tornado_sessions.core.users import Users, UserSession, check_user
+from tornado_sessions.core.users import Users, UserSession
+from tornado_sessions.core.values import state_of
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.logs import LimitedLog
-from tornado_sessions.session import Session, state_of
+from tornado_sessions.session import Session
 from tornado_sessions.settings import Settings, read_settings
 from tornado_sessions.storage.vault import Vault
 

@@ -274,29 +274,3 @@ def _sign_in(envelope: Envelope) -> tuple[float, float, str]:
     """Returns what sorts the sessions of a user by their sign-ins."""
     signed_in = envelope.created if envelope.auth_time is None else envelope.auth_time
     return signed_in, envelope.created, envelope.id
-
-
-def check_user(user: object, what: str) -> None:
-    """Raises for what is not the id of a user; ``what`` is who was given it."""
-    if user is None:
-        # Not str(None), which would sign everybody in who was not found.
-        raise TypeError(
-            f"{what} takes the user's id as a str, not None. Find the user first, and"
-            " refuse the request if there is none."
-        )
-    if type(user) is not str:
-        raise TypeError(
-            f"{what} takes the user's id as a str, not {type(user).__name__}:"
-            " as in str(row.id)."
-        )
-    if not user:
-        raise ValueError(f"{what} takes the user's id; it is empty.")
-    check_unicode(user, f"{what} takes the user's id as Unicode text.")
-
-
-def check_unicode(text: str, message: str) -> None:
-    """Raises `ValueError` with ``message`` for text that has surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(message) from error

@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.values import state_of
 from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hides_frames
-from tornado_sessions.session import Session, state_of
+from tornado_sessions.session import Session
 
 
 class UnloadedSession(Session):

@@ -30,7 +30,7 @@ from tornado_sessions import (
     SessionError,
     Sessions,
 )
-from tornado_sessions.session import state_of
+from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 
 SECRET = "first secret, 32 bytes or longer"
