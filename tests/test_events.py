@@ -13,7 +13,10 @@ from tornado_sessions_cookie import CookieBackend
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import Backend, Record, Session, SessionEvent, Vault
-from tornado_sessions.events import tell
+from tornado_sessions.core.events import Events
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.events import Listener
+from tornado_sessions.logs import LimitedLog
 from tornado_sessions.testing import FaultyVault
 from tornado_sessions.testing.applications import (
     Act,
@@ -350,6 +353,17 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         )
         assert "ArithmeticError: The listener failed." in line
 
+    def test_a_flood_of_its_errors_is_summed_up(self) -> None:
+        """Behaviour 85: each visitor can cause an event."""
+
+        def fail(event: SessionEvent) -> None:
+            raise ArithmeticError
+
+        self.sessions.events.listener = fail
+        for _ in range(15):
+            self.visitor().does(put(a=1))
+        assert len(self.log.find("The session_listener failed")) == 10
+
     def test_the_setting_names_it(self) -> None:
         """For all that the application does."""
         told: list[SessionEvent] = []
@@ -402,6 +416,12 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
 
 
 class TellTest:
+    def tell(self, listener: Listener, **fields: str) -> None:
+        """Tells ``listener`` that a session was created."""
+        logs = LimitedLog(logging.getLogger("tornado_sessions"))
+        vault = Vault(MemoryBackend())
+        Events(listener, Rules(), lambda: vault, logs).tell("created", **fields)
+
     def test_what_ends_the_process_ends_it(self) -> None:
         """Only an error of the listener is caught."""
 
@@ -409,7 +429,7 @@ class TellTest:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            tell(leave, SessionEvent("created", 0.0))
+            self.tell(leave)
 
     def test_an_error_is_logged_with_the_event_alone(self) -> None:
         """Behaviour 8: by its name."""
@@ -422,7 +442,7 @@ class TellTest:
             r"The session_listener failed over the event 'created'\.",
             level=logging.ERROR,
         ):
-            tell(fail, SessionEvent("created", 0.0, user="ada"))
+            self.tell(fail, user="ada")
 
 
 def _end_in(seconds: float) -> Act:

@@ -18,7 +18,7 @@ class Lines(logging.Handler):
         self.more = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{record.levelname} {record.getMessage()}")
+        self.lines.append(f"{record.levelname} {self.format(record)}")
         self.more.set()
 
 
@@ -44,6 +44,25 @@ class LimitedLogTest(unittest.IsolatedAsyncioTestCase):
 
         self.assertEqual(self.lines, ["WARNING One: 0.", "INFO Two."])
         log.close()
+
+    async def test_several_lines_of_a_message_are_logged(self) -> None:
+        """Behaviour 85: if they are about different things, and then no more."""
+        log = self.make(60)
+        for number in range(5):
+            log.log(logging.WARNING, "One: %d.", number, most=3)
+        log.close()
+
+        summary = "WARNING One: 4. (The last of 2 more since the line before.)"
+        lines = [f"WARNING One: {number}." for number in range(3)]
+        self.assertEqual(self.lines, [*lines, summary])
+
+    async def test_a_line_has_the_traceback_of_an_error(self) -> None:
+        """Of the one that is given."""
+        log = self.make(60)
+        log.log(logging.WARNING, "One.", exc_info=ZeroDivisionError("A reason."))
+        log.close()
+
+        self.assertEqual(self.lines, ["WARNING One.\nZeroDivisionError: A reason."])
 
     async def test_repetitions_are_summed_up_at_the_end_of_the_interval(self) -> None:
         """Behaviour 85: with the arguments of the last one; once in each interval."""

@@ -127,6 +127,21 @@ class LoadTest(SessionsCase):
             for mark, reason in [*zip(marks, reasons, strict=True)] * 3
         ]
 
+    async def test_a_flood_of_unreadable_records_is_summed_up(self) -> None:
+        """Behaviours 84, 85: the log has ten of them, and the listener all."""
+        told: list[SessionEvent] = []
+        self.sessions.events.listener = told.append
+        with self.assertLogs("tornado_sessions") as logged:
+            for _ in range(15):
+                token = await self.vault.inner.save(None, Record(b"rubbish"))
+                await self.sessions.load(token)
+            self.sessions.logs.close()
+
+        assert len(logged.output) == 11
+        assert "(The last of 5 more since the line before.)" in logged.output[-1]
+        assert self.vault.fingerprint(token) in logged.output[-1]
+        assert len(told) == 15
+
     async def test_one_that_becomes_unreadable_cannot_be_ended(self) -> None:
         """Behaviour 84: that is logged, too, and the log-out is none of an error."""
         token = await self.stored()

@@ -373,6 +373,18 @@ class ExpiryTest(SessionsCase):
         assert session.last_seen == START
         assert session.expires == START + IDLE
 
+    async def test_a_flood_of_renewals_that_fail_is_summed_up(self) -> None:
+        """Behaviour 85: each request of a visitor tries one while the store is down."""
+        token = await self.stored({"a": 1})
+        self.clock += IDLE / 10
+        session = await self.sessions.load(token)
+        self.vault.failing.add("save")
+        with self.assertLogs("tornado_sessions", "WARNING") as logged:
+            for _ in range(15):
+                await self.sessions.commits.commit(state_of(session))
+
+        assert len(logged.records) == 10
+
     async def test_a_renewal_that_no_longer_fits_is_logged(self) -> None:
         """Behaviour 63: such as after the limit was lowered."""
         token = await self.stored({"a": 1})

@@ -395,6 +395,23 @@ async def test_links_that_a_login_has_made_worthless_are_told(
 
 
 @pytest.mark.gen_test
+async def test_a_flood_of_worthless_links_is_told_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 85: each response of such a handler has some."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            self.write(self.session_url("/"))
+            self.session.login("ada")
+
+    for _ in range(3):
+        await site.fetch(Handler, f"/?session={await site.begin(a=1)}")
+
+    assert caplog.text.count("lead to no session") == 1
+
+
+@pytest.mark.gen_test
 async def test_an_id_is_not_added_once_the_headers_are_out(site: Site) -> None:
     """Behaviour 73: Referrer-Policy could not be said any more."""
     errors = []

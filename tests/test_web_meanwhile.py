@@ -45,6 +45,27 @@ async def test_a_late_write_goes_out_without_its_changes(
     assert "ended elsewhere" in caplog.text
 
 
+@pytest.mark.parametrize("saves", [False, True])
+async def test_a_flood_of_late_writes_is_summed_up(
+    site: Site, caplog: pytest.LogCaptureFixture, saves: bool
+) -> None:
+    """Behaviour 85: a visitor can send them as fast as logouts."""
+    caplog.set_level(logging.INFO)
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session["a"] = 2
+            await site.end()
+            if saves:
+                await self.session.save()
+
+    for _ in range(15):
+        await site.begin(a=1)
+        await site.fetch(Handler)
+
+    assert caplog.text.count("ended elsewhere") == 10
+
+
 async def test_a_late_write_is_given_up_once(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

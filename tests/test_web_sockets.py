@@ -434,6 +434,35 @@ async def test_what_nobody_has_saved_is_told_when_a_socket_closes(
     )
 
 
+async def test_a_flood_of_what_nobody_has_saved_is_summed_up(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 85: anybody can open a socket and close it, with a session or without."""
+
+    class Forgetful(Socket):
+        async def get(self, *args: Any, **kwargs: Any) -> None:
+            self.session["a"] = "changed"
+            await super().get(*args, **kwargs)
+
+        def on_connection_close(self) -> None:
+            super().on_connection_close()
+            closed.set()
+
+    closed = asyncio.Event()
+    for begins, text, lines in (
+        (False, "cannot be kept: it was not saved", 1),
+        (True, "was closed with changes", 10),
+    ):
+        if begins:
+            await site.begin(a=1)
+        for _ in range(15):
+            closed.clear()
+            socket = await site.connect(Forgetful)
+            socket.close()
+            await closed.wait()
+        assert caplog.text.count(text) == lines
+
+
 # A session that ends.
 
 

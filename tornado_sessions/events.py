@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
-
-logger = logging.getLogger("tornado_sessions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +32,3 @@ class SessionEvent:
 
 #: The type of the ``session_listener`` setting.
 Listener = Callable[[SessionEvent], object]
-
-
-def tell(listener: Listener, event: SessionEvent) -> None:
-    """Calls ``listener``. If it raises, the error is only logged."""
-    try:
-        listener(event)
-    except Exception:
-        logger.exception("The session_listener failed over the event %r.", event.name)

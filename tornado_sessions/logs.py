@@ -6,15 +6,19 @@ import asyncio
 import contextvars
 import logging
 
-#: The minimum number of seconds between two lines of one message.
+#: How many seconds the lines of one message are counted.
 INTERVAL = 3600.0
+
+#: How many lines of one message an interval has at most, if they are of different
+#: handlers, records or errors. For others it is one.
+SEVERAL = 10
 
 
 class LimitedLog:
     """Logs a message at once, and counts its repetitions.
 
     Repetitions within ``interval`` seconds are counted, and one line at the end of
-    the interval has the count. So a flood writes one line per interval. A message
+    the interval has the count. So a flood writes few lines per interval. A message
     is identified by its text before formatting, so the number of messages is
     bounded. Data from a client belongs in the arguments.
     """
@@ -27,19 +31,29 @@ class LimitedLog:
         self._told: set[str] = set()
 
     def log(
-        self, level: int, message: str, *args: object, exc_info: bool = False
+        self,
+        level: int,
+        message: str,
+        *args: object,
+        most: int = 1,
+        exc_info: bool | BaseException = False,
     ) -> None:
-        """Logs ``message``, unless it was logged in this interval.
+        """Logs ``message``, unless it was logged ``most`` times in this interval.
 
-        With ``exc_info`` the first line has the traceback of the current error.
-        There is no limit outside of an event loop and after `close`.
+        With ``exc_info`` the line has the traceback of that error, or of the current
+        one. The last ``args`` are kept until the interval ends, so they are to be
+        texts and numbers. There is no limit outside of an event loop and after
+        `close`.
         """
         repeated = self._waiting.get(message)
-        if repeated is not None:
+        if repeated is not None and repeated.logged >= most:
             repeated.count += 1
             repeated.args = args
             return
         self._logger.log(level, message, *args, exc_info=exc_info)
+        if repeated is not None:
+            repeated.logged += 1
+            return
         if self._closed:
             return
         try:
@@ -84,7 +98,8 @@ class LimitedLog:
         if repeated.count:
             text = f"{message} (The last of %d more since the line before.)"
             self._logger.log(repeated.level, text, *repeated.args, repeated.count)
-            repeated.count, repeated.args = 0, ()
+            # That line counts as the first one of the next interval.
+            repeated.count, repeated.logged, repeated.args = 0, 1, ()
 
 
 class Once:
@@ -108,6 +123,8 @@ class _Repeated:
     """One message that was logged in this interval."""
 
     timer: asyncio.TimerHandle | None = None
+    logged = 1
+    #: How many times it was not logged.
     count = 0
     args: tuple[object, ...] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import logging
 from collections.abc import (
     Awaitable,
     Callable,
@@ -28,12 +27,11 @@ from tornado_sessions.frames import calls_application, hides_frames
 
 T = TypeVar("T")
 
-logger = logging.getLogger("tornado_sessions")
-
 
 class Store(Protocol):
     """What makes the store agree with a session."""
 
+    def tell_lost(self, state: SessionState) -> None: ...
     async def commit(self, state: SessionState) -> None: ...
     async def reload(self, state: SessionState) -> None: ...
     async def transact(
@@ -373,15 +371,8 @@ class Session(Values):
         )
 
     def __del__(self) -> None:
-        state = self._state
-        if state.is_late and (lost := state.describe_lost()):
-            logger.warning(
-                "The session was changed after the response of %s was finished, and"
-                " that is lost: %s. Change it before finish(), or call 'await"
-                " self.session.save()' after the change.",
-                state.finished_by,
-                lost,
-            )
+        if self._state.is_late:
+            self._store.tell_lost(self._state)
 
 
 # As `object.__setattr__` does, and in a fifth of the time.

@@ -52,13 +52,13 @@ class Sessions:
             lifetime=settings.lifetime,
             persistent=settings.persistent,
         )
-        self.events = Events(settings.listener, rules, lambda: self.vault)
-        self.store = store = Store(settings.vault, self.events)
         #: For what a client can bring about as often as it likes.
-        self.logs = LimitedLog(logger)
+        self.logs = logs = LimitedLog(logger)
+        self.events = Events(settings.listener, rules, lambda: self.vault, logs)
+        self.store = store = Store(settings.vault, self.events)
         self.tasks = Tasks()
         self.cleanup = Cleanup(store, rules, self.tasks)
-        self.records = records = Records(store, rules, self.events)
+        self.records = records = Records(store, rules, self.events, logs)
         self.sockets = Sockets(
             settings.socket_interval, records.is_kept, self.tasks.start
         )
@@ -80,14 +80,14 @@ class Sessions:
             records,
             writer,
             self.logins,
-            Renewals(rules, records, writer),
+            Renewals(rules, records, writer, logs),
             locks,
             self.sockets,
             self.tasks,
             self.events,
         )
         self.transactions = Transactions(
-            rules, records, writer, self.commits, locks, self.events
+            rules, records, writer, self.commits, locks, self.events, logs
         )
         self.loader = Loader(
             store,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from tornado_sessions.core.rules import Rules
-from tornado_sessions.events import Listener, SessionEvent, tell
+from tornado_sessions.events import Listener, SessionEvent
+from tornado_sessions.logs import SEVERAL, LimitedLog
 
 
 class Fingerprints(Protocol):
@@ -25,10 +27,12 @@ class Events:
         listener: Listener | None,
         rules: Rules,
         fingerprints: Callable[[], Fingerprints],
+        logs: LimitedLog,
     ) -> None:
         self.listener = listener
         self._rules = rules
         self._fingerprints = fingerprints
+        self._logs = logs
 
     def tell(
         self,
@@ -79,4 +83,13 @@ class Events:
 
     def _tell(self, event: SessionEvent) -> None:
         assert self.listener is not None
-        tell(self.listener, event)
+        try:
+            self.listener(event)
+        except Exception:  # noqa: BLE001 - it stops nothing
+            self._logs.log(
+                logging.ERROR,
+                "The session_listener failed over the event %r.",
+                event.name,
+                most=SEVERAL,
+                exc_info=True,
+            )

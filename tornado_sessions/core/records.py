@@ -20,9 +20,8 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionGoneError,
 )
+from tornado_sessions.logs import LimitedLog
 from tornado_sessions.storage.backend import Record
-
-logger = logging.getLogger("tornado_sessions")
 
 # How many times a session may have been given another id for an old one to lead to
 # it. Each tombstone is one load.
@@ -35,11 +34,14 @@ _ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
 class Records:
     """The records of one application, decoded."""
 
-    def __init__(self, store: Store, rules: Rules, events: Events) -> None:
+    def __init__(
+        self, store: Store, rules: Rules, events: Events, logs: LimitedLog
+    ) -> None:
         self._store = store
         self._rules = rules
         self._events = events
-        self.unreadable = Unreadable(store, events)
+        self._logs = logs
+        self.unreadable = Unreadable(store, events, logs)
 
     def read(
         self, token: str, record: Record, now: float, judged_at: float | None = None
@@ -91,8 +93,10 @@ class Records:
         except BackendError:
             # Nobody is put out because of that. The requests tell of it.
             return True
-        except Exception:
-            logger.warning("A session could not be looked up.", exc_info=True)
+        except Exception:  # noqa: BLE001 - the requests raise it
+            self._logs.log(
+                logging.WARNING, "A session could not be looked up.", exc_info=True
+            )
             return True
 
     def tell_expired(self, token: str, envelope: Envelope, now: float) -> None:

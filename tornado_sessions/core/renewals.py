@@ -20,17 +20,19 @@ from tornado_sessions.errors import (
     SessionDataError,
     SessionGoneError,
 )
-
-logger = logging.getLogger("tornado_sessions")
+from tornado_sessions.logs import SEVERAL, LimitedLog
 
 
 class Renewals:
     """Extends the idle timeout of sessions that are only read."""
 
-    def __init__(self, rules: Rules, records: Records, writer: Writer) -> None:
+    def __init__(
+        self, rules: Rules, records: Records, writer: Writer, logs: LimitedLog
+    ) -> None:
         self._rules = rules
         self._records = records
         self._writer = writer
+        self._logs = logs
 
     async def renew(self, state: SessionState) -> None:
         """Extends the idle timeout after a pure read.
@@ -67,7 +69,12 @@ class Renewals:
         except (BackendError, SessionDataError) as error:
             state.renewal_failed = True
             # Longer by a digit of a time, it may no longer fit where it is.
-            logger.warning("A session could not be renewed: %s", error)
+            self._logs.log(
+                logging.WARNING,
+                "A session could not be renewed: %s",
+                str(error),
+                most=SEVERAL,
+            )
         else:
             state.settle(base, token, renewed)
 

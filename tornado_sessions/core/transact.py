@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import ConflictError, SessionGoneError
 from tornado_sessions.frames import calls_application
+from tornado_sessions.logs import SEVERAL, LimitedLog
 
 
 class Transactions:
@@ -33,6 +35,7 @@ class Transactions:
         commits: Commits,
         locks: StoreLocks,
         events: Events,
+        logs: LimitedLog,
     ) -> None:
         self._rules = rules
         self._records = records
@@ -40,10 +43,24 @@ class Transactions:
         self._commits = commits
         self._locks = locks
         self._events = events
+        self._logs = logs
 
     async def commit(self, state: SessionState) -> None:
         """See `.Session.save`."""
         await self._commits.commit(state)
+
+    def tell_lost(self, state: SessionState) -> None:
+        """Logs what was changed after the response and has not been stored."""
+        if lost := state.describe_lost():
+            self._logs.log(
+                logging.WARNING,
+                "The session was changed after the response of %s was finished, and"
+                " that is lost: %s. Change it before finish(), or call 'await"
+                " self.session.save()' after the change.",
+                state.finished_by,
+                lost,
+                most=SEVERAL,
+            )
 
     async def reload(self, state: SessionState) -> None:
         """See `.Session.reload`."""

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.store import Store
-from tornado_sessions.logs import Once
+from tornado_sessions.logs import SEVERAL, LimitedLog, Once
 from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.vault import ForeignRecord
-
-logger = logging.getLogger("tornado_sessions")
 
 # How many records are noted for one listing.
 _MOST_LISTED = 20
@@ -25,11 +23,15 @@ _WRONG = {
 
 
 class Unreadable:
-    """Notes the records that cannot be read. The log has each of them once."""
+    """Notes the records that cannot be read. The log has each of them once.
 
-    def __init__(self, store: Store, events: Events) -> None:
+    If there are many, it has the first ones, and then how many more there were.
+    """
+
+    def __init__(self, store: Store, events: Events, logs: LimitedLog) -> None:
         self._store = store
         self._events = events
+        self._logs = logs
         self._once = Once()
 
     def note(self, key: bytes, record: Record) -> None:
@@ -54,22 +56,24 @@ class Unreadable:
             new.setdefault(reason, []).append(mark)
             self._events.tell_unreadable(mark, reason)
         for reason, marks in new.items():
-            _log(reason, marks)
+            self._log(reason, marks)
 
     def _note(self, mark: str, record: Record) -> None:
         reason = _reason_of(record)
         if self._once.is_first(mark):
-            _log(reason, [mark])
+            self._log(reason, [mark])
         self._events.tell_unreadable(mark, reason)
+
+    def _log(self, reason: str, marks: list[str]) -> None:
+        self._logs.log(
+            logging.WARNING,
+            "The record of session %s %s; it is treated as no session and left as it"
+            " is.",
+            " and of session ".join(marks),
+            _WRONG[reason],
+            most=SEVERAL,
+        )
 
 
 def _reason_of(record: Record) -> str:
     return "foreign" if isinstance(record, ForeignRecord) else "undecodable"
-
-
-def _log(reason: str, marks: list[str]) -> None:
-    logger.warning(
-        "The record of session %s %s; it is treated as no session and left as it is.",
-        " and of session ".join(marks),
-        _WRONG[reason],
-    )

@@ -262,6 +262,17 @@ class HandlerContract(
         named = "the session of ActingSessionHandler cannot be stored"
         self.assertEqual(len(self.log.find(named)), 3)
 
+    def test_a_flood_of_values_that_cannot_be_stored_is_summed_up(self) -> None:
+        """Behaviour 85: a form or a JSON body of a visitor may hold them."""
+        ada = self.visitor()
+        for _ in range(15):
+            self.assertEqual(ada.does(put(tags={"x"})).code, 500)
+        self.assertEqual(len(self.log.find("cannot be stored as JSON: set.")), 10)
+        self.log.lines.clear()
+        self.sessions.logs.close()
+        (line,) = self.log.find("cannot be stored as JSON: set.")
+        self.assertIn("(The last of 5 more since the line before.)", line)
+
     def test_a_handler_that_removes_the_bad_value_is_answered(self) -> None:
         """Behaviour 25: and so is one that reloads; one that does neither fails."""
         ada = self.visitor()

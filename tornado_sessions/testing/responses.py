@@ -190,6 +190,17 @@ class ResponseContract(VisitorTests):
             self.assertEqual(self.log.find("late-value"), [])
             self.assert_lost("ActingSessionHandler", lost)
 
+    def test_a_flood_of_changes_after_the_response_is_summed_up(self) -> None:
+        """Behaviour 85: each request of such a handler makes one."""
+        self.require_revocable()
+        ada = self.visitor()
+        ada.does(put(a=0))
+        for _ in range(15):
+            ada.does(lambda handler: handler.finish("x") and None, put(a=1))
+        self.visitor().does()
+        gc.collect()
+        self.assertEqual(len(self.log.find("after the response of")), 10)
+
     def test_a_change_in_on_finish_is_told(self) -> None:
         """Behaviour 85: as one after finish() is."""
         self.require_revocable()

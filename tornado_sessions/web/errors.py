@@ -13,6 +13,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.logs import SEVERAL, LimitedLog
 
 logger = logging.getLogger("tornado_sessions")
 
@@ -51,11 +52,12 @@ def log_failed_store(error: BackendError, request: HTTPServerRequest) -> None:
 
 
 def log_bad_value(
-    error: SessionDataError, request: HTTPServerRequest, handler: str
+    logs: LimitedLog, error: SessionDataError, request: HTTPServerRequest, handler: str
 ) -> None:
     """Logs that the commit of a response of ``handler`` met a bad value."""
     # No line of the handler is in the traceback.
-    logger.error(
+    logs.log(
+        logging.ERROR,
         "500 %s %s (%s): the session of %s cannot be stored: %s A handler that"
         " catches this error from save() has to remove the value or call"
         " reload().",
@@ -63,7 +65,8 @@ def log_bad_value(
         request.uri,
         request.remote_ip,
         handler,
-        error,
+        str(error),
+        most=SEVERAL,
         exc_info=error,
     )
 

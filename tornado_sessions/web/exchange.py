@@ -17,6 +17,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
+from tornado_sessions.logs import SEVERAL
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.web.errors import (
@@ -32,8 +33,6 @@ from tornado_sessions.web.response import ResponseCommit
 from tornado_sessions.web.unloaded import UnloadedSession, unloaded_session
 from tornado_sessions.web.websockets import SessionSocket
 from tornado_sessions.web.xsrf import MISMATCH, RequestXSRF
-
-logger = logging.getLogger("tornado_sessions")
 
 
 class Exchange:
@@ -238,13 +237,13 @@ class Exchange:
         ids, commit = self.ids, self.commit
         if isinstance(error, (SessionGoneError, SessionLimitError)):
             # They are no errors of the application.
-            logger.info("%s", error)
+            self.sessions.logs.log(logging.INFO, "%s", str(error), most=SEVERAL)
         elif isinstance(error, SessionError) and ids is not None and ids.is_ambiguous:
             ids.log_refusal(error)
         elif isinstance(error, BackendError):
             log_failed_store(error, self._request)
         elif isinstance(error, SessionDataError) and commit and commit.has_failed:
-            log_bad_value(error, self._request, handler.__name__)
+            log_bad_value(self.sessions.logs, error, self._request, handler.__name__)
         else:
             return False
         return True
@@ -269,4 +268,4 @@ class Exchange:
         if xsrf is not None:
             write_xsrf(headers, xsrf, state)
         if state is not None and (ids is not None or state.token is not None):
-            write_id(headers, ids or self.read_ids(), state)
+            write_id(headers, ids or self.read_ids(), state, self.sessions.logs)

@@ -13,6 +13,7 @@ import tornado.websocket
 
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
+from tornado_sessions.logs import SEVERAL
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.web.errors import quotes_store
@@ -269,7 +270,13 @@ class SessionMixin(tornado.web.RequestHandler):
         try:
             self.log_exception(*sys.exc_info())
         except Exception:
-            logger.exception("%s.log_exception() failed.", type(self).__name__)
+            self._session_exchange.sessions.logs.log(
+                logging.ERROR,
+                "%s.log_exception() failed.",
+                type(self).__name__,
+                most=SEVERAL,
+                exc_info=True,
+            )
 
     async def _commit_and_send(self, commit: ResponseCommit) -> Sent | None:
         """Commits and sends; every error is answered here."""

@@ -6,6 +6,7 @@ from tornado.httputil import HTTPHeaders
 
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.http.transports import HEADER
+from tornado_sessions.logs import LimitedLog
 from tornado_sessions.web.links import warn_of_stale_links
 from tornado_sessions.web.request import SessionIds
 from tornado_sessions.web.xsrf import RequestXSRF
@@ -28,10 +29,12 @@ def hide_url(headers: HTTPHeaders) -> None:
     _forbid_storing(headers)
 
 
-def write_id(headers: HTTPHeaders, ids: SessionIds, state: SessionState) -> None:
+def write_id(
+    headers: HTTPHeaders, ids: SessionIds, state: SessionState, logs: LimitedLog
+) -> None:
     """Writes the client's new id, or that it is to drop the one it has."""
     if ids.linked_token is not None:
-        warn_of_stale_links(ids, state)
+        warn_of_stale_links(logs, ids, state)
     if ids.transport == "cookie":
         if state.token is None or state.token != ids.token or state.cookie_due:
             _write_cookie(headers, ids, state)

@@ -9,9 +9,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
 from tornado_sessions.http.transports import put_in_url
+from tornado_sessions.logs import LimitedLog
 from tornado_sessions.web.request import SessionIds
-
-logger = logging.getLogger("tornado_sessions")
 
 
 def put_id_in_url(
@@ -42,12 +41,13 @@ def put_id_in_url(
     return linked
 
 
-def warn_of_stale_links(ids: SessionIds, state: SessionState) -> None:
+def warn_of_stale_links(logs: LimitedLog, ids: SessionIds, state: SessionState) -> None:
     """Logs where links of the response have an id that is not valid any more."""
     if state.token is not None and ids.linked_token not in (None, state.token):
-        logger.warning(
+        logs.log(
+            logging.WARNING,
             "session_url() was called before the session was given a new id: the"
             " links of this response lead to no session. Call 'await"
             " self.session.save()' after login() or regenerate(), and"
-            " session_url() after that."
+            " session_url() after that.",
         )

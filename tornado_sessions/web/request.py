@@ -192,7 +192,7 @@ class SessionIds:
             request.method,
             request.uri,
             request.remote_ip,
-            error,
+            str(error),
         )
 
     def _find_cookie(self) -> Cookie | None:

@@ -13,9 +13,8 @@ from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionGoneError
 from tornado_sessions.frames import hide_frames
+from tornado_sessions.logs import SEVERAL
 from tornado_sessions.sessions import Sessions
-
-logger = logging.getLogger("tornado_sessions")
 
 #: Done when the bytes are out; what Tornado's flush() and finish() return.
 Sent: TypeAlias = "asyncio.Future[None]"
@@ -111,7 +110,7 @@ class ResponseCommit:
                     break
                 # Meanwhile came a finish() after a flush(), or a verb.
         except SessionGoneError as error:
-            logger.info("%s", error)
+            self._sessions.logs.log(logging.INFO, "%s", str(error), most=SEVERAL)
             state.discard()
             state.cookie_due = False
         except BaseException as error:
@@ -131,7 +130,12 @@ class ResponseCommit:
             sent = await work
         except Exception as error:
             # Nobody may be waiting, and then nobody else would hear of it.
-            logger.exception("A response could not be finished.")
+            self._sessions.logs.log(
+                logging.ERROR,
+                "A response could not be finished.",
+                most=SEVERAL,
+                exc_info=True,
+            )
             failure = error
         waiters, self._waiters = self._waiters, ()
         if sent is None:

@@ -89,6 +89,9 @@ class _UnloadedState(SessionState):
 class _NoStore:
     """Keeps nothing."""
 
+    def tell_lost(self, state: SessionState) -> None:
+        """Does nothing: nothing can have been changed."""
+
     async def commit(self, state: SessionState) -> None:
         """Does nothing: nothing can have been changed."""
 

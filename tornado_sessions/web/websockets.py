@@ -13,11 +13,10 @@ from tornado.websocket import WebSocketHandler
 from tornado_sessions.core.sockets import Socket
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import BackendError, SessionError
+from tornado_sessions.logs import SEVERAL
 from tornado_sessions.sessions import Sessions
 
 T = TypeVar("T")
-
-logger = logging.getLogger("tornado_sessions")
 
 # After how many seconds a session that could not be kept alive is tried again.
 _RETRY_AFTER = 2
@@ -56,11 +55,12 @@ def open_socket(
     state.on_socket = True
     if state.token is None:
         if state.is_changed:
-            logger.warning(
+            sessions.logs.log(
+                logging.WARNING,
                 "A change to a new session cannot be kept: it was not saved before"
                 " the WebSocket handshake, and no cookie can be sent after that."
                 " Call 'await self.session.save()' before 'await super().get()', or"
-                " write to the session in an ordinary request first."
+                " write to the session in an ordinary request first.",
             )
         return None
     if not isinstance(handler, WebSocketHandler):
@@ -97,11 +97,13 @@ class SessionSocket:
     def close(self, handler: Socket, state: SessionState | None) -> None:
         """Forgets ``handler``, whose WebSocket was closed."""
         if state is not None and state.is_changed:
-            logger.warning(
+            self._sessions.logs.log(
+                logging.WARNING,
                 "A WebSocket of %s was closed with changes to its session that"
                 " nobody has saved. Nothing is saved by itself there: call 'await"
                 " self.session.save()'.",
                 type(handler).__name__,
+                most=SEVERAL,
             )
         self._sessions.sockets.remove(handler, self._token)
         # What was put there refers to the handler.
@@ -124,7 +126,7 @@ class SessionSocket:
             sessions.logs.log(
                 logging.WARNING,
                 "A session could not be kept alive: %s",
-                error,
+                str(error),
                 exc_info=not isinstance(error, BackendError),
             )
 
