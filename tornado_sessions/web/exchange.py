@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 
 import tornado.web
@@ -42,34 +41,35 @@ class Exchange:
     is made when it is first needed.
     """
 
-    #: The session was loaded, or there is none to load.
-    is_loaded = False
-    #: The response depends on the session.
-    is_used = False
-    #: The response is the answer to a store that has failed.
-    has_failed_store = False
-
-    #: What the request knows of its session. None until it was loaded or used.
-    state: SessionState | None = None
-    ids: SessionIds | None = None
-    commit: ResponseCommit | None = None
-    socket: SessionSocket | None = None
-
-    _session: Session | None = None
-    _unloaded: UnloadedSession | None = None
-    _taken: TakenIds | None = None
-    _xsrf: RequestXSRF | None = None
-
     def __init__(
         self, application: tornado.web.Application, request: HTTPServerRequest
     ) -> None:
         self._application = application
         self._request = request
+        self._sessions: Sessions | None = None
+        #: The session was loaded, or there is none to load.
+        self.is_loaded = False
+        #: The response depends on the session.
+        self.is_used = False
+        #: The response is the answer to a store that has failed.
+        self.has_failed_store = False
+        #: What the request knows of its session. None until it was loaded or used.
+        self.state: SessionState | None = None
+        self.ids: SessionIds | None = None
+        self.commit: ResponseCommit | None = None
+        self.socket: SessionSocket | None = None
+        self._session: Session | None = None
+        self._unloaded: UnloadedSession | None = None
+        self._taken: TakenIds | None = None
+        self._xsrf: RequestXSRF | None = None
 
-    @functools.cached_property
+    @property
     def sessions(self) -> Sessions:
         """All sessions of the application."""
-        return Sessions.of(self._application)
+        sessions = self._sessions
+        if sessions is None:
+            sessions = self._sessions = Sessions.of(self._application)
+        return sessions
 
     # The request.
 
