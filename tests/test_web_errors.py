@@ -262,6 +262,25 @@ async def test_a_value_that_is_not_json_is_answered_500(
     errors.append("the session of Handler cannot be stored: ")
 
 
+async def test_a_flood_at_one_handler_does_not_hide_another(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviour 85: the log has ten bad values of each handler."""
+
+    class Flooded(SessionMixin):
+        def get(self) -> None:
+            self.session["bad"] = {1}
+
+    class Other(Flooded):
+        pass
+
+    for _ in range(15):
+        await site.fetch(Flooded)
+    await site.fetch(Other)
+
+    errors += ["the session of Flooded"] * 10 + ["the session of Other"]
+
+
 async def test_a_key_that_is_not_unicode_is_answered_500(
     site: Site, errors: list[str]
 ) -> None:

@@ -55,16 +55,17 @@ def log_bad_value(
     logs: LimitedLog, error: SessionDataError, request: HTTPServerRequest, handler: str
 ) -> None:
     """Logs that the commit of a response of ``handler`` met a bad value."""
+    # In the message itself, so that each handler has a count of its own.
+    name = handler.replace("%", "%%")
     # No line of the handler is in the traceback.
     logs.log(
         logging.ERROR,
-        "500 %s %s (%s): the session of %s cannot be stored: %s A handler that"
+        f"500 %s %s (%s): the session of {name} cannot be stored: %s A handler that"
         " catches this error from save() has to remove the value or call"
         " reload().",
         request.method,
         request.uri,
         request.remote_ip,
-        handler,
         str(error),
         most=SEVERAL,
         exc_info=error,
