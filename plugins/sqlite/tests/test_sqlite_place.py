@@ -162,14 +162,41 @@ class OwnerTest(_Case):
 
         self.assertTrue((self.directory / "release-1" / "sessions.db").exists())
 
-    async def test_ones_own_link_may_lead_into_another_users_directory(self) -> None:
-        """Behaviour 87: who may write there is what counts."""
-        shared = self.make_directory("shared", 0o1777)
+    async def test_a_directory_of_another_user_is_refused(self) -> None:
+        """Behaviour 87: its owner may replace the file, whatever its mode."""
+        for mode in (0o700, 0o755, 0o1755, 0o1777):
+            theirs = self.make_directory(f"{mode:o}", mode)
+            os.chown(theirs, OTHER, OTHER)
+            with self.subTest(mode):
+                await self.assert_refused(
+                    "the user 65534 may replace it, as the directory"
+                    f" {str(theirs)!r} belongs to that user, and this process runs as"
+                    " 0. Give the directory to this user or to root with chown, or"
+                    " keep the file elsewhere.",
+                    theirs / "sessions.db",
+                )
+
+    async def test_a_directory_of_another_user_further_up_is_refused(self) -> None:
+        """Behaviour 87: its owner may replace the directory; after chown it works."""
+        theirs = self.make_directory("theirs", 0o755)
+        (theirs / "data").mkdir(mode=0o700)
+        os.chown(theirs, OTHER, OTHER)
+        path = theirs / "data" / "sessions.db"
+
+        backend = await self.assert_refused(f"the directory {str(theirs)!r}", path)
+
+        os.chown(theirs, 0, 0)
+        self.assertIsNone(await backend.load(bytes(32)))
+
+    async def test_a_link_into_a_directory_of_another_user_is_refused(self) -> None:
+        """Behaviour 87: both ends count."""
         theirs = self.make_directory("theirs", 0o755)
         os.chown(theirs, OTHER, OTHER)
-        (shared / "link").symlink_to(theirs)
-
-        await self.use(shared / "link" / "sessions.db")
+        (theirs / "out.db").symlink_to(self.path)
+        self.path.symlink_to(theirs / "sessions.db")
+        for path in (self.path, theirs / "out.db"):
+            with self.subTest(path):
+                await self.assert_refused(f"the directory {str(theirs)!r}", path)
 
 
 class DirectoryTest(_Case):
@@ -181,8 +208,10 @@ class DirectoryTest(_Case):
             with self.subTest(path):
                 backend = await self.assert_refused(
                     f"everybody may replace it, as the directory {str(shared)!r} has"
-                    " the mode 777. Run chmod o-w on that directory, or keep the file"
-                    " elsewhere.",
+                    " the mode 777. Run chmod o-w on that directory, or chmod +t if"
+                    " others have to write there, or keep the file elsewhere. An"
+                    " emptyDir of Kubernetes has the mode 777: let an init container"
+                    " run chmod +t on it as root.",
                     path,
                 )
 

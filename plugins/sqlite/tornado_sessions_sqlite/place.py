@@ -22,14 +22,24 @@ def check_directories(path: str) -> list[str]:
 
     Those are the directories that their group may write, and that of the file itself
     where everybody may write it and its sticky bit is set. Raises `.BackendError` if
-    everybody may replace the file, or if another user has made a directory or a link
-    on the way to it, in a directory with the sticky bit. The file need not exist.
+    everybody may replace the file or a directory on the way to it, or if another user
+    may: who owns a directory, or has made a link in one with the sticky bit. The file
+    need not exist.
     """
     doubtful = []
     directories = []
     for directory, entry in itertools.islice(_entries(path), _MOST_ENTRIES):
-        mode = os.stat(directory).st_mode
+        found = os.stat(directory)
+        mode = found.st_mode
         directories.append(directory)
+        if not _is_trusted(found):
+            raise BackendError(
+                f"The session database {path!r} cannot be used: the user"
+                f" {found.st_uid} may replace it, as the directory {directory!r} belongs"
+                f" to that user, and this process runs as {os.geteuid()}. Give the"
+                " directory to this user or to root with chown, or keep the file"
+                " elsewhere."
+            )
         if mode & stat.S_ISVTX:
             if mode & (stat.S_IWOTH | stat.S_IWGRP):
                 with contextlib.suppress(FileNotFoundError):
@@ -38,7 +48,9 @@ def check_directories(path: str) -> list[str]:
             raise BackendError(
                 f"The session database {path!r} cannot be used: everybody may replace"
                 f" it, as the directory {directory!r} has the mode {mode & 0o7777:o}."
-                " Run chmod o-w on that directory, or keep the file elsewhere."
+                " Run chmod o-w on that directory, or chmod +t if others have to write"
+                " there, or keep the file elsewhere. An emptyDir of Kubernetes has the"
+                " mode 777: let an init container run chmod +t on it as root."
             )
         elif mode & stat.S_IWGRP:
             doubtful.append(directory)
@@ -48,10 +60,7 @@ def check_directories(path: str) -> list[str]:
 
 
 def check_owners(path: str) -> None:
-    """Raises `.BackendError` if the file or one beside it belongs to another user.
-
-    Files of root are trusted: root can do anything.
-    """
+    """Raises `.BackendError` if the file or one beside it belongs to another user."""
     real = os.path.realpath(path)
     for entry in (real, *(real + suffix for suffix in _BESIDE)):
         with contextlib.suppress(FileNotFoundError):
@@ -61,12 +70,17 @@ def check_owners(path: str) -> None:
 
 
 def _check_owner(path: str, entry: str, found: os.stat_result) -> None:
-    if found.st_uid not in (0, os.geteuid()):
+    if not _is_trusted(found):
         raise BackendError(
             f"The session database {path!r} cannot be used: {entry!r} belongs to the"
             f" user {found.st_uid}, and this process runs as {os.geteuid()}. Remove it,"
             " or give it to this user with chown, or keep the file elsewhere."
         )
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    """Whether it belongs to this user or to root, who can do anything."""
+    return found.st_uid in (0, os.geteuid())
 
 
 def _entries(path: str) -> Iterator[tuple[str, str]]:
