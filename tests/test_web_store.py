@@ -20,7 +20,7 @@ from tornado.web import Application, HTTPError
 
 from tests.sessions_case import SlowCount
 from tests.sites import STORE_FAILED, UNCAUGHT, Read, Site, Write, cookies
-from tornado_sessions import BackendError, SessionMixin
+from tornado_sessions import BackendError, Session, SessionMixin
 
 pytestmark = [pytest.mark.gen_test, pytest.mark.usefixtures("errors")]
 
@@ -369,6 +369,87 @@ async def test_a_failed_regenerate_leaves_the_old_token(
 
     assert (response.code, cookies(response)) == (503, [])
     assert await site.stored() == {"a": 1}
+    errors.append(STORE_FAILED)
+
+
+def regenerate(session: Session) -> None:
+    session.regenerate()
+
+
+def login(session: Session) -> None:
+    session.login("ada")
+
+
+def logout_and_login(session: Session) -> None:
+    session.logout()
+    session.login("ada")
+
+
+@pytest.mark.parametrize(
+    ("act", "failing", "deletes"),
+    [
+        (regenerate, "replace", 1),
+        (login, "replace", 1),
+        (login, "find", 1),
+        # The first one is that of the logout.
+        (logout_and_login, "find", 2),
+    ],
+)
+async def test_a_response_does_not_wait_for_the_store_to_clean_up(
+    site: Site,
+    errors: list[str],
+    act: Callable[[Session], None],
+    failing: str,
+    deletes: int,
+) -> None:
+    """Behaviours 10, 80: after one timeout; it is a task that close() waits for."""
+
+    class Handler(SessionMixin):
+        def get(self) -> None:
+            act(self.session)
+
+    await site.begin(a=1)
+    site.sessions.logins.limit = 1
+    site.vault.failing = {failing}
+    site.vault.stop_before("delete", nth=deletes)
+    response = await site.fetch(Handler)
+
+    has_ended = act is logout_and_login
+    assert (response.code, cookies(response)) == (503, [""] if has_ended else [])
+    await asyncio.wait_for(site.vault.arrived.wait(), 10)
+    closing = asyncio.ensure_future(site.sessions.tasks.wait())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    site.vault.resumed.set()
+    await asyncio.wait_for(closing, 10)
+    left = 0 if has_ended else 1
+    assert repr(site.vault.inner.backend).startswith(f"<MemoryBackend {left} of")
+    errors.append(STORE_FAILED)
+
+
+async def test_a_logout_that_failed_is_tried_again_after_the_response(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 29, 45, 80: it holds, and costs the visitor one timeout."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session.logout()
+            site.vault.failing = {"save"}
+            try:
+                await self.session.save()
+            finally:
+                site.vault.failing = set()
+                site.vault.stop_before("save")
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    assert (response.code, cookies(response)) == (503, [""])
+    await asyncio.wait_for(site.vault.arrived.wait(), 10)
+    site.vault.resumed.set()
+    await asyncio.wait_for(site.sessions.tasks.wait(), 10)
+    assert await site.stored(token) is None
     errors.append(STORE_FAILED)
 
 

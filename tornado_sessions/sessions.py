@@ -55,8 +55,8 @@ class Sessions:
         #: For what a client can bring about as often as it likes.
         self.logs = logs = LimitedLog(logger)
         self.events = Events(settings.listener, rules, lambda: self.vault, logs)
-        self.store = store = Store(settings.vault, self.events)
         self.tasks = Tasks()
+        self.store = store = Store(settings.vault, self.tasks, self.events)
         self.cleanup = Cleanup(store, rules, self.tasks)
         self.records = records = Records(store, rules, self.events, logs)
         self.sockets = Sockets(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,7 +30,6 @@ from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import (
-    BackendError,
     ConflictError,
     SessionError,
     SessionGoneError,
@@ -261,9 +259,7 @@ class Commits:
         try:
             await self._store.save(token, left)
         except SessionError:
-            # The client will never learn of the fresh token.
-            with contextlib.suppress(BackendError):
-                await self._store.delete(fresh)
+            self._store.delete_unsent(fresh)
             raise
         self._sockets.end(token)
         return fresh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 
 from tornado_sessions.core.codec import Envelope
@@ -86,8 +85,7 @@ class Logins:
                 await self._store.delete(token)
                 raise
             except BaseException:
-                with contextlib.suppress(BackendError):
-                    await self._store.delete(token)
+                self._store.delete_unsent(token)
                 raise
             return token
 

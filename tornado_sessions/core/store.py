@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
 from tornado_sessions.core.events import Events
+from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.vault import Vault
@@ -16,8 +18,9 @@ T = TypeVar("T")
 class Store:
     """Loads and saves records through the vault of the application."""
 
-    def __init__(self, vault: Vault, events: Events) -> None:
+    def __init__(self, vault: Vault, tasks: Tasks, events: Events) -> None:
         self.vault = vault
+        self._tasks = tasks
         self._events = events
         # Which of "read" and "write" failed last.
         self._failing: set[str] = set()
@@ -33,6 +36,18 @@ class Store:
     def delete(self, token: str) -> Awaitable[None]:
         """See `.Vault.delete`."""
         return self._watch("write", self.vault.delete(token))
+
+    def delete_unsent(self, token: str) -> None:
+        """Removes the record of a token that no client will receive.
+
+        In the background: after a timeout of the store nobody is to wait for a second
+        one. A record that cannot be removed expires.
+        """
+        self._tasks.start(self._delete_unsent(token))
+
+    async def _delete_unsent(self, token: str) -> None:
+        with contextlib.suppress(BackendError):
+            await self.delete(token)
 
     def load_found(self, key: bytes) -> Awaitable[Record | None]:
         """See `.Vault.load_found`."""

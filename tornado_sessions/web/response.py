@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.state import SessionState
-from tornado_sessions.errors import SessionGoneError
+from tornado_sessions.errors import BackendError, SessionGoneError
 from tornado_sessions.frames import hide_frames
 from tornado_sessions.logs import SEVERAL
 from tornado_sessions.sessions import Sessions
@@ -54,6 +55,10 @@ class ResponseCommit:
         state = self._state
         if status >= 500:
             state.discard()
+            if state.ended and state.store_failed and not self.is_pending:
+                self.has_failed = True
+                self._sessions.tasks.start(self._end_later())
+                return False
         if status >= 500 or state.store_failed:
             # The response does not wait for a store that has failed already.
             state.noted_at = math.inf
@@ -122,6 +127,12 @@ class ResponseCommit:
             raise
         finally:
             self.is_pending = False
+
+    async def _end_later(self) -> None:
+        """Ends what was destroyed, for a response that says already that it failed."""
+        state = self._state
+        with contextlib.suppress(BackendError):
+            await self._sessions.commits.commit(state, state.base, state.generation)
 
     async def _work(self, work: Coroutine[None, None, Sent | None]) -> Sent:
         failure: Exception | None = None
