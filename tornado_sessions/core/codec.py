@@ -76,6 +76,11 @@ _MANY_DIGITS = b"0" * 200
 # those of Python: a deeper value could be stored, but not always be read again.
 _DEEPEST = 100
 
+_TOO_DEEP = f"it is nested deeper than {_DEEPEST} levels, or in itself"
+
+# Any integer below this can be stored. Far larger ones cannot.
+_ANY_INTEGER = 2**63
+
 # What `_is_too_deep` makes of JSON: brackets alone, and then by how many levels they lead
 # down or up. A run of eight is one step.
 _as_lists = bytes.maketrans(b"{}", b"[]")
@@ -204,17 +209,16 @@ def encode_value(key: str, value: Any) -> Raw:  # noqa: ANN401
     not be equal after decoding. This is checked by decoding it.
     """
     data = _comes_back(value)
-    if (
-        data is None
-        or not (key.isascii() or _comes_back(key))
-        or (type(value) not in PLAIN and _is_too_deep(data))
-    ):
+    if data is None or not (key.isascii() or _comes_back(key)):
         path, culprit = _culprit(key, value)
-        raise SessionDataError(
-            f"The session value {path} cannot be stored as JSON: {culprit}."
-            f" {_advice(culprit)}"
-        )
-    return Raw(data)
+    elif type(value) not in PLAIN and _is_too_deep(data):
+        path, culprit = _path(_Place(value, None, key)), _TOO_DEEP
+    else:
+        return Raw(data)
+    raise SessionDataError(
+        f"The session value {path} cannot be stored as JSON: {culprit}."
+        f" {_advice(culprit)}"
+    )
 
 
 def decode_value(raw: Raw) -> Any:  # noqa: ANN401
@@ -332,19 +336,39 @@ def _culprit(key: str, value: Any) -> tuple[str, str]:  # noqa: ANN401
                 if type(step) is not str:
                     name = type(step).__name__
                     return _path(place), f"a dict with a key of type {name}"
-                if _comes_back(step) is None:
+                if not (step.isascii() or _comes_back(step)):
                     return _path(place), "a key that is not Unicode"
-            pending += [_Place(child, place, step) for step, child in value.items()]
+            pending += [
+                _Place(child, place, step)
+                for step, child in value.items()
+                if not _is_simple(child)
+            ]
         elif isinstance(value, list):
             known.add(id(value))
-            pending += [_Place(child, place, i) for i, child in enumerate(value)]
+            pending += [
+                _Place(child, place, i)
+                for i, child in enumerate(value)
+                if not _is_simple(child)
+            ]
         elif type(value) is float and not math.isfinite(value):
             return _path(place), f"float {value}"
         elif type(value) is str and _comes_back(value) is None:
             return _path(place), "str that is not Unicode"
         elif _comes_back(value) is None:
             return _path(place), type(value).__name__
-    return _path(top), f"it is nested deeper than {_DEEPEST} levels, or in itself"
+    return _path(top), _TOO_DEEP
+
+
+def _is_simple(value: Any) -> bool:  # noqa: ANN401
+    """Whether ``value`` is obviously JSON. A list may have thousands of such."""
+    kind = type(value)
+    return (
+        (kind is int and -_ANY_INTEGER < value < _ANY_INTEGER)
+        or (kind is str and value.isascii())
+        or ((kind is list or kind is dict) and not value)
+        or value is None
+        or kind is bool
+    )
 
 
 def _path(place: _Place) -> str:
