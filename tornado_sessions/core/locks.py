@@ -26,13 +26,17 @@ class StoreLock:
         #: A holder has left with a `.BackendError`.
         self.has_failed = False
         self._held = False
-        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        # None until somebody waits: each commit makes a lock, and a deque is slow to
+        # make.
+        self._waiters: collections.deque[asyncio.Future[None]] | None = None
 
     async def __aenter__(self) -> None:
         if not self._held:
             self._held = True
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = collections.deque()
         self._waiters.append(waiter)
         try:
             await waiter
@@ -50,8 +54,8 @@ class StoreLock:
     ) -> None:
         if isinstance(error, BackendError):
             self.has_failed = True
-            waiters, self._waiters = self._waiters, collections.deque()
-            for waiter in waiters:
+            waiters, self._waiters = self._waiters, None
+            for waiter in waiters or ():
                 if not waiter.done():
                     # A shared error would collect the tracebacks of them all.
                     waiter.set_exception(_copied(error))
