@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -87,18 +87,18 @@ class Commits:
             state.judge(now)
             await self.commit_in_turn(state, packed, generation)
 
-    async def commit_in_turn(
+    def commit_in_turn(
         self, state: SessionState, packed: Envelope | None, generation: int
-    ) -> None:
+    ) -> Awaitable[None]:
         """Commits; the caller holds the lock of ``state``.
 
         A change of the id is shielded from cancellation: half of it would leave the
         client an id that has ended already.
         """
         work = self._commit(state, packed, generation)
-        if not state.needs_new_id:
-            await work
-            return
+        return self._shielded(work) if state.needs_new_id else work
+
+    async def _shielded(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.start(work)
         try:
             await asyncio.shield(task)
