@@ -18,7 +18,9 @@ The same holds for the shop, and for the browser that visits it, which are both 
         browser.get(shop.url)
 """
 
-from servers.processes import Memcached, MongoDB, MongoReplicaSet, Server
+from servers.memcached import Memcached
+from servers.mongodb import MongoDB, MongoReplicaSet
+from servers.processes import Server
 from servers.programs import ServerUnavailableError
 
 __all__ = [

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from servers.processes import Memcached, MongoDB, Server
-from servers.programs import (
-    ServerUnavailableError,
-    find_chromedriver,
-    find_chromium,
-)
+from servers.memcached import Memcached
+from servers.mongodb import MongoDB
+from servers.processes import Server
+from servers.programs import ServerUnavailableError, find, install_missing
 
-SERVERS: dict[str, type[Server]] = {
-    "SESSIONS_TEST_MEMCACHED_URL": Memcached,
-    "SESSIONS_TEST_MONGODB_URL": MongoDB,
+#: The servers and programs, and the environment variables that name them.
+VARIABLES = {
+    "memcached": "SESSIONS_TEST_MEMCACHED_URL",
+    "mongodb": "SESSIONS_TEST_MONGODB_URL",
+    "chromium": "SESSIONS_TEST_CHROMIUM",
+    "chromedriver": "SESSIONS_TEST_CHROMEDRIVER",
 }
 
-PROGRAMS: dict[str, Callable[[], str]] = {
-    "SESSIONS_TEST_CHROMIUM": find_chromium,
-    "SESSIONS_TEST_CHROMEDRIVER": find_chromedriver,
-}
+PROGRAMS = ("chromium", "chromedriver")
+
+#: Names those of `VARIABLES` that are wanted; if it is empty, all are.
+CHOICE = "SESSIONS_TEST_SERVERS"
 
 
 def main(command: list[str]) -> int:
@@ -34,26 +36,76 @@ def main(command: list[str]) -> int:
     for. Those that are not available are named at the end. If ``CI`` is set, this
     is a failure.
     """
-    missing = []
+    chosen = _chosen()
+    wanted = [name for name in chosen if not os.environ.get(VARIABLES[name])]
+    install_missing(wanted)
     with contextlib.ExitStack() as running:
-        for variable, make in SERVERS.items():
-            if os.environ.get(variable):
-                continue
-            try:
-                server = running.enter_context(make())
-            except ServerUnavailableError as error:
-                missing.append(f"Nothing was tested on {variable}: {error}")
-            else:
-                os.environ[variable] = server.url
-        for variable, find in PROGRAMS.items():
-            try:
-                os.environ[variable] = find()
-            except ServerUnavailableError as error:  # noqa: PERF203
-                missing.append(f"Nothing was tested on {variable}: {error}")
+        urls, missing = _start(wanted, running)
+        os.environ.update(urls)
         code = subprocess.call(command)
-    for line in missing:
-        print(line, file=sys.stderr)
-    return code or int(bool(missing) and bool(os.environ.get("CI")))
+    for name, reason in missing.items():
+        print(f"Nothing was tested on {VARIABLES[name]}: {reason}", file=sys.stderr)
+    left_out = [
+        name
+        for name, variable in VARIABLES.items()
+        if name not in chosen and not os.environ.get(variable)
+    ]
+    if left_out:
+        print(
+            f"Nothing was tested on what {CHOICE} leaves out: {', '.join(left_out)}",
+            file=sys.stderr,
+        )
+    return code or int(bool(missing or left_out) and bool(os.environ.get("CI")))
+
+
+def _chosen() -> list[str]:
+    """Returns the names in `CHOICE`, or all."""
+    named = os.environ.get(CHOICE, "").replace(",", " ").split()
+    for name in named:
+        if name not in VARIABLES:
+            raise SystemExit(
+                f"{CHOICE} has no server named {name!r}. Choose from:"
+                f" {', '.join(VARIABLES)}"
+            )
+    return [name for name in VARIABLES if name in named or not named]
+
+
+def _start(
+    names: Iterable[str], running: contextlib.ExitStack
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Starts servers, which ``running`` stops, and finds programs.
+
+    Returns the variables that name them, and why others are missing.
+    """
+    variables, missing = {}, {}
+    servers = {name: server for name, server in _servers().items() if name in names}
+    for name in names:
+        try:
+            if name in PROGRAMS:
+                variables[VARIABLES[name]] = find(name)
+            else:
+                servers[name].install()
+        except ServerUnavailableError as error:  # noqa: PERF203
+            missing[name] = str(error)
+    # Should this be interrupted, it waits until each is up and can be stopped.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        starts = {}
+        for name, server in servers.items():
+            if name not in missing:
+                running.callback(server.stop)
+                starts[name] = pool.submit(server.start)
+    for name, start in starts.items():
+        try:
+            start.result()
+        except ServerUnavailableError as error:  # noqa: PERF203
+            missing[name] = str(error)
+        else:
+            variables[VARIABLES[name]] = servers[name].url
+    return variables, missing
+
+
+def _servers() -> dict[str, Server]:
+    return {"memcached": Memcached(), "mongodb": MongoDB()}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from servers.processes import Server
-from servers.programs import find_chromedriver, find_chromium
+from servers.programs import find
 
 # Selenium would go through a proxy even to the driver, which is on this machine.
 _HERE = ["localhost", "127.0.0.1", os.environ.get("no_proxy", "")]
@@ -74,14 +74,14 @@ class Browser(Chrome):
 
     def __init__(self, folder: str, *, scripts: bool = True) -> None:
         options = ChromeOptions()
-        options.binary_location = find_chromium()
+        options.binary_location = find("chromium")
         for option in [*_OPTIONS, f"--user-data-dir={folder}"]:
             options.add_argument(option)
         setting = "profile.managed_default_content_settings.javascript"
         options.add_experimental_option("prefs", {setting: 1 if scripts else 2})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         # As its path is given, no driver is looked for elsewhere.
-        super().__init__(options, ChromeService(find_chromedriver()))
+        super().__init__(options, ChromeService(find("chromedriver")))
 
     def complaints(self) -> list[str]:
         """Returns the messages of the console since the last call."""

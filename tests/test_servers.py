@@ -128,15 +128,16 @@ class CommandTest(unittest.TestCase):
 
     def test_a_server_that_cannot_be_had_is_named_at_the_end(self) -> None:
         """The command runs without it, and the variable stays unset."""
-        ran = _run(
-            "import os; print(not os.environ['SESSIONS_TEST_MEMCACHED_URL'])",
-            SESSIONS_TEST_MEMCACHED_URL="",
-            PATH=self._empty_folder(),
-        )
+        for variable in ("SESSIONS_TEST_MEMCACHED_URL",):
+            with self.subTest(variable):
+                ran = _run(
+                    f"import os; print(not os.environ[{variable!r}])",
+                    **{variable: "", "PATH": self._empty_folder()},
+                )
 
-        self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
-        last = ran.stderr.splitlines()[-1]
-        self.assertIn("Nothing was tested on SESSIONS_TEST_MEMCACHED_URL", last)
+                self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
+                last = ran.stderr.splitlines()[-1]
+                self.assertIn(f"Nothing was tested on {variable}", last)
 
     def test_a_browser_that_is_named_is_left_alone(self) -> None:
         """Neither a Chromium nor its driver is looked for."""
@@ -177,6 +178,43 @@ class CommandTest(unittest.TestCase):
 
         self.assertEqual(ran.returncode, 1)
 
+    def test_only_the_servers_that_are_chosen_are_started(self) -> None:
+        """`SESSIONS_TEST_SERVERS` has their names; the last line has the others."""
+        ran = _run(
+            "import os; print(not os.environ['SESSIONS_TEST_MONGODB_URL'])",
+            SESSIONS_TEST_SERVERS="memcached,chromium",
+            SESSIONS_TEST_MONGODB_URL="",
+            PATH=self._empty_folder(),
+        )
+
+        self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
+        self.assertEqual(
+            ran.stderr,
+            "Nothing was tested on what SESSIONS_TEST_SERVERS leaves out: mongodb\n",
+        )
+
+    def test_in_ci_a_choice_of_servers_is_a_failure(self) -> None:
+        """Green never means skipped."""
+        ran = _run(
+            "pass",
+            SESSIONS_TEST_SERVERS="memcached",
+            SESSIONS_TEST_MONGODB_URL="",
+            CI="true",
+        )
+
+        self.assertEqual(ran.returncode, 1)
+
+    def test_a_server_that_does_not_exist_cannot_be_chosen(self) -> None:
+        """The command does not run, and the message has the names to choose from."""
+        ran = _run("print('ran')", SESSIONS_TEST_SERVERS="memcached mongo")
+
+        self.assertEqual((ran.returncode, ran.stdout), (1, ""))
+        self.assertEqual(
+            ran.stderr,
+            "SESSIONS_TEST_SERVERS has no server named 'mongo'. Choose from:"
+            " memcached, mongodb, chromium, chromedriver\n",
+        )
+
     def _empty_folder(self) -> str:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -196,6 +234,7 @@ def _run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "CI": "",
+        "SESSIONS_TEST_SERVERS": "",
         "SESSIONS_TEST_MEMCACHED_URL": "memcached://named",
         "SESSIONS_TEST_MONGODB_URL": "mongodb://named",
         "SESSIONS_TEST_CHROMIUM": "/named/chromium",
