@@ -18,15 +18,26 @@ The same holds for the shop, and for the browser that visits it, which are both 
         browser.get(shop.url)
 """
 
+from servers.mariadb import MariaDB
 from servers.memcached import Memcached
 from servers.mongodb import MongoDB, MongoReplicaSet
+from servers.postgresql import PgBouncer, PostgreSQL
 from servers.processes import Server
 from servers.programs import ServerUnavailableError
+from servers.redis import Redis, Valkey
+from servers.redis_groups import RedisSentinel, ValkeyCluster
 
 __all__ = [
+    "MariaDB",
     "Memcached",
     "MongoDB",
     "MongoReplicaSet",
+    "PgBouncer",
+    "PostgreSQL",
+    "Redis",
+    "RedisSentinel",
     "Server",
     "ServerUnavailableError",
+    "Valkey",
+    "ValkeyCluster",
 ]

@@ -10,15 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
+from servers.mariadb import MariaDB
 from servers.memcached import Memcached
 from servers.mongodb import MongoDB
+from servers.postgresql import PgBouncer, PostgreSQL
 from servers.processes import Server
 from servers.programs import ServerUnavailableError, find, install_missing
+from servers.redis import Redis, Valkey
 
 #: The servers and programs, and the environment variables that name them.
 VARIABLES = {
     "memcached": "SESSIONS_TEST_MEMCACHED_URL",
     "mongodb": "SESSIONS_TEST_MONGODB_URL",
+    "redis": "SESSIONS_TEST_REDIS_URL",
+    "valkey": "SESSIONS_TEST_VALKEY_URL",
+    "postgresql": "SESSIONS_TEST_POSTGRESQL_URL",
+    "pgbouncer": "SESSIONS_TEST_PGBOUNCER_URL",
+    "mysql": "SESSIONS_TEST_MYSQL_URL",
     "chromium": "SESSIONS_TEST_CHROMIUM",
     "chromedriver": "SESSIONS_TEST_CHROMEDRIVER",
 }
@@ -59,7 +67,7 @@ def main(command: list[str]) -> int:
 
 
 def _chosen() -> list[str]:
-    """Returns the names in `CHOICE`, or all."""
+    """Returns the names in `CHOICE`, and of the servers that those need."""
     named = os.environ.get(CHOICE, "").replace(",", " ").split()
     for name in named:
         if name not in VARIABLES:
@@ -67,6 +75,8 @@ def _chosen() -> list[str]:
                 f"{CHOICE} has no server named {name!r}. Choose from:"
                 f" {', '.join(VARIABLES)}"
             )
+    if "pgbouncer" in named:
+        named.append("postgresql")
     return [name for name in VARIABLES if name in named or not named]
 
 
@@ -105,7 +115,17 @@ def _start(
 
 
 def _servers() -> dict[str, Server]:
-    return {"memcached": Memcached(), "mongodb": MongoDB()}
+    postgresql = PostgreSQL()
+    behind = os.environ.get(VARIABLES["postgresql"]) or postgresql.url
+    return {
+        "memcached": Memcached(),
+        "mongodb": MongoDB(),
+        "redis": Redis(),
+        "valkey": Valkey(),
+        "postgresql": postgresql,
+        "pgbouncer": PgBouncer(behind),
+        "mysql": MariaDB(),
+    }
 
 
 if __name__ == "__main__":

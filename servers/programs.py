@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -19,7 +21,7 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin")
 
 # The packages bring services of their own, on the standard ports. They must not
 # be started: the tests start what they need.
-_INSTALL = """\
+_APT_GET = """\
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
@@ -27,9 +29,7 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\\nexit 101\\n' >$policy
     chmod 755 $policy
 fi
-apt_get="apt-get --yes --quiet -o DPkg::Lock::Timeout=300"
-# A new machine has no list of packages yet, an old one an old list.
-$apt_get install "$@" || { $apt_get update && $apt_get install "$@"; }
+apt-get --yes --quiet -o DPkg::Lock::Timeout=300 "$@"
 """
 
 
@@ -53,8 +53,26 @@ class Program:
         return os.environ.get(self.variable) or _which(self.names)
 
 
+class PostgreSQLProgram(Program):
+    """The ``postgres`` of PostgreSQL 13 or newer."""
+
+    def find(self) -> str | None:
+        # Debian keeps several versions side by side, none of them on PATH.
+        debian = map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        paths = [_which(self.names) or "", *sorted(debian, key=_major, reverse=True)]
+        return next((path for path in paths if path and _major(path) >= 13), None)
+
+
+# The package mariadb-server has a service besides, which nobody needs here.
+_MARIADB = ("mariadb-server-core", "mariadb-client-core")
+
 DEBIAN = {
     "memcached": Program(("memcached",), ("memcached",)),
+    "redis": Program(("redis-server",), ("redis-server",)),
+    "postgresql": PostgreSQLProgram(("postgresql",), ("postgres",)),
+    "pgbouncer": Program(("pgbouncer",), ("pgbouncer",)),
+    "mysql": Program(_MARIADB, ("mariadbd",)),
+    "mariadb-install-db": Program(_MARIADB, ("mariadb-install-db",)),
     "chromium": Program(
         ("chromium",),
         ("chromium", "chromium-browser", "google-chrome"),
@@ -146,15 +164,40 @@ def _which(names: Iterable[str]) -> str | None:
     return next(filter(None, found), None)
 
 
+@functools.cache
+def _major(postgres: str) -> int:
+    """Returns the major version of a ``postgres``; 0 if it does not say one."""
+    ran = subprocess.run(
+        [postgres, "--version"], capture_output=True, text=True, check=False
+    )
+    version = re.search(r" (\d+)", ran.stdout)
+    return int(version[1]) if version else 0
+
+
 def _install(packages: Iterable[str]) -> None:
     named = " ".join(packages)
     if shutil.which("apt-get") is None:
         raise ServerUnavailableError(
             f"{named} is not installed, and there is no apt-get to install it with."
         )
-    sudo = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
-    run(
-        [*sudo, "sh", "-c", _INSTALL, "sh", *packages],
+    otherwise = (
         f"{named} is not installed, and cannot be."
-        f" Install it with: apt-get install {named}",
+        f" Install it with: apt-get install {named}"
     )
+    try:
+        _apt_get(["install", *packages], otherwise)
+    except ServerUnavailableError:
+        _update()
+        _apt_get(["install", *packages], otherwise)
+
+
+@functools.cache
+def _update() -> None:
+    """Updates the list of packages, once: a new machine has none, an old one an old."""
+    with contextlib.suppress(ServerUnavailableError):
+        _apt_get(["update"], "There is no new list of packages.")
+
+
+def _apt_get(arguments: list[str], otherwise: str) -> None:
+    sudo = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    run([*sudo, "/bin/sh", "-c", _APT_GET, "apt-get", *arguments], otherwise)

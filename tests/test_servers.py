@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,15 @@ from servers import (
 root = Path(__file__).parent.parent
 url = os.environ.get("SESSIONS_TEST_MEMCACHED_URL")
 mongodb_url = os.environ.get("SESSIONS_TEST_MONGODB_URL")
+
+# It says what it was called for, if services are kept from starting then.
+_APT_GET = """\
+#!/bin/sh
+shift 4
+[ -x {policy} ] && echo "$*" >>{folder}/calls
+echo no network
+exit 100
+"""
 
 
 @unittest.skipUnless(url, "SESSIONS_TEST_MEMCACHED_URL is not set.")
@@ -128,7 +138,7 @@ class CommandTest(unittest.TestCase):
 
     def test_a_server_that_cannot_be_had_is_named_at_the_end(self) -> None:
         """The command runs without it, and the variable stays unset."""
-        for variable in ("SESSIONS_TEST_MEMCACHED_URL",):
+        for variable in ("SESSIONS_TEST_MEMCACHED_URL", "SESSIONS_TEST_REDIS_URL"):
             with self.subTest(variable):
                 ran = _run(
                     f"import os; print(not os.environ[{variable!r}])",
@@ -181,16 +191,16 @@ class CommandTest(unittest.TestCase):
     def test_only_the_servers_that_are_chosen_are_started(self) -> None:
         """`SESSIONS_TEST_SERVERS` has their names; the last line has the others."""
         ran = _run(
-            "import os; print(not os.environ['SESSIONS_TEST_MONGODB_URL'])",
-            SESSIONS_TEST_SERVERS="memcached,chromium",
-            SESSIONS_TEST_MONGODB_URL="",
+            "import os; print(not os.environ['SESSIONS_TEST_REDIS_URL'])",
+            SESSIONS_TEST_SERVERS="memcached,mongodb",
+            SESSIONS_TEST_REDIS_URL="",
             PATH=self._empty_folder(),
         )
 
         self.assertEqual((ran.returncode, ran.stdout), (0, "True\n"))
         self.assertEqual(
             ran.stderr,
-            "Nothing was tested on what SESSIONS_TEST_SERVERS leaves out: mongodb\n",
+            "Nothing was tested on what SESSIONS_TEST_SERVERS leaves out: redis\n",
         )
 
     def test_in_ci_a_choice_of_servers_is_a_failure(self) -> None:
@@ -212,7 +222,70 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(
             ran.stderr,
             "SESSIONS_TEST_SERVERS has no server named 'mongo'. Choose from:"
-            " memcached, mongodb, chromium, chromedriver\n",
+            " memcached, mongodb, redis, valkey, postgresql, pgbouncer, mysql,"
+            " chromium, chromedriver\n",
+        )
+
+    @unittest.skipUnless(
+        os.environ.get("SESSIONS_TEST_PGBOUNCER_URL"),
+        "SESSIONS_TEST_PGBOUNCER_URL is not set.",
+    )
+    def test_a_server_brings_those_that_it_needs(self) -> None:
+        """pgbouncer stands in front of a PostgreSQL of the same run."""
+        variables = (
+            "SESSIONS_TEST_POSTGRESQL_URL",
+            "SESSIONS_TEST_PGBOUNCER_URL",
+        )
+        ran = _run(
+            "import os, socket\n"
+            "from urllib.parse import urlsplit\n"
+            f"for name in {variables}:\n"
+            "    url = urlsplit(os.environ[name])\n"
+            "    socket.create_connection((url.hostname, url.port)).close()\n"
+            "    print(name)",
+            SESSIONS_TEST_SERVERS="pgbouncer",
+            **dict.fromkeys(variables, ""),
+        )
+
+        self.assertEqual(ran.stdout.split(), list(variables))
+
+    @unittest.skipUnless(os.geteuid() == 0, "Only root installs without sudo.")
+    def test_missing_packages_are_installed_in_one_go(self) -> None:
+        """The list of packages is updated once, and no service may be started.
+
+        As that fails here, each is tried once more, to say what is wrong with it.
+        """
+        folder = Path(self._empty_folder())
+        for tool in ("rm", "chmod"):
+            found = shutil.which(tool)
+            assert found is not None
+            (folder / tool).symlink_to(found)
+        policy = Path("/usr/sbin/policy-rc.d")
+        (folder / "apt-get").write_text(_APT_GET.format(folder=folder, policy=policy))
+        (folder / "apt-get").chmod(0o755)
+        was_there = policy.exists()
+
+        ran = _run(
+            "pass",
+            SESSIONS_TEST_MEMCACHED_URL="",
+            SESSIONS_TEST_REDIS_URL="",
+            PATH=str(folder),
+        )
+
+        self.assertEqual(
+            (folder / "calls").read_text().splitlines(),
+            [
+                *["install memcached redis-server", "update"],
+                "install memcached redis-server",
+                *["install memcached", "install memcached"],
+                *["install redis-server", "install redis-server"],
+            ],
+        )
+        self.assertEqual(policy.exists(), was_there)
+        self.assertIn(
+            "redis-server is not installed, and cannot be. Install it with: apt-get"
+            " install redis-server (/bin/sh says: no network)",
+            ran.stderr,
         )
 
     def _empty_folder(self) -> str:
@@ -237,6 +310,11 @@ def _run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         "SESSIONS_TEST_SERVERS": "",
         "SESSIONS_TEST_MEMCACHED_URL": "memcached://named",
         "SESSIONS_TEST_MONGODB_URL": "mongodb://named",
+        "SESSIONS_TEST_REDIS_URL": "redis://named",
+        "SESSIONS_TEST_VALKEY_URL": "redis://named",
+        "SESSIONS_TEST_POSTGRESQL_URL": "postgresql://user:password@named/database",
+        "SESSIONS_TEST_PGBOUNCER_URL": "postgresql://user:password@named/database",
+        "SESSIONS_TEST_MYSQL_URL": "mysql://named",
         "SESSIONS_TEST_CHROMIUM": "/named/chromium",
         "SESSIONS_TEST_CHROMEDRIVER": "/named/chromedriver",
         **variables,
