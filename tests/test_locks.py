@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tornado_sessions import BackendError
-from tornado_sessions.core.locks import StoreLock
+from tornado_sessions.core.locks import StoreLock, TimedLock
 
 
 class Holder:
@@ -29,6 +29,20 @@ class Holder:
             await self.leave.wait()
             if self.error is not None:
                 raise self.error
+
+
+class Clock:
+    """Puts the clock of the running event loop forward."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._time, self._ahead = loop.time, 0.0
+        vars(loop)["time"] = lambda: self._time() + self._ahead
+
+    async def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
 
 
 async def waiting(lock: StoreLock, count: int) -> list[Holder]:
@@ -50,7 +64,7 @@ async def leave(holder: Holder, error: Exception | None = None) -> None:
 
 class StoreLockTest(unittest.IsolatedAsyncioTestCase):
     async def test_it_is_held_by_one_after_the_other(self) -> None:
-        """In the order in which they came; a slow holder fails nobody."""
+        """In the order in which they came."""
         holders = await waiting(StoreLock(), 3)
         for number, holder in enumerate(holders):
             assert holder.has_it.is_set()
@@ -81,6 +95,82 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
         # It is free again.
         (last,) = await waiting(lock, 1)
         await leave(last)
+
+    async def test_a_slow_store_fails_those_that_wait(self) -> None:
+        """Behaviour 80: they do not wait for one holder after the other."""
+        clock = Clock()
+        lock = TimedLock(2)
+        first, *others = await waiting(lock, 4)
+        await clock.advance(1.9)
+        assert not any(each.task.done() for each in others)
+        await clock.advance(0.2)
+        await asyncio.wait([each.task for each in others], timeout=10)
+
+        message = (
+            "The session was not saved: other requests of the same visitor came first,"
+            " and the store took too long for these. Check why it is slow, or save less"
+            " often."
+        )
+        assert [str(each.task.exception()) for each in others] == [message] * 3
+        assert {type(each.task.exception()) for each in others} == {BackendError}
+        # The holder is not disturbed, and the lock is free after it.
+        await leave(first)
+        first.task.result()
+        (last,) = await waiting(lock, 1)
+        await leave(last)
+
+    async def test_each_holder_may_use_the_store_for_the_limit(self) -> None:
+        """Behaviours 36, 80: on a store that works, many take their turn."""
+        clock = Clock()
+        holders = await waiting(TimedLock(2), 8)
+        for holder in holders:
+            await asyncio.wait_for(holder.has_it.wait(), 10)
+            await clock.advance(1.2)
+            await leave(holder)
+
+        for holder in holders:
+            holder.task.result()
+
+    async def test_quick_holders_add_up_to_ten_seconds(self) -> None:
+        """Behaviour 80: however many there are."""
+        clock = Clock()
+        *holders, last = await waiting(TimedLock(2), 20)
+        for holder in holders[:10]:
+            await asyncio.wait_for(holder.has_it.wait(), 10)
+            assert not last.task.done()
+            await clock.advance(1.01)
+            await leave(holder)
+        await asyncio.wait([last.task], timeout=10)
+
+        assert isinstance(last.task.exception(), BackendError)
+        for holder in holders:
+            await leave(holder)
+            holder.task.exception()
+
+    async def test_what_a_holder_does_without_the_store_fails_nobody(self) -> None:
+        """Behaviours 37, 80: such as the function of a transaction."""
+        clock = Clock()
+        lock = TimedLock(2)
+        left, aside = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with lock as held:
+                with held.aside():
+                    aside.set()
+                    await left.wait()
+
+        holder = asyncio.ensure_future(hold())
+        await aside.wait()
+        waiter = Holder(lock)
+        for _ in range(20):
+            await clock.advance(1)
+        assert not waiter.task.done()
+
+        left.set()
+        await asyncio.wait_for(waiter.has_it.wait(), 10)
+        await leave(waiter)
+        await holder
+        waiter.task.result()
 
     async def test_another_error_is_the_holders_own(self) -> None:
         """Behaviour 80: the next one has the lock."""

@@ -1292,8 +1292,13 @@ class HangingStoreTest(SessionsCase):
         await self.change_elsewhere(token, a=1)
         return sessions
 
-    async def hang(self, works: list[Awaitable[object]]) -> list[object]:
-        """Lets all conflict, then lets the store hang and time out. Returns errors."""
+    async def hold(
+        self, works: list[Awaitable[Any]]
+    ) -> tuple[list[asyncio.Future[Any]], asyncio.Event]:
+        """Lets all conflict, and holds up the store for the first of them.
+
+        Returns all of them, and the event that lets the store go on.
+        """
         gate = self.vault.gate = asyncio.Event()
         self.vault.calls.clear()
         tasks = [asyncio.ensure_future(work) for work in works]
@@ -1306,6 +1311,11 @@ class HangingStoreTest(SessionsCase):
         for _ in range(100):
             await asyncio.sleep(0)
         self.vault.calls.clear()
+        return tasks, gate
+
+    async def hang(self, works: list[Awaitable[Any]]) -> list[object]:
+        """Lets all conflict, then lets the store hang and time out. Returns errors."""
+        tasks, gate = await self.hold(works)
         self.vault.failing = {"load", "save"}
         gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -1322,6 +1332,49 @@ class HangingStoreTest(SessionsCase):
         self.vault.failing.clear()
         await asyncio.gather(*(session.save() for session in sessions))
         assert len(await self.values(state_of(sessions[0]).token)) == 22
+
+    async def test_nobody_waits_longer_than_a_timeout_for_others(self) -> None:
+        """Behaviour 80: the one that the store is slow for goes on."""
+        self.vault.timeout = 0.02
+        sessions = await self.meet()
+        tasks, gate = await self.hold([session.save() for session in sessions])
+        first, *others = tasks
+        await asyncio.wait(others, timeout=10)
+        assert {type(each.exception()) for each in others} == {BackendError}
+        assert self.vault.calls == []
+
+        gate.set()
+        await first
+        # Each can be tried again.
+        for session in sessions[1:]:
+            await session.save()
+        assert len(await self.values(state_of(sessions[0]).token)) == 22
+
+    async def test_a_function_that_takes_its_time_fails_nobody(self) -> None:
+        """Behaviours 37, 80: it is not the store for which the others wait."""
+        self.vault.timeout = 0.01
+        token = await self.stored({"n": 0})
+        counting, saving = [await self.sessions.load(token) for _ in range(2)]
+        count = SlowCount()
+
+        async def count_again(session: Session) -> None:
+            if "a" not in session:
+                # So that it has to run again, in its turn.
+                await self.change_elsewhere(token, a=1)
+                session["n"] = -1
+                return
+            await count(session)
+
+        counted = asyncio.ensure_future(counting.transact(count_again))
+        await asyncio.wait_for(count.begun.wait(), 10)
+        saving["b"] = 1
+        saved = asyncio.ensure_future(saving.save())
+        await asyncio.wait([saved], timeout=0.1)
+        assert not saved.done()
+
+        count.go_on.set()
+        await asyncio.gather(counted, saved)
+        assert await self.values(token) == {"n": 1, "a": 1, "b": 1}
 
     async def test_transactions_fail_at_once_as_well(self) -> None:
         """Behaviour 80: those that wait are not run any more."""

@@ -63,7 +63,7 @@ class Sessions:
             settings.socket_interval, records.is_kept, self.tasks.start
         )
         self.users = Users(store, rules, records, self.sockets, self.events)
-        locks = StoreLocks()
+        locks = StoreLocks(lambda: store.vault.timeout)
         writer = Writer(store, rules, self.cleanup)
         self.logins = Logins(
             store,

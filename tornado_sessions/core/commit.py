@@ -269,9 +269,9 @@ class Commits:
     ) -> str:
         """Stores ``packed`` after another request has been first."""
         self._events.tell("conflict", token, user=packed.user)
-        async with self._locks.of(token):
+        async with self._locks.of(token) as lock:
             return await retry_conflicts(
-                lambda: self._store_on_newest(state, token, packed, store)
+                lambda: self._store_on_newest(state, token, packed, store), lock
             )
 
     async def _store_on_newest(

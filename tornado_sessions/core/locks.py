@@ -1,14 +1,22 @@
-"""A lock whose waiters fail at once when the store fails whoever holds it."""
+"""A lock whose waiters fail when the store fails its holder, or is too slow."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import copy
 import types
 import weakref
+from collections.abc import Callable, Iterator
 
 from tornado_sessions.errors import BackendError
+
+#: How many seconds holders may use the store, one after the other, while one waits.
+LONGEST_WAIT = 10.0
+
+# How often in its limit a wait is looked at, at most, while its time stands still.
+_TICKS = 20
 
 
 class StoreLock:
@@ -16,8 +24,7 @@ class StoreLock:
 
     When the holder leaves with a `.BackendError`, everybody who is waiting raises
     a copy of it. If each waiter tried for itself, the last of twenty would wait
-    for twenty timeouts of a store that hangs. A store that is slow but works
-    fails nobody.
+    for twenty timeouts of a store that hangs.
     """
 
     __slots__ = ("__weakref__", "_held", "_waiters", "has_failed")
@@ -30,14 +37,15 @@ class StoreLock:
         # make.
         self._waiters: collections.deque[asyncio.Future[None]] | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> StoreLock:
         if not self._held:
             self._held = True
-            return
+            return self
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = collections.deque()
         self._waiters.append(waiter)
+        timer = self._limit_wait(waiter)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -45,6 +53,10 @@ class StoreLock:
                 # It was handed the lock in the same turn of the loop.
                 self._release()
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self
 
     async def __aexit__(
         self,
@@ -61,6 +73,10 @@ class StoreLock:
                     waiter.set_exception(_copied(error))
         self._release()
 
+    def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
+        """Starts what fails ``waiter``; here nothing does."""
+        return None
+
     def _release(self) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -71,6 +87,78 @@ class StoreLock:
         self._held = False
 
 
+class TimedLock(StoreLock):
+    """A lock whose waiters fail if the store is slow, and not only if it fails.
+
+    If a holder uses the store for ``limit`` seconds without a break, all of them
+    raise a `.BackendError`. So does whoever has waited for `LONGEST_WAIT`. The waits
+    for a store that is slow would add up.
+    """
+
+    __slots__ = ("_aside", "_aside_since", "_limit", "_used_since")
+
+    def __init__(self, limit: float | None) -> None:
+        super().__init__()
+        self._limit = limit
+        # How long holders have done something else, and since when one does.
+        self._aside = 0.0
+        self._aside_since: float | None = None
+        # Since when the holder uses the store without a break, see `_store_time`.
+        self._used_since = 0.0
+
+    async def __aenter__(self) -> TimedLock:
+        await super().__aenter__()
+        self._used_since = self._store_time()
+        return self
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Marks what the holder does without the store: it counts for no limit."""
+        loop = asyncio.get_running_loop()
+        self._aside_since = loop.time()
+        try:
+            yield
+        finally:
+            self._aside += loop.time() - self._aside_since
+            self._aside_since = None
+            self._used_since = self._store_time()
+
+    def _store_time(self) -> float:
+        """Returns the time, in seconds, without that which holders spent aside."""
+        now = self._aside_since
+        if now is None:
+            now = asyncio.get_running_loop().time()
+        return now - self._aside
+
+    def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
+        limit = self._limit
+        if limit is None:
+            return None
+        ends = self._store_time() + LONGEST_WAIT
+        delay = max(self._left(ends, limit), 0)
+        return waiter.get_loop().call_later(delay, self._give_up, waiter, ends, limit)
+
+    def _give_up(self, waiter: asyncio.Future[None], ends: float, limit: float) -> None:
+        if waiter.done():
+            return
+        left = self._left(ends, limit)
+        if left > 0:
+            # While the holder is aside, nothing of it passes.
+            delay = max(left, limit / _TICKS)
+            waiter.get_loop().call_later(delay, self._give_up, waiter, ends, limit)
+            return
+        waiter.set_exception(
+            BackendError(
+                "The session was not saved: other requests of the same visitor came"
+                " first, and the store took too long for these. Check why it is slow,"
+                " or save less often."
+            )
+        )
+
+    def _left(self, ends: float, limit: float) -> float:
+        return min(self._used_since + limit, ends) - self._store_time()
+
+
 def _copied(error: BackendError) -> BackendError:
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
@@ -78,16 +166,20 @@ def _copied(error: BackendError) -> BackendError:
 
 
 class StoreLocks:
-    """One lock for each name, for as long as anybody uses it."""
+    """One lock for each name, for as long as anybody uses it.
 
-    def __init__(self) -> None:
-        self._locks: weakref.WeakValueDictionary[str, StoreLock] = (
+    ``limit`` returns that of a new lock, None for none.
+    """
+
+    def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
+        self._limit = limit
+        self._locks: weakref.WeakValueDictionary[str, TimedLock] = (
             weakref.WeakValueDictionary()
         )
 
-    def of(self, name: str) -> StoreLock:
+    def of(self, name: str) -> TimedLock:
         """Returns the lock of ``name``, the same one for all who hold it."""
         lock = self._locks.get(name)
         if lock is None:
-            lock = self._locks[name] = StoreLock()
+            lock = self._locks[name] = TimedLock(self._limit())
         return lock

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tornado_sessions.core.locks import TimedLock
 from tornado_sessions.errors import BackendError, ConflictError
 
 T = TypeVar("T")
@@ -38,10 +39,11 @@ class Backoff:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-async def retry_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
+async def retry_conflicts(attempt: Callable[[], Awaitable[T]], lock: TimedLock) -> T:
     """Calls ``attempt`` until it raises no `.ConflictError`.
 
-    Raises `.BackendError` if it still does after ten seconds.
+    Raises `.BackendError` if it still does after ten seconds. The caller holds
+    ``lock``.
     """
     backoff = Backoff()
     while True:
@@ -54,4 +56,5 @@ async def retry_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
                     " other processes kept changing it. Store less often, or"
                     " spread what changes over several sessions."
                 ) from error
-        await backoff.wait()
+        with lock.aside():
+            await backoff.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.commit import Commits, applied
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.inside import inside, refuse_inside
-from tornado_sessions.core.locks import StoreLocks
+from tornado_sessions.core.locks import StoreLocks, TimedLock
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
@@ -125,13 +126,17 @@ class Transactions:
             return await self._run_on_newest(state, function, token)
         except ConflictError:
             self._events.tell("conflict", token, user=state.current.user)
-        async with self._locks.of(token):
+        async with self._locks.of(token) as lock:
             return await retry_conflicts(
-                lambda: self._run_on_newest(state, function, token)
+                lambda: self._run_on_newest(state, function, token, lock), lock
             )
 
     async def _run_on_newest(
-        self, state: SessionState, function: Callable[[], Any], token: str
+        self,
+        state: SessionState,
+        function: Callable[[], Any],
+        token: str,
+        lock: TimedLock | None = None,
     ) -> tuple[Any, Exception | None]:
         newest, version = await self._records.newest(state, token)
         if state.token != token:
@@ -143,7 +148,7 @@ class Transactions:
         mine = state.pack()
         before = newest if mine is state.base else applied(state, mine, newest)
         state.adopt_loaded(newest, version, before)
-        return await self._run(state, function, before)
+        return await self._run(state, function, before, lock)
 
     @calls_application
     async def _run(
@@ -151,11 +156,12 @@ class Transactions:
         state: SessionState,
         function: Callable[[], Any],
         before: Envelope,
+        lock: TimedLock | None = None,
     ) -> tuple[Any, Exception | None]:
         """Runs ``function`` once and saves; whatever fails, its changes go.
 
         Returns what ``function`` returned, and what it raised. Raises what the
-        saving raises.
+        saving raises. ``lock`` is the one that the caller holds.
         """
         token, fresh, generation = (
             state.token,
@@ -165,8 +171,9 @@ class Transactions:
         answer = failure = None
         try:
             try:
-                result = function()
-                answer = await result if inspect.isawaitable(result) else result
+                with contextlib.nullcontext() if lock is None else lock.aside():
+                    result = function()
+                    answer = await result if inspect.isawaitable(result) else result
             except Exception as error:  # noqa: BLE001 - for whoever called transact()
                 failure = error
             if failure is not None:

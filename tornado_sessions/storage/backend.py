@@ -106,6 +106,10 @@ class Backend(abc.ABC):
     #: this library use 65,536 by default. A session of that size blocks the event
     #: loop for a few milliseconds, and the time grows with the size.
     max_bytes: int | None = None
+    #: After how many seconds an operation fails; None if it never waits. If the
+    #: commit of one request takes longer, others of the same session do not wait
+    #: for it any more.
+    timeout: float | None = None
 
     @classmethod
     @abc.abstractmethod

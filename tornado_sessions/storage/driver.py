@@ -98,7 +98,7 @@ class DriverBackend(Backend, Generic[C]):
         if max_bytes < 1:
             raise ValueError("The option 'max_bytes' must be a number above 0.")
         self.address = address
-        self.timeout = timeout
+        self.timeout: float = timeout
         self.max_bytes: int = max_bytes
         self._timeouts = Timeouts(timeout)
         self._failures: tuple[type[Exception], ...] = (

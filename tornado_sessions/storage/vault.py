@@ -54,11 +54,15 @@ class Vault:
     #: Whether all sessions of a user can be ended, by `find` or by `end_before`.
     ends_users: bool = False
 
+    #: See `.Backend.timeout`.
+    timeout: float | None = None
+
     _domain = b""
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
         self.lists_users = self.ends_users = backend.lists_users
+        self.timeout = backend.timeout
         # The prefix of each user's name: an application finds only its own sessions.
         self._scope = f"{namespace}:" if namespace else ""
         self._domain = b"tornado_sessions\0%b\0" % namespace.encode()

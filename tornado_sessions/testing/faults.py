@@ -25,6 +25,7 @@ class FaultyVault(Vault):
         self.revocable = inner.revocable
         self.lists_users = inner.lists_users
         self.ends_users = inner.ends_users
+        self.timeout = inner.timeout
         self._suspends = suspends
         #: Which of "load", "save", "delete", "find" and "ping" fail before they reach
         #: the store; "replace" is a save to a token that there is.

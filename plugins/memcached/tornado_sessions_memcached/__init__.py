@@ -177,6 +177,7 @@ class MemcachedPool(Backend):
                 " as in 'memcached://10.0.0.1:11211,10.0.0.2:11211'."
             )
         self.max_bytes = min(server.max_bytes for server in servers)
+        self.timeout = max(server.timeout for server in servers)
         # When the last failure of a server is forgotten. Any success forgets it.
         self._suspects: dict[MemcachedBackend, float] = {}
 
