@@ -418,8 +418,8 @@ class RevokeTest(MovedCase):
             with pytest.raises(SessionGoneError) as caught:
                 await self.sessions.revoke_all("ada", keep=thief)
             assert str(caught.value) == (
-                "The session to spare has been ended elsewhere; none of the others is"
-                " ended. Whoever uses it has to sign in again."
+                "The session to keep has been ended by another request, so revoke_all()"
+                " has ended no other. Whoever uses it has to sign in again."
             )
             assert not await self.is_alive(owner)
             assert await self.is_alive(again[-1])

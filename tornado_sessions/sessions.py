@@ -17,6 +17,7 @@ from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.logins import Logins
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
+from tornado_sessions.core.revocations import Revocations
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
@@ -63,6 +64,7 @@ class Sessions:
             settings.socket_interval, records.is_kept, self.tasks.start
         )
         self.users = Users(store, rules, records, self.sockets, self.events)
+        self.revocations = Revocations(store, rules, records, self.users, self.events)
         locks = StoreLocks(lambda: store.vault.timeout)
         writer = Writer(store, rules, self.cleanup)
         self.logins = Logins(
@@ -204,15 +206,16 @@ class Sessions:
         called `.Session.destroy`. Raises as `of_user` does.
         """
         check_user(user, "revoke()")
-        return await self.users.revoke(user, id, self._own)
+        return await self.revocations.revoke(user, id, self._own)
 
     @hides_frames
     async def revoke_all(self, user: str, keep: Session | None = None) -> int:
         """Ends all sessions of ``user``, or all except ``keep``. Returns how many.
 
-        It does to each what `revoke` does. One that signs in meanwhile is not
+        It does to each what `revoke` does. A login that is stored meanwhile is not
         among them. Returns 0 where the backend can end sessions and not list them.
-        Raises `.SessionGoneError`, and ends nothing, if ``keep`` has ended.
+        Raises `.SessionGoneError` if ``keep`` has ended, and ends nothing more. Of
+        two sessions that end each other at once, one stays.
         """
         check_user(user, "revoke_all()")
         if not (keep is None or isinstance(keep, Session)):
@@ -221,7 +224,7 @@ class Sessions:
                 f" and not {type(keep).__name__}."
             )
         kept = None if keep is None else state_of(keep)
-        return await self.users.revoke_all(user, kept, self._own)
+        return await self.revocations.revoke_all(user, kept, self._own)
 
     # The store.
 

@@ -46,6 +46,9 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     #: Of a tombstone: the key of the record under the new id, in hexadecimal
     #: digits. The key is a digest and gives no access.
     successor: str = ""
+    #: While a request ends the other sessions of the user: the mark of that request.
+    #: See `.Claim`.
+    claim: str = ""
     format: int = msgspec.field(default=0)
 
     def __repr__(self) -> str:
@@ -183,14 +186,20 @@ def _is_too_deep(data: bytes) -> bool:
     return max(itertools.accumulate(steps), default=0) > _DEEPEST - _REMOVED
 
 
-def tombstone(user: str | None, successor: bytes) -> bytes:
+def tombstone(handle: str, user: str | None, successor: bytes) -> bytes:
     """Returns the data that replaces a record when its session gets a new id.
 
-    It has the ``user``, and the key of the record under the new id. Its expiry is
-    zero, so it cannot be used as a session.
+    It has the handle and the user of that record, and the key of the record under
+    the new id. Its expiry is zero, so it cannot be used as a session.
     """
     return encode(
-        Envelope(0.0, 0.0, 0.0, {}, user=user, successor=successor.hex(), format=FORMAT)
+        Envelope(
+            *(0.0, 0.0, 0.0, {}),
+            id=handle,
+            user=user,
+            successor=successor.hex(),
+            format=FORMAT,
+        )
     )
 
 

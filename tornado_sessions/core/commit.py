@@ -225,6 +225,9 @@ class Commits:
         if not (is_moved and base.user in (None, packed.user)):
             blank = Envelope(now, now, 0.0, {}, format=FORMAT)
             values = applied(state, packed, blank).values
+        # A revocation that has listed what this login had stored first, and has
+        # removed, does not take the fresh session for the same.
+        packed.id, packed.claim = state.draw_handle(), ""
         fresh = msgspec.structs.replace(packed, created=now, values=values)
         token = await self._logins.insert(state, fresh)
         packed.created, packed.auth_time = fresh.created, fresh.auth_time
@@ -251,7 +254,7 @@ class Commits:
         # It is listed with the user's sessions, and left out there: a store that is full
         # drops anonymous records first, and visitors must not displace this one.
         left = Record(
-            tombstone(state.base.user, self._store.vault.key_of(fresh)),
+            tombstone(state.base.id, state.base.user, self._store.vault.key_of(fresh)),
             version,
             self._rules.now() + TOMBSTONE_LIFE,
             envelope.user,

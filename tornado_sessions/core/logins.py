@@ -108,7 +108,7 @@ class Logins:
         assert user is not None
         backoff = Backoff()
         while True:
-            listed = await self._users.look_up(user)
+            listed = (await self._users.look_up(user)).sessions
             listed.pop(former, None)
             live = self._users.live(listed)
             surplus = live[: max(0, len(live) - limit)]
@@ -125,7 +125,7 @@ class Logins:
                     return
                 continue
             for each in surplus:
-                await self._users.end_listed(user, listed[each.id], "limit", once=True)
+                await self._users.end_listed(user, listed[each.id], "limit")
             await backoff.wait()
 
     async def _sign_in_later(
@@ -154,7 +154,7 @@ class Logins:
         one too many. The newer one goes then, and the older one waits for that.
         """
         for pause in _LIMIT_PAUSES:
-            listed = await self._users.look_up(user)
+            listed = (await self._users.look_up(user)).sessions
             listed.pop(former, None)
             live = self._users.live(listed)
             if len(live) <= limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeAlias
 
 from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, successor_of
 from tornado_sessions.core.events import Events
@@ -29,6 +29,9 @@ LONGEST_CHAIN = 256
 
 # What a record holds whose session has ended, until it is removed.
 _ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
+
+#: The key of a record, the record, and what it holds.
+Found: TypeAlias = tuple[bytes, Record, Envelope]
 
 
 class Records:
@@ -111,7 +114,7 @@ class Records:
 
     async def last(
         self, key: bytes, users: Collection[str | None] | None = None
-    ) -> tuple[bytes, Record, Envelope] | None:
+    ) -> Found | None:
         """Returns the record under ``key``, or the last that has replaced it.
 
         With its key and what it holds. It may be one that has ended. With
@@ -143,8 +146,6 @@ class Records:
         self,
         key: bytes,
         version: Any = None,  # noqa: ANN401
-        users: Collection[str | None] | None = None,
-        once: bool = False,
     ) -> tuple[bytes, Envelope | None] | None:
         """Ends the session under ``key``, or the one that it has become.
 
@@ -152,14 +153,13 @@ class Records:
         and not just removed: so no tombstone is lost, and no save or move that is
         under way brings the session back. Whoever calls this removes what is left
         with `.Store.delete_found`. Returns the key of what it has ended, and what was
-        there if that was loaded; None if there was nothing to end. Follows as
-        `last` does. With ``once``, a record of another version is left alone.
+        there if that was loaded; None if there was nothing to end.
         """
         backoff = Backoff()
         envelope: Envelope | None = None
         while True:
             if version is None:
-                last = await self.last(key, users)
+                last = await self.last(key)
                 if last is None:
                     return None
                 key, record, envelope = last
@@ -168,17 +168,23 @@ class Records:
                     await self._store.delete_found(key)
                     return None
                 version = record.version
-            try:
-                await self._store.replace(Record(_ENDED, version, self._rules.now()))
-            except ConflictError as error:
-                version = None
-                if once:
-                    return None
-                if backoff.is_over:
-                    raise BackendError(
-                        f"The session could not be ended within {PATIENCE:.0f} s: other"
-                        " processes kept changing it. Try again."
-                    ) from error
-            else:
+            if await self.end_version(version):
                 return key, envelope
+            version = None
+            if backoff.is_over:
+                raise BackendError(
+                    f"The session could not be ended within {PATIENCE:.0f} s: other"
+                    " processes kept changing it. Try again."
+                )
             await backoff.wait()
+
+    async def end_version(self, version: Any) -> bool:  # noqa: ANN401
+        """Ends the session whose record has that version.
+
+        Returns False if the store has another version of it, or none.
+        """
+        try:
+            await self._store.replace(Record(_ENDED, version, self._rules.now()))
+        except ConflictError:
+            return False
+        return True

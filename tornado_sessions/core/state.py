@@ -33,7 +33,13 @@ from tornado_sessions.errors import SessionDataError, SessionError
 SIGN_IN_STEP = 0.001
 
 # The fields that a login does not take along, and what they begin with.
-_SETTINGS = {"idle": None, "lifetime": None, "persistent": None, "label": ""}
+_SETTINGS = {
+    "idle": None,
+    "lifetime": None,
+    "persistent": None,
+    "label": "",
+    "claim": "",
+}
 
 # Shared by all states that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
@@ -210,8 +216,11 @@ class SessionState:
 
     def handle(self) -> str:
         """Returns the public handle, which is drawn when it is first needed."""
-        if not self.current.id:
-            self.set_fields(id=secrets.token_urlsafe(12))
+        return self.current.id or self.draw_handle()
+
+    def draw_handle(self) -> str:
+        """Gives the session another public handle, and returns it."""
+        self.set_fields(id=secrets.token_urlsafe(12))
         return self.current.id
 
     # Values.

@@ -41,6 +41,7 @@ from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.responses import ResponseContract
+from tornado_sessions.testing.revoking import RevokingContract
 from tornado_sessions.testing.saving import SavingContract
 from tornado_sessions.testing.several import SeveralIdsContract
 from tornado_sessions.testing.sockets import SocketContract
@@ -102,6 +103,7 @@ class HandlerContract(
     SocketContract,
     XSRFContract,
     UsersContract,
+    RevokingContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.
 

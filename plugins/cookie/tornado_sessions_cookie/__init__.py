@@ -345,8 +345,9 @@ class _Ends:
             if other is not None:
                 if end.but is not None and other.has_ended(end.but, since):
                     raise SessionGoneError(
-                        "The session to spare has been ended elsewhere; none of the"
-                        " others is ended. Whoever uses it has to sign in again."
+                        "The session to keep has been ended by another request, so"
+                        " revoke_all() has ended no other. Whoever uses it has to sign"
+                        " in again."
                     )
                 # What has ended does not begin again, whatever the clock says.
                 end.before = max(end.before, other.before)

@@ -1,0 +1,446 @@
+"""Tests of revocations that meet each other, or a login, in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from unittest import mock
+
+import pytest
+
+from tests.sessions_case import SessionsCase
+from tests.test_sessions_users import InterruptedVault
+from tests.tokens import token_of
+from tornado_sessions import (
+    BackendError,
+    Record,
+    Session,
+    SessionGoneError,
+    Sessions,
+    Vault,
+)
+from tornado_sessions.core import retries, revocations
+from tornado_sessions.core.values import state_of
+from tornado_sessions.testing import FaultyVault
+
+#: The first call of the store after it has stored the mark of a revocation, and the
+#: last one of a revocation that has two sessions to end.
+MARKED, LAST = 5, 14
+
+
+class RevokedCase(SessionsCase):
+    """Two processes on one store."""
+
+    async def signed_in(self, sessions: Sessions, token: str | None = None) -> str:
+        session = await sessions.load(token)
+        session.login("ada")
+        await session.save()
+        return token_of(session)
+
+    async def end_others(
+        self, sessions: Sessions, own: str | Session, held_before: int = 0
+    ) -> str:
+        """Returns the error of a request that ends all but its own session, or "".
+
+        With a `HeldVault`, it stops before the call ``held_before``.
+        """
+        session = await sessions.load(own) if isinstance(own, str) else own
+        if held_before:
+            assert isinstance(sessions.vault, HeldVault)
+            sessions.vault.left = held_before
+        try:
+            await sessions.revoke_all("ada", keep=session)
+        except SessionGoneError as error:
+            return str(error)
+        return ""
+
+    async def living(self, *tokens: str) -> list[bool]:
+        return [await self.is_alive(token) for token in tokens]
+
+
+class EachOtherTest(RevokedCase):
+    async def test_of_two_that_end_each_other_one_stays(self) -> None:
+        """Behaviour 78: wherever one of them is held up, and whichever mark is higher."""
+        for nth in range(1, LAST + 1):
+            tokens = [await self.signed_in(self.elsewhere) for _ in range(3)]
+            loaded = await self.elsewhere.load(tokens[1])
+            held = HeldVault(Vault(self.backend))
+            slow = self.make(held)
+            first = asyncio.ensure_future(self.end_others(slow, tokens[0], nth))
+            await held.arrived.wait()
+            second = asyncio.ensure_future(self.end_others(self.elsewhere, loaded))
+            await asyncio.wait([second], timeout=0.02)
+            held.resumed.set()
+            told = [await first, await second]
+
+            assert [not text for text in told] == (await self.living(*tokens))[:2], nth
+            assert (await self.living(*tokens)).count(True) == 1
+            assert len(await self.sessions.of_user("ada")) == 1
+            await self.sessions.revoke_all("ada")
+            await slow.close()
+
+    async def test_of_many_that_end_each_other_one_stays(self) -> None:
+        """Behaviour 78: and only that one is told that it has succeeded."""
+        for _ in range(10):
+            tokens = [await self.signed_in(self.elsewhere) for _ in range(5)]
+            processes = [
+                self.make(FaultyVault(Vault(self.backend), suspends=True))
+                for _ in tokens
+            ]
+            told = await asyncio.gather(*map(self.end_others, processes, tokens))
+            assert [not text for text in told] == await self.living(*tokens)
+            assert told.count("") == 1
+            await self.sessions.revoke_all("ada")
+            for sessions in processes:
+                await sessions.close()
+
+    async def test_two_requests_of_one_session_both_succeed(self) -> None:
+        """Behaviour 78: as when somebody clicks twice."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        processes = [
+            self.make(FaultyVault(Vault(self.backend), suspends=True)) for _ in range(4)
+        ]
+        told = await asyncio.gather(
+            *(self.end_others(sessions, own) for sessions in processes)
+        )
+        assert told == [""] * 4
+        assert await self.living(own, other) == [True, False]
+        assert (await self.envelope(own)).claim == ""
+
+    async def test_a_login_of_the_same_request_outranks_a_session(self) -> None:
+        """Behaviour 78: a login in the same request as the revocation holds."""
+        for keeps in (False, True):
+            for _ in range(5):
+                owner = await self.elsewhere.load(None)
+                owner.login("ada")
+                await owner.save()
+                mine = self.elsewhere.of_request(state_of(owner))
+                thief = await self.signed_in(self.elsewhere)
+                held = HeldVault(Vault(self.backend))
+                slow = self.make(held)
+                # The mark of the thief is there first.
+                other = asyncio.ensure_future(self.end_others(slow, thief, MARKED))
+                await held.arrived.wait()
+                keep = owner if keeps else None
+                assert await mine.revoke_all("ada", keep=keep) == 1
+                held.resumed.set()
+                assert "so revoke_all() has ended no other" in await other
+                assert await self.living(token_of(owner), thief) == [True, False]
+                await self.elsewhere.revoke_all("ada")
+                await slow.close()
+
+    async def test_a_login_that_has_ended_already_is_no_success(self) -> None:
+        """Behaviours 76, 78: everything else is ended, and an error says so."""
+        session = await self.sessions.load(None)
+        session.login("ada")
+        await session.save()
+        thief = await self.signed_in(self.elsewhere)
+        assert await self.end_others(self.elsewhere, thief) == ""
+        with pytest.raises(SessionGoneError) as caught:
+            await self.sessions.of_request(state_of(session)).revoke_all("ada")
+        assert str(caught.value) == (
+            "The login of this request has been ended by another request; the other"
+            " sessions of the user are ended, too. The user has to sign in again."
+        )
+        assert not await self.is_alive(thief)
+
+    async def test_one_that_has_ended_others_says_so(self) -> None:
+        """Behaviour 78: before everything was revoked, its own session included."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        store = InterruptedVault(Vault(self.backend))
+        sessions = self.make(store)
+
+        async def revoke_all() -> None:
+            await self.elsewhere.revoke_all("ada")
+
+        async def wait_for_a_second_listing() -> None:
+            async def wait_for_a_third() -> None:
+                store.before_find = revoke_all
+
+            store.before_find = wait_for_a_third
+
+        store.before_find = wait_for_a_second_listing
+        assert await self.end_others(sessions, own) == (
+            "The session to keep has been ended by another request while revoke_all()"
+            " ended others. Whoever uses it has to sign in again."
+        )
+        assert await self.living(own, other) == [False, False]
+        await sessions.close()
+
+    async def test_what_a_failure_leaves_marked_is_not_waited_for_for_ever(
+        self,
+    ) -> None:
+        """Behaviour 78: neither by others nor by the session itself."""
+        for is_own in (True, False):
+            own, other, third = [await self.signed_in(self.elsewhere) for _ in range(3)]
+            store = HeldVault(Vault(self.backend))
+            sessions = self.make(store)
+            failing = asyncio.ensure_future(self.end_others(sessions, own, MARKED))
+            await store.arrived.wait()
+            assert (await self.envelope(own)).claim
+            store.failing = {"load", "find", "replace"}
+            store.resumed.set()
+            with pytest.raises(BackendError):
+                await failing
+            token = own if is_own else other
+            with mock.patch.object(revocations, "MOST_WAITS", 3):
+                assert await self.end_others(self.elsewhere, token) == ""
+            assert await self.living(own, other, third) == [is_own, not is_own, False]
+            await self.sessions.revoke_all("ada")
+            await sessions.close()
+
+    async def test_a_failure_leaves_no_mark(self) -> None:
+        """Behaviour 78: so the next revocation need not wait for it."""
+        own, _ = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        store = HeldVault(Vault(self.backend))
+        sessions = self.make(store)
+        failing = asyncio.ensure_future(self.end_others(sessions, own, MARKED))
+        await store.arrived.wait()
+        assert (await self.envelope(own)).claim
+        store.failing = {"find"}
+        store.resumed.set()
+        with pytest.raises(BackendError):
+            await failing
+        assert (await self.envelope(own)).claim == ""
+        await sessions.close()
+
+    async def test_a_session_to_keep_that_keeps_changing_is_told_of(self) -> None:
+        """Behaviour 78: to mark it is not tried for ever."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        store = InterruptedVault(Vault(self.backend))
+        sessions = self.make(store)
+
+        async def change() -> None:
+            await self.change_elsewhere(own, n=secrets.token_hex(4))
+            store.before_end = change
+
+        store.before_end = change
+        with (
+            mock.patch.object(retries, "PATIENCE", -1.0),
+            pytest.raises(BackendError) as caught,
+        ):
+            await self.end_others(sessions, own)
+        store.before_end = None
+        assert str(caught.value) == (
+            "The session to keep could not be marked within 10 s: other requests kept"
+            " changing it. Try again."
+        )
+        assert await self.living(own, other) == [True, True]
+        await sessions.close()
+
+    async def test_a_record_without_room_for_a_mark_is_kept(self) -> None:
+        """Behaviour 46: the others are ended all the same."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        record = await self.vault.inner.load(own)
+        assert record is not None
+        self.backend.max_bytes = len(record.data) + 20
+        assert await self.end_others(self.sessions, own) == ""
+        assert await self.living(own, other) == [True, False]
+
+    async def test_a_request_that_ends_others_saves_without_a_conflict(self) -> None:
+        """Behaviour 46: it knows that its record has changed."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        session = await self.sessions.load(own)
+        assert await self.end_others(self.sessions, session) == ""
+        self.vault.calls.clear()
+        session["a"] = 1
+        await session.save()
+        assert self.vault.calls == ["load", "save"]
+        assert await self.values(own) == {"a": 1}
+        assert not await self.is_alive(other)
+
+    async def test_others_can_be_ended_in_a_transaction(self) -> None:
+        """Behaviours 37, 46: its function runs once more, and has nothing to end."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        session = await self.sessions.load(own)
+
+        async def count(session: Session) -> None:
+            session["n"] = session.get("n", 0) + 1
+            await self.sessions.revoke_all("ada", keep=session)
+
+        await session.transact(count)
+        assert await self.values(own) == {"n": 1}
+        assert not await self.is_alive(other)
+
+    async def test_another_user_takes_no_mark_along(self) -> None:
+        """Behaviour 79: nor does a login that begins a fresh session."""
+        for user, ends in (("grace", False), ("ada", True)):
+            own, _ = [await self.signed_in(self.elsewhere) for _ in range(2)]
+            store = HeldVault(Vault(self.backend))
+            sessions = self.make(store)
+            revoking = asyncio.ensure_future(self.end_others(sessions, own, MARKED))
+            await store.arrived.wait()
+            session = await self.elsewhere.load(own)
+            if ends:
+                await self.end_elsewhere(own)
+            session.login(user)
+            await session.save()
+            assert (await self.envelope(token_of(session))).claim == ""
+            store.resumed.set()
+            assert await revoking
+            assert await self.is_alive(token_of(session))
+            await sessions.close()
+
+    async def test_without_others_nothing_is_stored(self) -> None:
+        """Behaviour 46: a revocation that has nothing to end only looks."""
+        own = await self.signed_in(self.elsewhere)
+        self.vault.calls.clear()
+        assert await self.end_others(self.sessions, own) == ""
+        assert self.vault.calls == ["load", "find", "load"]
+
+
+class MeanwhileTest(RevokedCase):
+    """A session gets another id, or somebody signs in, while sessions are ended."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = InterruptedVault(Vault(self.backend))
+        self.sessions.vault = self.store
+
+    async def test_what_a_kept_session_becomes_is_kept(self) -> None:
+        """Behaviours 76, 78: it has its new record, and the old one leads nowhere yet."""
+        for moves in (False, True):
+            own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+            session = await self.sessions.load(own)
+            session.regenerate() if moves else session.login("ada")
+            told: list[str] = []
+
+            async def end_others(own: str = own, told: list[str] = told) -> None:
+                told.append(await self.end_others(self.elsewhere, own))
+
+            self.store.before_replace = end_others
+            await session.save()
+            assert told == [""]
+            assert await self.living(token_of(session), own, other) == [
+                True,
+                False,
+                False,
+            ]
+            assert (await self.envelope(token_of(session))).claim == ""
+            await self.elsewhere.revoke_all("ada")
+
+    async def test_what_a_marked_session_becomes_is_kept(self) -> None:
+        """Behaviours 76, 78: also where the mark is there before the new record."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        held = HeldVault(Vault(self.backend))
+        revoking = self.make(held)
+        session = await self.sessions.load(own)
+        session.login("ada")
+        tasks: list[asyncio.Task[str]] = []
+
+        async def mark() -> None:
+            # It is held up with its mark stored, before it lists the others again.
+            tasks.append(asyncio.ensure_future(self.end_others(revoking, own, MARKED)))
+            await held.arrived.wait()
+            self.store.before_replace = go_on
+
+        async def go_on() -> None:
+            held.resumed.set()
+            assert await tasks[0] == ""
+
+        self.store.before_replace = mark
+        await session.save()
+        assert await self.living(token_of(session), own, other) == [True, False, False]
+        await revoking.close()
+
+    async def test_a_login_meanwhile_holds(self) -> None:
+        """Behaviour 76: one that is stored when the revocation has begun."""
+        for keeps in (False, True):
+            own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+            anonymous = await self.stored({"a": 1})
+            fresh: list[str] = []
+
+            async def sign_in(
+                anonymous: str = anonymous, fresh: list[str] = fresh
+            ) -> None:
+                fresh.append(await self.signed_in(self.elsewhere))
+                fresh.append(await self.signed_in(self.elsewhere, anonymous))
+
+            self.store.before_end = sign_in
+            session = await self.sessions.load(own)
+            await self.sessions.revoke_all("ada", keep=session if keeps else None)
+            assert await self.living(*fresh, own, other) == [True, True, keeps, False]
+            await self.elsewhere.revoke_all("ada")
+
+    async def test_a_login_that_finds_its_session_revoked_holds(self) -> None:
+        """Behaviours 76, 78: though the revocation has listed its first attempt."""
+        own = await self.signed_in(self.elsewhere)
+        store = InterruptedVault(Vault(self.backend))
+        revoking = self.make(store)
+        session = await self.sessions.load(own)
+        session.login("ada")
+        listing, begun = asyncio.Event(), asyncio.Event()
+
+        async def list_again() -> None:
+            listing.set()
+            await begun.wait()
+
+        async def list_once() -> None:
+            store.before_find = list_again
+
+        tasks: list[asyncio.Task[int]] = []
+
+        async def revoke() -> None:
+            store.before_find = list_once
+            tasks.append(asyncio.ensure_future(revoking.revoke_all("ada")))
+            await listing.wait()
+
+        self.store.before_replace = revoke
+        await session.save()
+        begun.set()
+        await tasks[0]
+        assert await self.living(own, token_of(session)) == [False, True]
+        assert (await self.elsewhere.load(token_of(session))).id == session.id
+        await revoking.close()
+
+    async def test_what_moves_while_it_is_listed_is_revoked(self) -> None:
+        """Behaviours 46, 77: the listing has passed the place of its new record."""
+        for user in (None, "ada"):
+            first = await self.signed_in(self.elsewhere)
+            await self.signed_in(self.elsewhere)
+            moved: list[str] = []
+
+            async def move(
+                token: str = first, user: str | None = user, moved: list[str] = moved
+            ) -> None:
+                session = await self.elsewhere.load(token)
+                session.regenerate() if user is None else session.login(user)
+                await session.save()
+                moved.append(token_of(session))
+
+            paged = PagedVault(Vault(self.backend))
+            paged.after_first = move
+            sessions = self.make(paged)
+            assert await sessions.revoke_all("ada") == 2
+            assert await self.living(first, *moved) == [False, False]
+            await sessions.close()
+
+
+class HeldVault(FaultyVault):
+    """Stops once before the nth call, until it is told to go on."""
+
+    def __init__(self, inner: Vault) -> None:
+        super().__init__(inner)
+        self.left = 0
+        self.arrived, self.resumed = asyncio.Event(), asyncio.Event()
+
+    async def _enter(self, operation: str) -> None:
+        self.left -= 1
+        if not self.left:
+            self.arrived.set()
+            await self.resumed.wait()
+        await super()._enter(operation)
+
+
+class PagedVault(FaultyVault):
+    """Lets another request come and go after the first record that is found."""
+
+    after_first: Callable[[], Awaitable[None]] | None = None
+
+    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
+        async for found in super().find(user):
+            yield found
+            interrupt, self.after_first = self.after_first, None
+            if interrupt is not None:
+                await interrupt()

@@ -1,0 +1,228 @@
+"""Ends sessions of a user: one, all, or all but one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+
+from tornado_sessions.core.claims import Claim
+from tornado_sessions.core.events import Events
+from tornado_sessions.core.records import Records
+from tornado_sessions.core.retries import PATIENCE, Backoff
+from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.store import Store
+from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
+from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
+
+#: How often a revocation waits for another one that goes first: for ten seconds or so.
+#: One that takes longer has failed half-way.
+MOST_WAITS = 400
+
+
+@dataclasses.dataclass
+class _Run:
+    """A revocation in progress."""
+
+    user: str
+    #: The handles of the sessions to end; None for all that the first listing has.
+    chosen: set[str] | None
+    #: That of the session to keep.
+    claim: Claim | None = None
+    #: Whether nothing more is ended once that session has ended.
+    must_stay: bool = True
+    #: The handles of those that were alive.
+    ended: set[str] = dataclasses.field(default_factory=set)
+    contest: Backoff = dataclasses.field(default_factory=Backoff)
+    waits: int = 0
+    backoff: Backoff | None = None
+
+
+class Revocations:
+    """Ends sessions of one user."""
+
+    def __init__(
+        self, store: Store, rules: Rules, records: Records, users: Users, events: Events
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._records = records
+        self._users = users
+        self._events = events
+
+    async def revoke(self, user: str, id: str, own: SessionState | None) -> bool:
+        """Ends one session. See `.Sessions.revoke`.
+
+        ``own`` is the session of the request that revokes.
+        """
+        run = _Run(user, {id})
+        await self._end(run)
+        self._note_end(self._own(user, own), run)
+        return bool(run.ended)
+
+    async def revoke_all(
+        self, user: str, but: SessionState | None, own: SessionState | None
+    ) -> int:
+        """Ends all sessions of ``user`` except ``but``. See `.Sessions.revoke_all`."""
+        mine = self._own(user, own)
+        if not self._store.vault.lists_users:
+            await self._end_before(user, but, mine)
+            return 0
+        kept = but
+        if kept is None and mine is not None and mine.has_signed_in:
+            # A login of this very request holds.
+            kept = mine
+        run = _Run(user, None, must_stay=but is not None)
+        if kept is not None:
+            run.claim = Claim(self._store, self._rules, self._records, user, kept)
+        await self._end(run)
+        self._note_end(mine, run)
+        return len(run.ended)
+
+    def _own(self, user: str, own: SessionState | None) -> SessionState | None:
+        """Returns the session of the request, if it is one of ``user``.
+
+        It is none of theirs while it is nobody's, though it may be about to be signed
+        in under the same handle.
+        """
+        if own is None or own.token is None or own.base.user != user:
+            return None
+        return own
+
+    def _note_end(self, mine: SessionState | None, run: _Run) -> None:
+        # One that is about to be signed in begins a fresh session at its commit.
+        if mine is not None and mine.base.id in run.ended and not mine.signs_in:
+            mine.note_end()
+
+    async def _end_before(
+        self, user: str, but: SessionState | None, mine: SessionState | None
+    ) -> None:
+        spared, since = None, 0.0
+        # What is about to be signed in will be so after this.
+        if but is not None and but.base.user == user and not but.signs_in:
+            spared, since = but.base.id, sign_in(but.base)[0]
+        before = await self._store.vault.end_before(
+            user, self._rules.now(), spared, since
+        )
+        self._events.tell("revoked", user=user)
+        if mine is None or mine.base.id == spared or mine.signs_in:
+            return
+        if mine.has_signed_in:
+            # A login of this very request holds: it is stored with a later time.
+            mine.move_sign_in(mine.base.auth_time, before)
+        else:
+            mine.note_end()
+
+    async def _end(self, run: _Run) -> None:
+        """Ends sessions until none is left that was to end.
+
+        Raises `.SessionGoneError` if the session to keep ends meanwhile: at once if it
+        ``must_stay``, else when the others have ended.
+        """
+        is_kept = run.claim is not None
+        try:
+            while not await self._end_round(run):
+                pass
+        except SessionGoneError as error:
+            done = ", so revoke_all() has ended no other."
+            if run.ended:
+                done = " while revoke_all() ended others."
+            raise SessionGoneError(
+                f"The session to keep has been ended by another request{done} Whoever"
+                " uses it has to sign in again."
+            ) from error
+        except BaseException:
+            if run.claim is not None:
+                # A mark that stays delays other revocations, and does no other harm.
+                with contextlib.suppress(SessionError):
+                    await run.claim.release()
+            raise
+        if is_kept and run.claim is None:
+            raise SessionGoneError(
+                "The login of this request has been ended by another request; the other"
+                " sessions of the user are ended, too. The user has to sign in again."
+            )
+
+    async def _end_round(self, run: _Run) -> bool:
+        """Lists the sessions and ends those that are due. Returns True if none is.
+
+        It ends only what is still as it was listed. What has changed since, and what
+        it has become, is due in the next round.
+        """
+        listed = await self._users.look_up(run.user)
+        if run.chosen is None:
+            run.chosen = {*listed.sessions, *listed.moved}
+        await self._follow(run.user, listed, run.chosen)
+        due = run.chosen & listed.sessions.keys()
+        try:
+            if await self._goes_first(run, listed, due):
+                await self._end_due(run, listed, due)
+        except SessionGoneError:
+            if run.must_stay:
+                raise
+            run.claim = None
+            return False
+        return not due
+
+    async def _goes_first(self, run: _Run, listed: Listing, due: set[str]) -> bool:
+        """Returns whether what is ``due`` may be ended in this round.
+
+        Takes out what is spared. Raises `.SessionGoneError` if the session to keep has
+        ended.
+        """
+        claim = run.claim
+        if claim is None:
+            return True
+        due -= await claim.handles()
+        # What the session is about to become has the mark already.
+        due -= {each for each, marks in listed.marks.items() if claim.mark in marks}
+        if not due:
+            await claim.release()
+            return True
+        is_overdue = run.waits >= MOST_WAITS
+        if not claim.is_taken and await claim.take(by_force=is_overdue):
+            # Those count that have been marked meanwhile.
+            return False
+        others = [max(listed.marks[each]) for each in due & listed.marks.keys()]
+        if claim.is_taken and (is_overdue or claim.mark >= max(others, default="")):
+            return True
+        run.waits, run.backoff = run.waits + 1, None
+        await run.contest.wait()
+        return False
+
+    async def _end_due(self, run: _Run, listed: Listing, due: set[str]) -> None:
+        if run.backoff is None:
+            run.backoff = Backoff()
+        elif due and run.backoff.is_over:
+            raise BackendError(
+                f"Not all sessions of the user could be ended within {PATIENCE:.0f} s:"
+                " other processes kept changing them. Try again."
+            )
+        for number, handle in enumerate(due, 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if await self._users.end_listed(run.user, listed.sessions[handle]):
+                run.ended.add(handle)
+        if due:
+            await run.backoff.wait()
+
+    async def _follow(self, user: str, listed: Listing, chosen: set[str]) -> None:
+        """Adds to ``chosen`` what the sessions have become.
+
+        Adds to ``listed`` what had moved to a place that the listing had passed.
+        """
+        pending = list(chosen & listed.moved.keys())
+        while pending:
+            for key in listed.moved.get(pending.pop(), ()):
+                handle = listed.places.get(key)
+                if handle is None:
+                    last = await self._records.last(key, {user})
+                    if last is None:
+                        continue
+                    handle = last[2].id
+                    if last[0] not in listed.places:
+                        listed.add(*last)
+                if handle not in chosen:
+                    chosen.add(handle)
+                    pending.append(handle)

@@ -1,0 +1,186 @@
+"""Tests over HTTP of revocations that meet each other, or a login, in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+from tornado_sessions.storage.backend import Record
+from tornado_sessions.testing.applications import (
+    Act,
+    Crowd,
+    Site,
+    login,
+    put,
+    regenerate,
+)
+from tornado_sessions.testing.faults import FaultyVault
+from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.web import SessionMixin
+
+
+class RevokingContract(VisitorTests):
+    """What holds of parallel requests that end the sessions of one user."""
+
+    def test_of_two_sessions_that_end_each_other_one_stays(self) -> None:
+        """Behaviour 78: the other request gets 409, and its session has ended."""
+        self.require_ending()
+        self.end_each_other(self.site)
+
+    def test_of_two_that_end_each_other_in_two_processes_one_stays(self) -> None:
+        """Behaviour 78: the other request gets 409, and its session has ended."""
+        elsewhere = self.serve_another_process()
+        self.require_ending()
+        self.end_each_other(elsewhere)
+
+    def test_two_requests_that_spare_one_session_both_succeed(self) -> None:
+        """Behaviour 78: as when somebody clicks twice."""
+        self.require_ending()
+        user = _new_user()
+        others = [self._device(user) for _ in range(3)]
+        device = self._device(user)
+        self.time += 1
+        crowd = Crowd(2)
+
+        async def revoke_twice() -> list[int]:
+            responses = await asyncio.gather(
+                *(
+                    each.send(_load, crowd.join, _revoke_others(user))
+                    for each in (device.copy(), device.copy())
+                )
+            )
+            return [response.code for response in responses]
+
+        self.assertEqual(self.complete(revoke_twice()), [200, 200])
+        self.assertEqual(self._user_of(device), user)
+        self.assertEqual({self._user_of(other) for other in others}, {None})
+
+    def test_what_a_spared_session_becomes_meanwhile_is_spared(self) -> None:
+        """Behaviours 76, 78: its new record is stored, its old one is not replaced yet."""
+        self.require_listing()
+        for act in (login, lambda user: regenerate):
+            user = _new_user()
+            other, device = self._device(user), self._device(user)
+            copy = device.copy()
+            vault = self._interrupt()
+            codes: list[int] = []
+
+            async def revoke_others(
+                user: str = user, copy: Visitor = copy, codes: list[int] = codes
+            ) -> None:
+                codes.append((await copy.send(_revoke_others(user))).code)
+
+            vault.before_move = revoke_others
+            codes.append(device.does(act(user), put(a=1)).code)
+            self.assertEqual(codes, [200, 200])
+            self.assertEqual(self._user_of(device), user)
+            self.assertEqual(device.sees(), {"a": 1})
+            self.assertIsNone(self._user_of(other))
+
+    def test_a_login_while_everything_is_revoked_holds(self) -> None:
+        """Behaviour 76: with a session before, or without; the others are ended."""
+        self.require_listing()
+        for keeps in (False, True):
+            user = _new_user()
+            other, device = self._device(user), self._device(user)
+            fresh, visitor = self.visitor(), self.visitor()
+            visitor.does(put(a=1))
+            vault = self._interrupt()
+
+            async def sign_in(
+                user: str = user, both: tuple[Visitor, Visitor] = (fresh, visitor)
+            ) -> None:
+                for each in both:
+                    self.assertEqual((await each.send(login(user))).code, 200)
+
+            vault.before_end = sign_in
+            act = _revoke_others(user) if keeps else _revoke_all(user)
+            self.assertEqual(device.does(act).code, 200)
+            self.assertIsNone(self._user_of(other))
+            self.assertEqual(self._user_of(device), user if keeps else None)
+            self.assertEqual(
+                [self._user_of(each) for each in (fresh, visitor)], [user] * 2
+            )
+
+    def end_each_other(self, elsewhere: Site) -> None:
+        """Lets two requests end all sessions but their own, both as far at a time."""
+        for _ in range(3):
+            user = _new_user()
+            devices = [self._device(user) for _ in range(3)]
+            own, other = devices[0], devices[1].copy(elsewhere)
+            self.time += 1
+            first_calls = Crowd(2)
+            for site in (self.site, elsewhere):
+                self._interrupt(site).before_end = first_calls.join
+
+            async def end_each_other(
+                user: str = user, both: tuple[Visitor, Visitor] = (own, other)
+            ) -> list[int]:
+                crowd = Crowd(2)
+                act = _revoke_others(user)
+                sent = (each.send(_load, crowd.join, act) for each in both)
+                return [each.code for each in await asyncio.gather(*sent)]
+
+            codes = self.complete(end_each_other())
+            alive = [self._user_of(device) for device in devices]
+            self.assertEqual(sorted(codes), [200, 409])
+            self.assertEqual(
+                alive, [user if code == 200 else None for code in codes] + [None]
+            )
+
+    def _interrupt(self, site: Site | None = None) -> _InterruptedVault:
+        sessions = (site or self.site).sessions
+        vault = sessions.vault = _InterruptedVault(sessions.vault)
+        return vault
+
+    def _device(self, user: str) -> Visitor:
+        visitor = self.visitor()
+        visitor.does(login(user))
+        return visitor
+
+    def _user_of(self, visitor: Visitor) -> object:
+        return visitor.asks(lambda handler: handler.session.user)
+
+
+class _InterruptedVault(FaultyVault):
+    """Lets other requests come first, before a session is ended, marked or moved."""
+
+    before_end: Callable[[], Awaitable[None]] | None = None
+    before_move: Callable[[], Awaitable[None]] | None = None
+
+    async def replace(self, record: Record) -> None:
+        interrupt, self.before_end = self.before_end, None
+        if interrupt is not None:
+            await interrupt()
+        await super().replace(record)
+
+    async def save(self, token: str | None, record: Record) -> str:
+        if token is not None:
+            interrupt, self.before_move = self.before_move, None
+            if interrupt is not None:
+                await interrupt()
+        return await super().save(token, record)
+
+
+def _new_user() -> str:
+    # The store may hold sessions of other tests.
+    return f"user {secrets.token_hex(8)}"
+
+
+def _load(handler: SessionMixin) -> None:
+    handler.session.get("loaded before")
+
+
+def _revoke_all(user: str) -> Act:
+    async def revoke(handler: SessionMixin) -> None:
+        await handler.sessions.revoke_all(user)
+
+    return revoke
+
+
+def _revoke_others(user: str) -> Act:
+    async def revoke(handler: SessionMixin) -> None:
+        await handler.sessions.revoke_all(user, keep=handler.session)
+
+    return revoke
