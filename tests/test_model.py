@@ -238,12 +238,13 @@ class World:
                 await asyncio.sleep(0)
                 while any(process.vault.is_busy for process in self.processes):  # noqa: ASYNC110
                     await asyncio.sleep(0.0001)
-            if all(task.done() for task in tasks):
-                return False
             if any(task.done() and task.exception() for task in tasks):
                 return False
             if self.waiting:
+                # What a request has left to the background waits for its turn, too.
                 return True
+            if all(task.done() for task in tasks):
+                return False
         raise AssertionError("A request hangs.")
 
     async def turn(self) -> None:
