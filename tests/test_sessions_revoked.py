@@ -108,6 +108,27 @@ class EachOtherTest(RevokedCase):
         assert await self.living(own, other) == [True, False]
         assert (await self.envelope(own)).claim == ""
 
+    async def test_a_second_request_of_a_session_leaves_the_mark_of_the_first(
+        self,
+    ) -> None:
+        """Behaviour 78: it waits, and then there is nothing left to end."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        vaults = [HeldVault(Vault(self.backend)) for _ in range(2)]
+        processes = [self.make(vault) for vault in vaults]
+        first = asyncio.ensure_future(self.end_others(processes[0], own, MARKED))
+        await vaults[0].arrived.wait()
+        mark = (await self.envelope(own)).claim
+        vaults[1].counted = "find"
+        second = asyncio.ensure_future(self.end_others(processes[1], own, 4))
+        await vaults[1].arrived.wait()
+        assert (await self.envelope(own)).claim == mark
+        for vault in vaults:
+            vault.resumed.set()
+        assert [await first, await second] == ["", ""]
+        assert await self.living(own, other) == [True, False]
+        for sessions in processes:
+            await sessions.close()
+
     async def test_a_login_of_the_same_request_outranks_a_session(self) -> None:
         """Behaviour 78: a login in the same request as the revocation holds."""
         for keeps in (False, True):
