@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from servers.processes import Server
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.driver import DriverBackend
 
 # How many records `find` sends at a time, and `purge` removes.
@@ -102,14 +102,16 @@ class ShelfBackend(DriverBackend[Client]):
         found = await client.ask("load", key=key.hex())
         return None if found is None else _record(found)
 
-    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
-        return bool(await client.ask("insert", key=key.hex(), **_fields(record)))
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
+        return await client.ask("insert", key=key.hex(), **_fields(record))
 
-    async def replace_in(self, client: Client, key: bytes, record: Record) -> bool:
-        return bool(
-            await client.ask(
-                "replace", key=key.hex(), version=record.version, **_fields(record)
-            )
+    async def replace_in(
+        self, client: Client, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        return await client.ask(
+            "replace", key=key.hex(), version=version, **_fields(record)
         )
 
     async def delete_from(self, client: Client, key: bytes) -> None:
@@ -159,18 +161,20 @@ class _Shelf:
     def load(self, key: str) -> dict[str, Any] | None:
         return self._records.get(key)
 
-    def insert(self, key: str, **record: Any) -> bool:
-        return key not in self._records and self._put(key, record)
+    def insert(self, key: str, **record: Any) -> int | None:
+        return None if key in self._records else self._put(key, record)
 
-    def insert_for_now(self, key: str, **record: Any) -> bool:
+    def insert_for_now(self, key: str, **record: Any) -> int:
         """Acknowledges what is not in the file."""
-        self._records[key] = {**record, "version": next(self._versions)}
-        return True
+        version = next(self._versions)
+        self._records[key] = {**record, "version": version}
+        return version
 
-    def replace(self, key: str, version: int, **record: Any) -> bool:
+    def replace(self, key: str, version: int, **record: Any) -> int | None:
         stored = self._records.get(key)
-        is_that = stored is not None and stored["version"] == version
-        return is_that and self._put(key, record)
+        if stored is None or stored["version"] != version:
+            return None
+        return self._put(key, record)
 
     def delete(self, key: str) -> None:
         self._note(key, None)
@@ -196,10 +200,10 @@ class _Shelf:
         )
         return found[:_PAGE]
 
-    def _put(self, key: str, record: dict[str, Any]) -> bool:
-        version = record.pop("new_version", None) or next(self._versions)
+    def _put(self, key: str, record: dict[str, Any]) -> int:
+        version: int = record.pop("new_version", None) or next(self._versions)
         self._note(key, {**record, "version": version})
-        return True
+        return version
 
     def _note(self, key: str, record: dict[str, Any] | None) -> None:
         self._put_back(key, record)

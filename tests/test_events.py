@@ -220,12 +220,12 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
             self.visitor(token=token).does(look)
             mark = self.sessions.vault.fingerprint(token)
             assert self.tells() == [("refused", mark, None, None, reason)]
-        broken = self.complete(self.sessions.vault.save(None, Record(b"{")))
+        broken = self.complete(self.sessions.vault.insert(Record(b"{"))).token
         self.visitor(token=broken).does(look)
         mark = self.sessions.vault.fingerprint(broken)
         assert self.tells() == [("refused", mark, None, None, "undecodable")]
         key = self.sessions.vault.key_of(UNKNOWN)
-        self.complete(self.require_backend().save(key, Record(b"{")))
+        self.complete(self.require_backend().insert(key, Record(b"{")))
         self.visitor(token=UNKNOWN).does(look)
         mark = self.sessions.vault.fingerprint(UNKNOWN)
         assert self.tells() == [("refused", mark, None, None, "foreign")]

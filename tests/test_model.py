@@ -34,11 +34,13 @@ from tornado_sessions import (
     BackendError,
     ConflictError,
     Record,
+    Saved,
     Session,
     SessionEvent,
     SessionGoneError,
     Sessions,
     Vault,
+    Version,
 )
 from tornado_sessions.core import revocations
 from tornado_sessions.core.codec import decode
@@ -342,8 +344,13 @@ class StagedVault(FaultyVault):
     async def load(self, token: str) -> Record | None:
         return await self._do("load", token, lambda: self.inner.load(token))
 
-    async def save(self, token: str | None, record: Record) -> str:
-        return await self._do("save", token, lambda: self.inner.save(token, record))
+    async def insert(self, record: Record) -> Saved:
+        return await self._do("save", None, lambda: self.inner.insert(record))
+
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        return await self._do(
+            "save", token, lambda: self.inner.replace(token, record, version)
+        )
 
     async def delete(self, token: str) -> None:
         await self._do("delete", token, lambda: self.inner.delete(token))
@@ -358,10 +365,12 @@ class StagedVault(FaultyVault):
     async def load_found(self, key: bytes) -> Record | None:
         return await self._do("load_found", None, lambda: self.inner.load_found(key))
 
-    async def replace(self, record: Record) -> None:
-        mark = self.fingerprint_found(record.version[0])
+    async def replace_found(self, record: Record, version: Version) -> Version:
+        mark = self.fingerprint_found(version[0])
         operation = "claim" if decode(record.data).expires else "end"
-        await self._do(operation, mark, lambda: self.inner.replace(record))
+        return await self._do(
+            operation, mark, lambda: self.inner.replace_found(record, version)
+        )
 
     async def delete_found(self, key: bytes) -> None:
         await self._do("remove", None, lambda: self.inner.delete_found(key))
@@ -825,7 +834,7 @@ class Visit:
         if operation == "load" and is_told:
             self._loaded(kept)
         elif operation == "save" and of is None:
-            self.inserted[answer] = began
+            self.inserted[answer.token] = began
         elif operation == "save":
             assert kept is not None
             self._saved(kept, began)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.shelf import Client, ShelfBackend, ShelfError, ShelfServer
 from tornado_sessions.errors import BackendError
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import UNKNOWN, Record, Version
 from tornado_sessions.testing import BackendContract, OutageContract
 
 
@@ -53,9 +53,10 @@ class SwallowsErrorsOfLoad(ShelfBackend):
 
 
 class SwallowsErrorsOfSave(ShelfBackend):
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         with contextlib.suppress(BackendError):
-            await super().save(key, record)
+            return await super().insert(key, record)
+        return UNKNOWN
 
 
 class SwallowsErrorsOfDelete(ShelfBackend):
@@ -109,7 +110,9 @@ class HasNoTimeout(ShelfBackend):
 
 
 class RepeatsAWrite(ShelfBackend):
-    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
         try:
             return await super().insert_into(client, key, record)
         except (OSError, ShelfError):
@@ -199,7 +202,9 @@ class BlocksWhileItConnects(ShelfBackend):
 
 
 class AcknowledgesWhatIsNotDurable(ShelfBackend):
-    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
         data = base64.b64encode(record.data).decode()
         asked = {"data": data, "expires": record.expires, "user": record.user}
         return bool(await client.ask("insert_for_now", key=key.hex(), **asked))

@@ -20,8 +20,7 @@ import pytest
 from tornado_sessions_memory import MemoryBackend
 
 from tests.shelf import Client, ShelfBackend, ShelfServer
-from tornado_sessions.errors import ConflictError
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.testing import BackendContract
 
 
@@ -192,10 +191,10 @@ class PurgesFiveMinutesLate(MemoryBackend):
 
 
 class RoundsTheExpiryDown(MemoryBackend):
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         expires = float(int(record.expires))
-        record = Record(record.data, record.version, expires, record.user)
-        await super().save(key, record)
+        record = Record(record.data, expires=expires, user=record.user)
+        return await super().insert(key, record)
 
 
 class SelectsAndThenDeletes(ShelfBackend):
@@ -213,7 +212,9 @@ class PostponesTheExpiryWithEachLoad(MemoryBackend):
             return None
         user = record.version.owner.name
         later = time.time() + 7200
-        await self.save(key, Record(record.data, record.version, later, user))
+        await self.replace(
+            key, Record(record.data, expires=later, user=user), record.version
+        )
         return await super().load(key)
 
 
@@ -222,9 +223,9 @@ class ForgetsByTheSecond(MemoryBackend):
         super().__init__()
         self._seconds: dict[bytes, int] = {}
 
-    async def save(self, key: bytes, record: Record) -> None:
-        await super().save(key, record)
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         self._seconds[key] = int(record.expires)
+        return await super().insert(key, record)
 
     async def load(self, key: bytes) -> Record | None:
         forgotten = time.time() > self._seconds.get(key, 0)
@@ -275,16 +276,14 @@ class FindsTheFirstMegabyte(MemoryBackend):
 
 
 class StoresTheUserAfterTheRecord(ShelfBackend):
-    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
-        anonymous = Record(record.data, None, record.expires)
-        if not await super().insert_into(client, key, anonymous):
-            return False
-        if record.user is not None:
-            stored = await self.load_from(client, key)
-            assert stored is not None
-            with_user = Record(record.data, stored.version, record.expires, record.user)
-            await self.replace_in(client, key, with_user)
-        return True
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
+        anonymous = Record(record.data, expires=record.expires)
+        version = await super().insert_into(client, key, anonymous)
+        if version is None or record.user is None:
+            return version
+        return await self.replace_in(client, key, record, version)
 
 
 class LeavesUsersBehind(MemoryBackend):
@@ -294,14 +293,19 @@ class LeavesUsersBehind(MemoryBackend):
         super().__init__()
         self._index: dict[str, set[bytes]] = collections.defaultdict(set)
 
-    async def save(self, key: bytes, record: Record) -> None:
-        stored = await self.load(key)
-        await super().save(key, record)
-        if stored is not None:
-            for keys in self._index.values():
-                keys.discard(key)
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         if record.user is not None:
             self._index[record.user].add(key)
+        return await super().insert(key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        for keys in self._index.values():
+            keys.discard(key)
+        if record.user is not None:
+            self._index[record.user].add(key)
+        return await super().replace(key, record, version)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         for key in list(self._index[user]):
@@ -334,16 +338,23 @@ class _OwnVersions(MemoryBackend):
         record = await super().load(key)
         return None if record is None else Record(record.data, self._versions[key])
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        if await super().insert(key, record) is None:
+            return None
+        return self._note(key)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
         stored = await super().load(key)
-        version = None if stored is None else self._versions[key]
-        if record.version != version:
-            raise ConflictError
-        replaced = None if stored is None else stored.version
-        await super().save(
-            key, Record(record.data, replaced, record.expires, record.user)
-        )
+        if stored is None or self._versions[key] != version:
+            return None
+        await super().replace(key, record, stored.version)
+        return self._note(key)
+
+    def _note(self, key: bytes) -> int:
         self._versions[key] = self.next_version()
+        return self._versions[key]
 
 
 class HasRandomVersionsOf16Bits(_OwnVersions):
@@ -364,17 +375,46 @@ class CountsVersionsInEachProcess(ShelfBackend):
         super().__init__(port, **options)
         self._count = itertools.count(1)
 
-    async def insert_into(self, client: Client, key: bytes, record: Record) -> bool:
-        return bool(
-            await client.ask(
-                "insert",
-                key=key.hex(),
-                data="",
-                expires=0,
-                user=None,
-                new_version=next(self._count),
-            )
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
+        return await client.ask(
+            "insert",
+            key=key.hex(),
+            data="",
+            expires=0,
+            user=None,
+            new_version=next(self._count),
         )
+
+
+class AsksForTheVersionAfterTheWrite(ShelfBackend):
+    """Another write may have come in between."""
+
+    async def replace_in(
+        self, client: Client, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        if await super().replace_in(client, key, record, version) is None:
+            return None
+        # As on a busy network.
+        await asyncio.sleep(0.005)
+        stored = await self.load_from(client, key)
+        return None if stored is None else stored.version
+
+
+class ReturnsTheVersionThatItReplaced(ShelfBackend):
+    async def replace_in(
+        self, client: Client, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        stored = await super().replace_in(client, key, record, version)
+        return None if stored is None else version
+
+
+class ReturnsWhetherItHasStored(MemoryBackend):
+    """False is not None: the core takes it for a version."""
+
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        return await super().insert(key, record) is not None
 
 
 class CutsLongRecords(MemoryBackend):
@@ -383,11 +423,10 @@ class CutsLongRecords(MemoryBackend):
         # The memory backend always has a limit; the fault is in one that has none.
         self.max_bytes = None  # type: ignore[assignment]
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         data = record.data[:187_000]
-        await super().save(
-            key, Record(data, record.version, record.expires, record.user)
-        )
+        record = Record(data, expires=record.expires, user=record.user)
+        return await super().insert(key, record)
 
 
 _AFTER_CLOSING = "a_closed_backend_never_claims_what_is_not_so"
@@ -426,6 +465,9 @@ _FAULTS: dict[type[Backend], str] = {
     CountsVersionsInEachProcess: (
         "a_version_of_another_process_is_stale_after_a_deletion"
     ),
+    AsksForTheVersionAfterTheWrite: "a_write_never_returns_the_version_of_another_write",
+    ReturnsTheVersionThatItReplaced: "a_write_returns_the_version_that_it_has_stored",
+    ReturnsWhetherItHasStored: "inserting_never_overwrites",
     CutsLongRecords: "without_max_bytes_long_records_are_stored_whole",
 }
 

@@ -38,12 +38,12 @@ from tests.tokens import token_of
 from tornado_sessions import (
     Backend,
     BackendError,
-    ConflictError,
     Record,
     Session,
     SessionMixin,
     Sessions,
     Vault,
+    Version,
 )
 from tornado_sessions.core import retries
 from tornado_sessions.testing import FaultyVault
@@ -107,12 +107,12 @@ class Handler(SessionMixin):
 
 
 class Stubborn(MemoryBackend):
-    """Raises a conflict for each replacement."""
+    """Reports a conflict for each replacement."""
 
-    async def save(self, key: bytes, record: Record) -> None:
-        if record.version is not None:
-            raise ConflictError("Another version of the session is stored.")
-        await super().save(key, record)
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        return None
 
 
 def settings_of(kind: str, folder: str) -> dict[str, Any]:

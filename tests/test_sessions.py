@@ -17,6 +17,7 @@ from tornado_sessions import (
     BackendError,
     ConflictError,
     Record,
+    Saved,
     Session,
     SessionDataError,
     SessionError,
@@ -24,6 +25,7 @@ from tornado_sessions import (
     SessionGoneError,
     Sessions,
     Vault,
+    Version,
 )
 from tornado_sessions.core import retries
 from tornado_sessions.core.codec import FORMAT, Envelope, encode
@@ -73,7 +75,7 @@ class LoadTest(SessionsCase):
 
     async def test_what_cannot_be_decoded_is_no_session(self) -> None:
         """Behaviours 8, 32: logged with a fingerprint alone, and not overwritten."""
-        token = await self.vault.inner.save(None, Record(b"secret rubbish"))
+        token = (await self.vault.inner.insert(Record(b"secret rubbish"))).token
         with self.assertLogs("tornado_sessions") as logged:
             session = await self.sessions.load(token)
         session["a"] = 1
@@ -92,7 +94,7 @@ class LoadTest(SessionsCase):
     async def test_a_record_that_is_not_ours_is_no_session(self) -> None:
         """Behaviours 8, 84: logged with a fingerprint alone, and not overwritten."""
         key = self.vault.inner.key_of(UNKNOWN)
-        await self.backend.save(key, Record(b"somebody else's secret"))
+        await self.backend.insert(key, Record(b"somebody else's secret"))
         with self.assertLogs("tornado_sessions") as logged:
             session = await self.sessions.load(UNKNOWN)
         session["a"] = 1
@@ -112,8 +114,8 @@ class LoadTest(SessionsCase):
         """Behaviour 84: and the listener is told of each request."""
         told: list[SessionEvent] = []
         self.sessions.events.listener = told.append
-        tokens = [await self.vault.inner.save(None, Record(b"rubbish")), UNKNOWN]
-        await self.backend.save(self.vault.inner.key_of(UNKNOWN), Record(b"rubbish"))
+        tokens = [(await self.vault.inner.insert(Record(b"rubbish"))).token, UNKNOWN]
+        await self.backend.insert(self.vault.inner.key_of(UNKNOWN), Record(b"rubbish"))
         marks = [self.vault.fingerprint(token) for token in tokens]
         with self.assertLogs("tornado_sessions") as logged:
             for token in tokens * 3:
@@ -133,7 +135,7 @@ class LoadTest(SessionsCase):
         self.sessions.events.listener = told.append
         with self.assertLogs("tornado_sessions") as logged:
             for _ in range(15):
-                token = await self.vault.inner.save(None, Record(b"rubbish"))
+                token = (await self.vault.inner.insert(Record(b"rubbish"))).token
                 await self.sessions.load(token)
             self.sessions.logs.close()
 
@@ -149,7 +151,7 @@ class LoadTest(SessionsCase):
         key = self.vault.inner.key_of(token)
         stored = await self.backend.load(key)
         assert stored is not None
-        await self.backend.save(key, Record(b"rubbish", stored.version))
+        await self.backend.replace(key, Record(b"rubbish"), stored.version)
         session.destroy()
         with self.assertLogs("tornado_sessions") as logged:
             await self.sessions.commits.commit(state_of(session))
@@ -160,7 +162,7 @@ class LoadTest(SessionsCase):
     async def test_a_newer_format_is_an_error(self) -> None:
         """Behaviour 32: it is left as it is."""
         data = encode(Envelope(START, START, START + 1, {}, format=FORMAT + 1))
-        token = await self.vault.inner.save(None, Record(data))
+        token = (await self.vault.inner.insert(Record(data))).token
         with pytest.raises(BackendError, match="stored by a newer version"):
             await self.sessions.load(token)
 
@@ -804,13 +806,13 @@ class ContestedVault(FaultyVault):
         self.rivals = rivals
         self.won = 0
 
-    async def save(self, token: str | None, record: Record) -> str:
-        if token is not None and self.won < self.rivals:
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        if self.won < self.rivals:
             self.won += 1
             rival = await self.elsewhere.load(token)
             rival["rival"] = self.won
             await self.elsewhere.commits.commit(state_of(rival))
-        return await super().save(token, record)
+        return await super().replace(token, record, version)
 
 
 class ContestTest(SessionsCase):
@@ -894,14 +896,16 @@ class MovingVault(FaultyVault):
         self.alive: list[list[bool]] = []
         self.failing = {fails}
 
-    async def save(self, token: str | None, record: Record) -> str:
-        if token is not None:
-            self.alive.append(
-                [await self.inner.load(t) is not None for t in self.tokens]
-            )
-        token = await super().save(token, record)
-        self.tokens.append(token)
-        return token
+    async def insert(self, record: Record) -> Saved:
+        saved = await super().insert(record)
+        self.tokens.append(saved.token)
+        return saved
+
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        self.alive.append([await self.inner.load(t) is not None for t in self.tokens])
+        saved = await super().replace(token, record, version)
+        self.tokens.append(saved.token)
+        return saved
 
 
 class MeanwhileVault(FaultyVault):
@@ -909,11 +913,11 @@ class MeanwhileVault(FaultyVault):
 
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def save(self, token: str | None, record: Record) -> str:
-        if token is not None and self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
             await meanwhile()
-        return await super().save(token, record)
+        return await super().replace(token, record, version)
 
 
 class RegenerateTest(SessionsCase):

@@ -445,12 +445,13 @@ class ExpiryTest(SessionsCase):
         """Behaviour 52: in seconds since the epoch, however far."""
         year = 365 * 86_400.0
         sessions = self.make(self.vault, idle_timeout=year, lifetime=2 * year)
-        with mock.patch.object(self.backend, "save", wraps=self.backend.save) as save:
+        insert = self.backend.insert
+        with mock.patch.object(self.backend, "insert", wraps=insert) as inserted:
             session = await sessions.load(None)
             session["a"] = 1
             await sessions.commits.commit(state_of(session))
 
-        (_, record), _ = save.call_args
+        (_, record), _ = inserted.call_args
         assert record.expires == START + year + 300
         self.clock += year - 1
         assert not (await sessions.load(state_of(session).token)).is_new
@@ -491,7 +492,7 @@ class ExpiryTest(SessionsCase):
 
         for created, seen in ((START - 900, START), (START, START - 900)):
             ahead = Envelope(created, seen, START + IDLE, {}, format=FORMAT)
-            token = await self.vault.inner.save(None, Record(encode(ahead)))
+            token = (await self.vault.inner.insert(Record(encode(ahead)))).token
             assert (await self.sessions.load(token)).is_new
 
 
@@ -544,8 +545,8 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_what_has_expired_goes_and_nothing_else(self) -> None:
         """Behaviour 65: by the clock of the sessions."""
         for number in range(10):
-            await self.vault.save(None, Record(b"x", None, START - 10 * number - 5))
-            await self.vault.save(None, Record(b"x", None, START + 10 * number + 5))
+            await self.vault.insert(Record(b"x", expires=START - 10 * number - 5))
+            await self.vault.insert(Record(b"x", expires=START + 10 * number + 5))
 
         assert await self.sessions.purge() == 10
         assert await self.sessions.purge() == 0
@@ -554,7 +555,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_it_goes_in_batches(self) -> None:
         """Behaviours 65, 70: with a turn for everybody else in between."""
         for _ in range(1_100):
-            await self.vault.save(None, Record(b"x", None, START - 5))
+            await self.vault.insert(Record(b"x", expires=START - 5))
 
         assert await self.sessions.purge() == 1_100
         assert len(self.backend.purged) > 2
@@ -643,7 +644,7 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
         """Behaviour 65: `close` in the middle of it, whatever is still to be removed."""
         for _ in range(1_100):
-            await self.vault.save(None, Record(b"x", None, START - 5))
+            await self.vault.insert(Record(b"x", expires=START - 5))
         self.backend.gate = asyncio.Event()
         with mock.patch.object(cleanup, "PURGE_INTERVAL", 0.0):
             await self.sessions.load(UNKNOWN)

@@ -16,12 +16,14 @@ from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Record,
+    Saved,
     Session,
     SessionEvent,
     SessionGoneError,
     SessionLimitError,
     Sessions,
     Vault,
+    Version,
 )
 from tornado_sessions.core import retries
 from tornado_sessions.core.codec import FORMAT, Envelope, encode
@@ -56,10 +58,12 @@ class UsersTest(SessionsCase):
         await self.signed_in()
         marks = {}
         for _ in range(3):
-            token = await self.store.inner.save(None, Record(b"rubbish", user="ada"))
+            token = (
+                await self.store.inner.insert(Record(b"rubbish", user="ada"))
+            ).token
             marks[self.store.fingerprint(token)] = "undecodable"
             key = secrets.token_bytes(32)
-            await self.backend.save(key, Record(b"rubbish", user="ada"))
+            await self.backend.insert(key, Record(b"rubbish", user="ada"))
             marks[self.store.fingerprint_found(key)] = "foreign"
         with self.assertLogs("tornado_sessions") as logged:
             for _ in range(3):
@@ -75,7 +79,9 @@ class UsersTest(SessionsCase):
         """Behaviours 84, 85: each listing logs one line, of up to twenty of them."""
         marks = set()
         for _ in range(50):
-            token = await self.store.inner.save(None, Record(b"rubbish", user="ada"))
+            token = (
+                await self.store.inner.insert(Record(b"rubbish", user="ada"))
+            ).token
             marks.add(self.store.fingerprint(token))
         with self.assertLogs("tornado_sessions") as logged:
             for _ in range(4):
@@ -108,7 +114,7 @@ class UsersTest(SessionsCase):
         token = await self.signed_in()
         found = await self.vault.inner.load(token)
         assert found is not None
-        copy = await self.vault.inner.save(None, Record(found.data, user="ada"))
+        copy = (await self.vault.inner.insert(Record(found.data, user="ada"))).token
 
         assert len(await self.sessions.of_user("ada")) == 1
         assert await self.sessions.revoke_all("ada") == 1
@@ -123,7 +129,7 @@ class UsersTest(SessionsCase):
         )
         for times in ((1.0, 2.0), (2.0, 1.0)):
             for envelope.auth_time in times:
-                await self.vault.inner.save(None, Record(encode(envelope), user="ada"))
+                await self.vault.inner.insert(Record(encode(envelope), user="ada"))
             self.sessions.rules.lifetime = 2 * START
 
             (listed,) = await self.sessions.of_user("ada")
@@ -166,7 +172,7 @@ class UsersTest(SessionsCase):
 
     async def test_what_cannot_be_decoded_is_not_listed(self) -> None:
         """Behaviour 32: it is no session, and stays as it is."""
-        await self.vault.inner.save(None, Record(b"{}", user="ada"))
+        await self.vault.inner.insert(Record(b"{}", user="ada"))
 
         assert await self.sessions.of_user("ada") == []
         assert await self.sessions.revoke_all("ada") == 0
@@ -174,7 +180,7 @@ class UsersTest(SessionsCase):
 
     async def test_what_is_newer_is_not_passed_over(self) -> None:
         """Behaviour 32: to say that all are gone would not be true."""
-        await self.vault.inner.save(None, Record(b'{"format":99}', user="ada"))
+        await self.vault.inner.insert(Record(b'{"format":99}', user="ada"))
 
         with pytest.raises(BackendError, match="a newer version"):
             await self.sessions.revoke_all("ada")
@@ -184,7 +190,7 @@ class UsersTest(SessionsCase):
         token = await self.signed_in("eve")
         found = await self.vault.inner.load(token)
         assert found is not None
-        await self.vault.inner.save(None, Record(found.data, user="ada"))
+        await self.vault.inner.insert(Record(found.data, user="ada"))
 
         assert await self.sessions.of_user("ada") == []
         assert await self.sessions.revoke_all("ada") == 0
@@ -324,7 +330,7 @@ class LimitTest(SessionsCase):
 
         async def come() -> None:
             record = Record(encode(newer), expires=newer.expires, user="ada")
-            tokens.append(await self.vault.inner.save(None, record))
+            tokens.append((await self.vault.inner.insert(record)).token)
             self.store.before_find = go
 
         async def go() -> None:
@@ -426,14 +432,14 @@ class InterruptedVault(FaultyVault):
         async for found in super().find(user):
             yield found
 
-    async def replace(self, record: Record) -> None:
+    async def replace_found(self, record: Record, version: Version) -> Version:
         interrupt, self.before_end = self.before_end, None
         if interrupt is not None:
             await interrupt()
-        await super().replace(record)
+        return await super().replace_found(record, version)
 
-    async def save(self, token: str | None, record: Record) -> str:
-        if token is not None and self.before_replace is not None:
-            interrupt, self.before_replace = self.before_replace, None
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        interrupt, self.before_replace = self.before_replace, None
+        if interrupt is not None:
             await interrupt()
-        return await super().save(token, record)
+        return await super().replace(token, record, version)

@@ -402,7 +402,7 @@ class NamespaceSettingTest:
         backend: Backend = MemoryBackend()
         shop = read(session_backend=backend, session_namespace="shop").vault
         blog = read(session_backend=backend, session_namespace="blog").vault
-        token = await shop.save(None, Record(b"data"))
+        token = (await shop.insert(Record(b"data"))).token
 
         assert await shop.load(token) is not None
         assert await blog.load(token) is None

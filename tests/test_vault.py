@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import (
+    UNKNOWN,
     BackendError,
     ConflictError,
     Record,
+    SessionDataError,
     SessionError,
     Vault,
+    Version,
 )
 from tornado_sessions.storage.vault import ForeignRecord, fingerprint
 
@@ -71,10 +74,18 @@ class RecordingBackend(MemoryBackend):
             return None
         return Record(record.data, record.version, renew=self.renew)
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         self.keys.append(key)
-        await super().save(key, record)
+        version = await super().insert(key, record)
         self.records[key] = record
+        return version
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        self.keys.append(key)
+        self.records[key] = record
+        return await super().replace(key, record, version)
 
     async def delete(self, key: bytes) -> None:
         self.keys.append(key)
@@ -95,10 +106,10 @@ class TakenBackend(RecordingBackend):
         super().__init__()
         self.taken = taken
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         if len(self.keys) < self.taken:
-            await MemoryBackend.save(self, key, Record(b"somebody else's"))
-        await super().save(key, record)
+            await MemoryBackend.insert(self, key, Record(b"somebody else's"))
+        return await super().insert(key, record)
 
 
 class PoolBackend(RecordingBackend):
@@ -112,12 +123,21 @@ class PoolBackend(RecordingBackend):
     def avoids(self, key: bytes) -> bool:
         return self.known and len(self.down) == 1 and key[0] >> 7 in self.down
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        self._fail_if_down(key)
+        return await super().insert(key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        self._fail_if_down(key)
+        return await super().replace(key, record, version)
+
+    def _fail_if_down(self, key: bytes) -> None:
         if key[0] >> 7 in self.down:
             self.keys.append(key)
             self.known = True
             raise BackendError("The server of this key is down.")
-        await super().save(key, record)
 
 
 class TokenTest(unittest.IsolatedAsyncioTestCase):
@@ -127,7 +147,7 @@ class TokenTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_token_is_32_bytes_in_base64url(self) -> None:
         """Behaviour 5: 43 characters, canonical, no structure."""
-        tokens = [await self.vault.save(None, Record(b"data")) for _ in range(200)]
+        tokens = [(await self.vault.insert(Record(b"data"))).token for _ in range(200)]
 
         for token in tokens:
             assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
@@ -173,48 +193,124 @@ class TokenTest(unittest.IsolatedAsyncioTestCase):
             mock.patch.object(secrets, "token_urlsafe", broken),
             pytest.raises(NotImplementedError),
         ):
-            await self.vault.save(None, Record(b"data"))
+            await self.vault.insert(Record(b"data"))
 
         assert self.backend.keys == []
 
     async def test_a_token_is_kept_when_its_record_is_replaced(self) -> None:
         """A client learns of a new token only when there is one."""
-        token = await self.vault.save(None, Record(b"first"))
+        token = (await self.vault.insert(Record(b"first"))).token
         record = await self.vault.load(token)
         assert record is not None
 
-        assert await self.vault.save(token, Record(b"second", record.version)) == token
+        saved = await self.vault.replace(token, Record(b"second"), record.version)
+        assert saved.token == token
         record = await self.vault.load(token)
         assert record is not None
         assert record.data == b"second"
 
     async def test_a_conflict_of_a_known_token_is_passed_on(self) -> None:
         """No other token is drawn for it."""
-        token = await self.vault.save(None, Record(b"data"))
+        token = (await self.vault.insert(Record(b"data"))).token
         record = await self.vault.load(token)
         assert record is not None
-        await self.vault.save(token, Record(b"data", record.version))
+        await self.vault.replace(token, Record(b"data"), record.version)
         self.backend.keys.clear()
 
         with pytest.raises(ConflictError):
-            await self.vault.save(token, Record(b"data", record.version))
+            await self.vault.replace(token, Record(b"data"), record.version)
 
         assert len(self.backend.keys) == 1
 
+    async def test_the_version_of_a_write_is_valid_for_the_next_one(self) -> None:
+        """Behaviour 26: whoever stored a record need not load it to replace it."""
+        token, version = await self.vault.insert(Record(b"first"))
+        token, version = await self.vault.replace(token, Record(b"second"), version)
+        key = self.vault.key_of(token)
+        version = await self.vault.replace_found(Record(b"third"), version)
+
+        record = await self.vault.load_found(key)
+        assert record is not None
+        assert record.data == b"third"
+        assert record.version == version
+
+    async def test_a_version_that_the_store_does_not_report_is_unknown(self) -> None:
+        """A store such as memcached reports versions only to a load."""
+
+        class SilentBackend(MemoryBackend):
+            async def insert(self, key: bytes, record: Record) -> Version | None:
+                return await super().insert(key, record) and UNKNOWN
+
+            async def replace(
+                self, key: bytes, record: Record, version: Version
+            ) -> Version | None:
+                return await super().replace(key, record, version) and UNKNOWN
+
+        vault = Vault(SilentBackend())
+        token, version = await vault.insert(Record(b"first"))
+        assert version is UNKNOWN
+        record = await vault.load(token)
+        assert record is not None
+        saved = await vault.replace(token, Record(b"second"), record.version)
+        assert saved == (token, UNKNOWN)
+
     async def test_a_deleted_token_is_unknown(self) -> None:
         """Behaviour 44: and deleting it twice is allowed."""
-        token = await self.vault.save(None, Record(b"data"))
+        token = (await self.vault.insert(Record(b"data"))).token
         await self.vault.delete(token)
         await self.vault.delete(token)
 
         assert await self.vault.load(token) is None
 
 
+class SizeTest(unittest.IsolatedAsyncioTestCase):
+    """The core checks the size of a record, so no backend has to."""
+
+    def setUp(self) -> None:
+        self.backend = RecordingBackend()
+        self.vault = Vault(self.backend)
+        # 16 bytes of each record are those of its key.
+        self.backend.max_bytes = 26
+
+    async def test_a_record_of_max_bytes_is_stored(self) -> None:
+        """Behaviour 63: the limit is included."""
+        token, version = await self.vault.insert(Record(b"x" * 10))
+        await self.vault.replace(token, Record(b"y" * 10), version)
+
+        record = await self.vault.load(token)
+        assert record is not None
+        assert record.data == b"y" * 10
+
+    async def test_one_byte_more_never_reaches_the_backend(self) -> None:
+        """Behaviour 63: neither in a new record nor in place of another."""
+        token, version = await self.vault.insert(Record(b"old"))
+        self.backend.keys.clear()
+
+        for write in (
+            lambda: self.vault.insert(Record(b"x" * 11)),
+            lambda: self.vault.replace(token, Record(b"x" * 11), version),
+            lambda: self.vault.replace_found(Record(b"x" * 11), version),
+        ):
+            with pytest.raises(SessionDataError) as caught:
+                await write()
+            assert str(caught.value) == (
+                "The session takes 27 bytes; RecordingBackend holds at most 26. Keep"
+                " less in it, or set the option 'max_bytes', such as in the URL:"
+                " '?max_bytes=54'."
+            )
+        assert self.backend.keys == []
+
+    async def test_without_a_limit_any_size_is_stored(self) -> None:
+        """A ``max_bytes`` of None is no limit."""
+        self.backend.max_bytes = None  # type: ignore[assignment]
+        await self.vault.insert(Record(b"x" * 100_000))
+
+
 class CollisionTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_taken_token_is_drawn_again(self) -> None:
         """Behaviour 6: three tries, and whoever was there keeps their record."""
         backend = TakenBackend(taken=2)
-        token = await Vault(backend).save(None, Record(b"data"))
+        token = (await Vault(backend).insert(Record(b"data"))).token
 
         assert len(set(backend.keys)) == 3
         record = await Vault(backend).load(token)
@@ -229,14 +325,13 @@ class CollisionTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 6: that is no coincidence."""
         backend = TakenBackend(taken=99)
         with pytest.raises(BackendError) as caught:
-            await Vault(backend).save(None, Record(b"data"))
+            await Vault(backend).insert(Record(b"data"))
 
         assert str(caught.value) == (
             "Three fresh session ids in a row were taken already. The store answers"
             " for keys that it cannot know, or the operating system's random"
             " generator is broken."
         )
-        assert isinstance(caught.value.__cause__, ConflictError)
         assert len(set(backend.keys)) == 3
 
 
@@ -247,7 +342,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
         vault = Vault(backend)
 
         for _ in range(20):
-            await vault.save(None, Record(b"data"))
+            await vault.insert(Record(b"data"))
 
         self.assertEqual(len(backend.records), 20)
         self.assertEqual({key[0] >> 7 for key in backend.keys}, {1})
@@ -260,7 +355,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
             backend = PoolBackend(known=False)
             vault = Vault(backend)
 
-            token = await vault.save(None, Record(b"data"))
+            token = (await vault.insert(Record(b"data"))).token
 
             record = await vault.load(token)
             assert record is not None
@@ -272,7 +367,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
         backend.down = {0, 1}
 
         with self.assertRaisesRegex(BackendError, "is down"):
-            await Vault(backend).save(None, Record(b"data"))
+            await Vault(backend).insert(Record(b"data"))
 
         self.assertEqual(len(backend.keys), 1)
 
@@ -285,7 +380,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
             mock.patch.object(backend, "avoids", return_value=True),
             self.assertRaisesRegex(BackendError, "is down"),
         ):
-            await Vault(backend).save(None, Record(b"data"))
+            await Vault(backend).insert(Record(b"data"))
 
         self.assertEqual(len(backend.keys), 3)
 
@@ -293,13 +388,13 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 30: a session stays where it is, and its token what it is."""
         backend = PoolBackend(known=True)
         vault = Vault(backend)
-        token = await vault.save(None, Record(b"old"))
+        token = (await vault.insert(Record(b"old"))).token
         record = await vault.load(token)
         assert record is not None
         backend.down = {1}
 
         with self.assertRaisesRegex(BackendError, "is down"):
-            await vault.save(token, Record(b"new", record.version))
+            await vault.replace(token, Record(b"new"), record.version)
 
         self.assertEqual(len(backend.records), 1)
 
@@ -311,7 +406,7 @@ class DigestTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_the_backend_sees_a_digest_alone(self) -> None:
         """Behaviour 7: the token is in neither key nor record, in no form."""
-        tokens = [await self.vault.save(None, Record(b"data")) for _ in range(20)]
+        tokens = [(await self.vault.insert(Record(b"data"))).token for _ in range(20)]
         dump = b"\n".join(k + r.data for k, r in self.backend.records.items())
 
         for token in tokens:
@@ -338,7 +433,7 @@ class DigestTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_digest_is_no_token(self) -> None:
         """Behaviour 7: whoever reads the store gets into no session."""
-        await self.vault.save(None, Record(b"data"))
+        await self.vault.insert(Record(b"data"))
         (key,) = self.backend.records
 
         for token in (
@@ -352,7 +447,7 @@ class DigestTest(unittest.IsolatedAsyncioTestCase):
     async def test_two_namespaces_never_see_each_other(self) -> None:
         """Neither reads, replaces nor deletes what is the other's."""
         shop, blog = Vault(self.backend, "shop"), Vault(self.backend, "blog")
-        token = await shop.save(None, Record(b"data"))
+        token = (await shop.insert(Record(b"data"))).token
         await blog.delete(token)
 
         assert await blog.load(token) is None
@@ -362,7 +457,7 @@ class DigestTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_namespace_may_be_any_text(self) -> None:
         """It is no part of a path or a query."""
         vault = Vault(self.backend, "ü' OR 1=1/../\n")
-        token = await vault.save(None, Record(b"data"))
+        token = (await vault.insert(Record(b"data"))).token
 
         assert await vault.load(token) is not None
 
@@ -372,7 +467,7 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 63: empty, and all 256 values."""
         vault = Vault(MemoryBackend())
         for data in (b"", bytes(range(256)), b"\0" * 1000):
-            record = await vault.load(await vault.save(None, Record(data)))
+            record = await vault.load((await vault.insert(Record(data))).token)
 
             assert record is not None
             assert record.data == data
@@ -381,7 +476,7 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         """Behaviours 33, 84: nothing of it is returned, nor its version."""
         backend = SwappingBackend()
         vault = Vault(backend)
-        token = await vault.save(None, Record(b"somebody else's"))
+        token = (await vault.insert(Record(b"somebody else's"))).token
 
         assert await vault.load(token) is not None
         assert await vault.load(TOKEN) == ForeignRecord(b"")
@@ -390,10 +485,10 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 33: whoever can write to the store takes no session over."""
         backend = RecordingBackend()
         vault = Vault(backend)
-        await vault.save(None, Record(b"somebody else's"))
+        await vault.insert(Record(b"somebody else's"))
         (stolen,) = backend.records.values()
         await vault.load(OTHER)
-        await backend.save(backend.keys[-1], Record(stolen.data))
+        await backend.insert(backend.keys[-1], Record(stolen.data))
 
         assert await vault.load(OTHER) == ForeignRecord(b"")
 
@@ -404,14 +499,14 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         await vault.load(TOKEN)
         (key,) = backend.keys
         for data in (b"", key[:15]):
-            await backend.save(key, Record(data))
+            await backend.insert(key, Record(data))
             assert await vault.load(TOKEN) == ForeignRecord(b"")
             await backend.delete(key)
 
     async def test_expiry_and_user_reach_the_backend(self) -> None:
         """What the store needs for its own clean-up and for `find`."""
         backend = RecordingBackend()
-        await Vault(backend).save(None, Record(b"data", None, 5.0, "ada"))
+        await Vault(backend).insert(Record(b"data", expires=5.0, user="ada"))
         (record,) = backend.records.values()
 
         assert (record.expires, record.user, record.version) == (5.0, "ada", None)
@@ -420,7 +515,7 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
         """From a store that is being left."""
         backend = RecordingBackend()
         vault = Vault(backend)
-        token = await vault.save(None, Record(b"data"))
+        token = (await vault.insert(Record(b"data"))).token
         for renew in (False, True):
             backend.renew = renew
             record = await vault.load(token)
@@ -434,7 +529,7 @@ class PassingOnTest(unittest.IsolatedAsyncioTestCase):
         """One batch, of what expired before the given time."""
         vault = Vault(MemoryBackend())
         for expires in (1.0, 2.0, 30.0):
-            await vault.save(None, Record(b"data", None, expires))
+            await vault.insert(Record(b"data", expires=expires))
 
         assert await vault.purge(10.0) == 2
         assert await vault.purge(10.0) == 0
@@ -442,7 +537,7 @@ class PassingOnTest(unittest.IsolatedAsyncioTestCase):
     async def test_closing_closes_the_backend(self) -> None:
         """Memory forgets everything then."""
         vault = Vault(MemoryBackend())
-        token = await vault.save(None, Record(b"data"))
+        token = (await vault.insert(Record(b"data"))).token
         await vault.close()
 
         assert await vault.load(token) is None
@@ -456,8 +551,8 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
     async def test_it_answers_what_load_does(self) -> None:
         """Behaviour 46: data and version, and a key to delete it by."""
         vault = Vault(MemoryBackend())
-        token = await vault.save(None, Record(b"one", user="ada"))
-        await vault.save(None, Record(b"two", user="eve"))
+        token = (await vault.insert(Record(b"one", user="ada"))).token
+        await vault.insert(Record(b"two", user="eve"))
 
         [(key, found)] = [each async for each in vault.find("ada")]
         loaded = await vault.load(token)
@@ -471,9 +566,9 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
         """Behaviours 33, 84: it was copied there, and nothing of it is returned."""
         backend = MemoryBackend()
         vault = Vault(backend)
-        await vault.save(None, Record(b"one", user="ada"))
+        await vault.insert(Record(b"one", user="ada"))
         [(_, record)] = [each async for each in backend.find("ada")]
-        await backend.save(b"k" * 32, Record(record.data, user="ada"))
+        await backend.insert(b"k" * 32, Record(record.data, user="ada"))
 
         found = dict([each async for each in vault.find("ada")])
         assert len(found) == 2
@@ -483,7 +578,7 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 46: also where namespace and user make the same text."""
         backend = MemoryBackend()
         shop, shop2 = Vault(backend, "shop"), Vault(backend, "shop2")
-        await shop.save(None, Record(b"one", user="2ada"))
+        await shop.insert(Record(b"one", user="2ada"))
 
         assert [each async for each in shop2.find("ada")] == []
         assert len([each async for each in shop.find("2ada")]) == 1
@@ -538,7 +633,7 @@ class FingerprintTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_token_and_its_key_have_the_same(self) -> None:
         """The fingerprint is the same, whether from the token or from the key."""
         vault = Vault(MemoryBackend(), "shop")
-        token = await vault.save(None, Record(b"one", user="ada"))
+        token = (await vault.insert(Record(b"one", user="ada"))).token
         [(key, _)] = [each async for each in vault.find("ada")]
 
         assert vault.fingerprint(token) == vault.fingerprint_found(key)

@@ -13,9 +13,10 @@ from tornado_sessions.errors import (
 from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
 from tornado_sessions.storage.driver import DriverBackend
-from tornado_sessions.storage.vault import Vault
+from tornado_sessions.storage.vault import Saved, Vault
+from tornado_sessions.storage.versions import new_version
 from tornado_sessions.web import SessionMixin, recent_login
 
 version = "0.1.0"
@@ -24,12 +25,14 @@ version = "0.1.0"
 version_info = (0, 1, 0, 0)
 
 __all__ = [
+    "UNKNOWN",
     "Backend",
     "BackendError",
     "BackendNotFoundError",
     "ConflictError",
     "DriverBackend",
     "Record",
+    "Saved",
     "Session",
     "SessionDataError",
     "SessionError",
@@ -40,6 +43,8 @@ __all__ = [
     "Sessions",
     "UserSession",
     "Vault",
+    "Version",
+    "new_version",
     "recent_login",
     "version",
     "version_info",

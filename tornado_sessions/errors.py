@@ -41,9 +41,9 @@ class BackendError(SessionError):
 
 
 class ConflictError(SessionError):
-    """Raised by a backend's ``save`` when the store has another version, or none.
+    """Raised by a `.Vault` when the store has another version of a record, or none.
 
-    Handlers never see it.
+    A backend returns None instead. Handlers never see it.
     """
 
 

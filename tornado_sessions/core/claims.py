@@ -134,8 +134,7 @@ class Claim:
     async def _replace(self, found: Found, mark: str) -> None:
         envelope: Envelope = msgspec.structs.replace(found[2], claim=mark)
         kept_until = envelope.expires + KEPT_AFTER_END
-        await self._store.replace(
-            Record(encode(envelope), found[1].version, kept_until, envelope.user)
-        )
+        record = Record(encode(envelope), expires=kept_until, user=envelope.user)
+        await self._store.replace_found(record, found[1].version)
         # The request has loaded another version.
         self._state.stale = True

@@ -35,10 +35,11 @@ from tornado_sessions.errors import (
     SessionGoneError,
     SessionLimitError,
 )
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.vault import Saved
 
-# Stores an envelope in place of one version of a record; returns the token.
-_Store = Callable[[SessionState, str, Envelope, Any], Awaitable[str]]
+# Stores an envelope in place of one version of a record.
+_Store = Callable[[SessionState, str, Envelope, Version], Awaitable[Saved]]
 
 
 class Commits:
@@ -141,15 +142,15 @@ class Commits:
         anew = False
         try:
             if former is None:
-                token = await self._logins.insert(state, packed)
+                saved = await self._logins.insert(state, packed)
             else:
-                store = self._move if fresh else self._writer.put
+                store = self._move if fresh else self._writer.replace
                 try:
-                    token = await self._store_over(state, former, packed, store)
+                    saved = await self._store_over(state, former, packed, store)
                 except SessionGoneError:
                     if not signs_in:
                         raise
-                    anew, token = True, await self._begin_anew(state, former, packed)
+                    anew, saved = True, await self._begin_anew(state, former, packed)
         except SessionLimitError:
             self._events.tell("refused", former, user=packed.user, reason="limit")
             state.discard()
@@ -162,17 +163,17 @@ class Commits:
         if fresh or former is None:
             self._events.tell(
                 "created" if former is None or anew else "regenerated",
-                token,
+                saved.token,
                 former=None if anew else former,
                 user=packed.user,
                 reason="login" if signs_in else None,
             )
         state.move_sign_in(signed_in, packed.auth_time)
-        state.settle(base, token, packed)
+        state.settle(base, saved, packed)
 
     async def _store_over(
         self, state: SessionState, former: str, packed: Envelope, store: _Store
-    ) -> str:
+    ) -> Saved:
         """Stores ``packed`` in place of the record of ``former``."""
         base = state.base
         try:
@@ -209,12 +210,12 @@ class Commits:
 
     async def _begin_anew(
         self, state: SessionState, former: str, packed: Envelope
-    ) -> str:
+    ) -> Saved:
         """Stores the login of a request whose session has gone meanwhile.
 
         The values come along if another request has moved the session to a new
         id, unless they are another user's; of one that has ended, only what this
-        request has set. Returns the token of the fresh session.
+        request has set.
         """
         state.require_headers("login()")
         base, now = state.base, self._rules.now()
@@ -229,18 +230,18 @@ class Commits:
         # removed, does not take the fresh session for the same.
         packed.id, packed.claim = state.draw_handle(), ""
         fresh = msgspec.structs.replace(packed, created=now, values=values)
-        token = await self._logins.insert(state, fresh)
+        saved = await self._logins.insert(state, fresh)
         packed.created, packed.auth_time = fresh.created, fresh.auth_time
         packed.seen, packed.expires = fresh.seen, fresh.expires
-        return token
+        return saved
 
     async def _move(
         self,
         state: SessionState,
         token: str,
         envelope: Envelope,
-        version: Any,  # noqa: ANN401
-    ) -> str:
+        version: Version,
+    ) -> Saved:
         """Stores ``envelope`` under a fresh token and ends the old record.
 
         That one is overwritten with a tombstone, which names the new one. So no
@@ -254,22 +255,23 @@ class Commits:
         # It is listed with the user's sessions, and left out there: a store that is full
         # drops anonymous records first, and visitors must not displace this one.
         left = Record(
-            tombstone(state.base.id, state.base.user, self._store.vault.key_of(fresh)),
-            version,
-            self._rules.now() + TOMBSTONE_LIFE,
-            envelope.user,
+            tombstone(
+                state.base.id, state.base.user, self._store.vault.key_of(fresh.token)
+            ),
+            expires=self._rules.now() + TOMBSTONE_LIFE,
+            user=envelope.user,
         )
         try:
-            await self._store.save(token, left)
+            await self._store.replace(token, left, version)
         except SessionError:
-            self._store.delete_unsent(fresh)
+            self._store.delete_unsent(fresh.token)
             raise
         self._sockets.end(token)
         return fresh
 
     async def _store_in_turn(
         self, state: SessionState, token: str, packed: Envelope, store: _Store
-    ) -> str:
+    ) -> Saved:
         """Stores ``packed`` after another request has been first."""
         self._events.tell("conflict", token, user=packed.user)
         async with self._locks.of(token) as lock:
@@ -279,13 +281,13 @@ class Commits:
 
     async def _store_on_newest(
         self, state: SessionState, token: str, packed: Envelope, store: _Store
-    ) -> str:
+    ) -> Saved:
         newest, version = await self._records.newest(state, token)
         merged = applied(state, packed, newest)
-        token = await store(state, token, merged, version)
+        saved = await store(state, token, merged, version)
         packed.seen, packed.expires = merged.seen, merged.expires
         packed.auth_time = merged.auth_time
-        return token
+        return saved
 
 
 def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:

@@ -20,6 +20,8 @@ from tornado_sessions.errors import (
     SessionError,
     SessionLimitError,
 )
+from tornado_sessions.storage.backend import UNKNOWN
+from tornado_sessions.storage.vault import Saved
 
 # How many seconds a login that might be refused because of another one in progress
 # waits, at most, before it looks again.
@@ -52,8 +54,8 @@ class Logins:
         self.policy = policy
         self._locks = StoreLocks()
 
-    async def insert(self, state: SessionState, envelope: Envelope) -> str:
-        """Stores ``envelope`` under a fresh token, and returns it.
+    async def insert(self, state: SessionState, envelope: Envelope) -> Saved:
+        """Stores ``envelope`` under a new token. Returns it, with the version.
 
         For a login, and for nothing else, it sees to it that the user has no more
         sessions than they may have. Parallel logins each store their state
@@ -61,7 +63,7 @@ class Logins:
         """
         user, limit = envelope.user, self.limit
         if user is None or envelope.auth_time == state.base.auth_time:
-            return await self._writer.put(state, None, envelope, None)
+            return await self._writer.insert(state, envelope)
         if state.refusal is not None:
             # The store is not asked for what is not stored.
             raise SessionError(state.refusal)
@@ -70,39 +72,38 @@ class Logins:
             not_before = await self._store.vault.not_before(user)
             envelope.auth_time = max(envelope.auth_time or 0.0, not_before)
         if limit is None:
-            return await self._writer.put(state, None, envelope, None)
+            return await self._writer.insert(state, envelope)
         # The record that the login takes the place of is the same session.
         former = state.base.id if state.base.user == user else ""
         async with self._locks.of(user):
-            token = await self._writer.put(state, None, envelope, None)
+            saved = await self._writer.insert(state, envelope)
             try:
                 if self.policy == "refuse":
                     await self._refuse_if_too_many(user, envelope.id, former, limit)
-                else:
-                    await self._make_room(state, token, envelope, former, limit)
+                    return saved
+                return await self._make_room(state, saved, envelope, former, limit)
             except SessionLimitError:
                 # One that stayed would count for the next login, too.
-                await self._store.delete(token)
+                await self._store.delete(saved.token)
                 raise
             except BaseException:
-                self._store.delete_unsent(token)
+                self._store.delete_unsent(saved.token)
                 raise
-            return token
 
     async def _make_room(
         self,
         state: SessionState,
-        token: str,
+        saved: Saved,
         envelope: Envelope,
         former: str,
         limit: int,
-    ) -> None:
-        """Ends the oldest sessions of a user, and never the one of ``token``.
+    ) -> Saved:
+        """Ends the oldest sessions of a user, and never the one that was ``saved``.
 
         If this one is among the oldest, the clock is behind or another login came
         in between. Its sign-in is made the latest then, so that of two parallel
         logins only one can find the other to be older: its record has to be the
-        version that was listed.
+        version that was listed. Returns what is stored of it then.
         """
         user = envelope.user
         assert user is not None
@@ -113,7 +114,7 @@ class Logins:
             live = self._users.live(listed)
             surplus = live[: max(0, len(live) - limit)]
             if not surplus:
-                return
+                return saved
             if backoff.is_over:
                 raise BackendError(
                     f"The login could not make room within {PATIENCE:.0f} s: new"
@@ -121,29 +122,32 @@ class Logins:
                 )
             if any(each.id == envelope.id for each in surplus):
                 latest = live[-1].auth_time or 0.0
-                if not await self._sign_in_later(state, token, envelope, latest):
-                    return
+                later = await self._sign_in_later(state, saved, envelope, latest)
+                if later is None:
+                    return saved
+                saved = later
                 continue
             for each in surplus:
                 await self._users.end_listed(user, listed[each.id], "limit")
             await backoff.wait()
 
     async def _sign_in_later(
-        self, state: SessionState, token: str, envelope: Envelope, latest: float
-    ) -> bool:
-        """Makes the sign-in later than ``latest``. Returns False if it has ended."""
+        self, state: SessionState, saved: Saved, envelope: Envelope, latest: float
+    ) -> Saved | None:
+        """Makes the sign-in later than ``latest``. Returns None if it has ended."""
+        token = saved.token
         record = await self._store.load(token)
         if (
             record is None
             or self._records.read(token, record, self._rules.now()) is None
         ):
-            return False
+            return None
         before, envelope.auth_time = envelope.auth_time, latest + SIGN_IN_STEP
         try:
-            await self._writer.put(state, token, envelope, record.version)
+            return await self._writer.replace(state, token, envelope, record.version)
         except ConflictError:
             envelope.auth_time = before
-        return True
+            return Saved(token, UNKNOWN)
 
     async def _refuse_if_too_many(
         self, user: str, handle: str, former: str, limit: int

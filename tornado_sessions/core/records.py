@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, successor_of
 from tornado_sessions.core.events import Events
@@ -21,7 +21,7 @@ from tornado_sessions.errors import (
     SessionGoneError,
 )
 from tornado_sessions.logs import LimitedLog
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
 
 # How many times a session may have been given another id for an old one to lead to
 # it. Each tombstone is one load.
@@ -69,7 +69,7 @@ class Records:
             self.unreadable.note_of(token, record)
             return None
 
-    async def newest(self, state: SessionState, token: str) -> tuple[Envelope, Any]:
+    async def newest(self, state: SessionState, token: str) -> tuple[Envelope, Version]:
         """Returns what the store has of a session now, and its version.
 
         Raises `.SessionGoneError` if the session was ended, or had expired when
@@ -145,7 +145,7 @@ class Records:
     async def end(
         self,
         key: bytes,
-        version: Any = None,  # noqa: ANN401
+        version: Version = None,
     ) -> tuple[bytes, Envelope | None] | None:
         """Ends the session under ``key``, or the one that it has become.
 
@@ -178,13 +178,14 @@ class Records:
                 )
             await backoff.wait()
 
-    async def end_version(self, version: Any) -> bool:  # noqa: ANN401
+    async def end_version(self, version: Version) -> bool:
         """Ends the session whose record has that version.
 
         Returns False if the store has another version of it, or none.
         """
         try:
-            await self._store.replace(Record(_ENDED, version, self._rules.now()))
+            record = Record(_ENDED, expires=self._rules.now())
+            await self._store.replace_found(record, version)
         except ConflictError:
             return False
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 
@@ -21,6 +20,8 @@ from tornado_sessions.errors import (
     SessionGoneError,
 )
 from tornado_sessions.logs import SEVERAL, LimitedLog
+from tornado_sessions.storage.backend import UNKNOWN
+from tornado_sessions.storage.vault import Saved
 
 
 class Renewals:
@@ -51,17 +52,19 @@ class Renewals:
             return
         try:
             if state.stale:
-                token = await self._renew_newest(state, token, renewed)
+                saved = await self._renew_newest(state, token, renewed)
             else:
                 try:
-                    token = await self._writer.put(state, token, renewed, state.version)
+                    saved = await self._writer.replace(
+                        state, token, renewed, state.version
+                    )
                 except ConflictError:
                     # Whoever was first has saved it after this request loaded it.
                     # For a quick request that is renewal enough.
                     state.noted_at = state.judged_at
                     if not state.needs_renewal:
                         return
-                    token = await self._renew_newest(state, token, renewed)
+                    saved = await self._renew_newest(state, token, renewed)
         except SessionGoneError:
             state.noted_at = math.inf
             if state.on_socket:
@@ -76,19 +79,22 @@ class Renewals:
                 most=SEVERAL,
             )
         else:
-            state.settle(base, token, renewed)
+            state.settle(base, saved, renewed)
 
     async def _renew_newest(
         self, state: SessionState, token: str, renewed: Envelope
-    ) -> str:
+    ) -> Saved:
         """Extends the idle timeout of what others have saved, if that is due.
 
-        Returns the token, and puts the times of the record into ``renewed``.
+        Puts the times of the record into ``renewed``.
         """
         newest, version = await self._records.newest(state, token)
+        saved = Saved(token, version)
         if is_renewal_due(newest, self._rules, self._rules.now()):
             # Whoever saves in between has renewed it.
-            with contextlib.suppress(ConflictError):
-                token = await self._writer.put(state, token, newest, version)
+            try:
+                saved = await self._writer.replace(state, token, newest, version)
+            except ConflictError:
+                saved = Saved(token, UNKNOWN)
         renewed.seen, renewed.expires = newest.seen, newest.expires
-        return token
+        return saved

@@ -28,6 +28,8 @@ from tornado_sessions.core.expiry import expires_at, longest_left, renewal_inter
 from tornado_sessions.core.locks import StoreLock
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
+from tornado_sessions.storage.backend import Version
+from tornado_sessions.storage.vault import Saved
 
 #: By how many seconds a sign-in is later than one that it has to come after.
 SIGN_IN_STEP = 0.001
@@ -50,7 +52,7 @@ class Ended(NamedTuple):
 
     user: str | None = None
     #: The version of the record, if it is the one that is stored.
-    version: Any = None
+    version: Version = None
 
 
 class Login(NamedTuple):
@@ -105,7 +107,7 @@ class SessionState:
         rules: Rules,
         base: Envelope | None = None,
         token: str | None = None,
-        version: Any = None,  # noqa: ANN401
+        version: Version = None,
         renew: bool = False,
         loaded_at: float | None = None,
     ) -> None:
@@ -113,7 +115,8 @@ class SessionState:
         if base is None:
             base = self.blank()
         #: What the store has, as this request saw it, and under which token and
-        #: version. It is stale after a save, which returns no version.
+        #: version. After a save it is stale: the next one loads the newest, because
+        #: the stored record also has what others had saved.
         self.base = base
         self.token = token
         self.version = version
@@ -374,15 +377,15 @@ class SessionState:
     def adopt_loaded(
         self,
         base: Envelope,
-        version: Any,  # noqa: ANN401
+        version: Version,
         current: Envelope | None = None,
     ) -> None:
         """Takes what was just loaded, with its version."""
         self.adopt(base, current)
         self.version, self.stale = version, False
 
-    def settle(self, base: Envelope, token: str, packed: Envelope) -> None:
-        """Notes that ``packed`` was stored in place of ``base``, under ``token``.
+    def settle(self, base: Envelope, saved: Saved, packed: Envelope) -> None:
+        """Notes that ``packed`` was ``saved`` in place of ``base``.
 
         What this request saw is the base of the next comparison, and not what
         it was merged into: otherwise a value that was only read would look as if
@@ -390,15 +393,16 @@ class SessionState:
         """
         if self.base is not base:
             # It was destroyed meanwhile: what has just been stored ends as well.
-            if token not in self.ended:
-                self._end({token: Ended(packed.user)})
+            if saved.token not in self.ended:
+                self._end({saved.token: Ended(packed.user)})
             return
         if is_persistent(packed, self.rules) or is_persistent(base, self.rules):
             self.cookie_due = True
         if self.current is base or same_fields(self.current, packed):
             self.current = packed
-        self.base, self.token = packed, token
-        self.version, self.stale = None, True
+        self.base = packed
+        self.token, self.version = saved
+        self.stale = True
         self.noted_at = packed.seen
 
     def note_end(self) -> None:

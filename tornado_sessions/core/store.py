@@ -9,8 +9,8 @@ from typing import TypeVar
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.errors import BackendError
-from tornado_sessions.storage.backend import Record
-from tornado_sessions.storage.vault import Vault
+from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.vault import Saved, Vault
 
 T = TypeVar("T")
 
@@ -29,9 +29,13 @@ class Store:
         """See `.Vault.load`."""
         return self._watch("read", self.vault.load(token))
 
-    def save(self, token: str | None, record: Record) -> Awaitable[str]:
-        """See `.Vault.save`."""
-        return self._watch("write", self.vault.save(token, record))
+    def insert(self, record: Record) -> Awaitable[Saved]:
+        """See `.Vault.insert`."""
+        return self._watch("write", self.vault.insert(record))
+
+    def replace(self, token: str, record: Record, version: Version) -> Awaitable[Saved]:
+        """See `.Vault.replace`."""
+        return self._watch("write", self.vault.replace(token, record, version))
 
     def delete(self, token: str) -> Awaitable[None]:
         """See `.Vault.delete`."""
@@ -53,9 +57,9 @@ class Store:
         """See `.Vault.load_found`."""
         return self._watch("read", self.vault.load_found(key))
 
-    def replace(self, record: Record) -> Awaitable[None]:
-        """See `.Vault.replace`."""
-        return self._watch("write", self.vault.replace(record))
+    def replace_found(self, record: Record, version: Version) -> Awaitable[Version]:
+        """See `.Vault.replace_found`."""
+        return self._watch("write", self.vault.replace_found(record, version))
 
     def delete_found(self, key: bytes) -> Awaitable[None]:
         """See `.Vault.delete_found`."""

@@ -188,8 +188,9 @@ class Transactions:
             if not kept or state.needs_new_id:
                 await self._commits.commit_in_turn(state, packed, state.generation)
             elif packed is not base:
-                token = await self._writer.put(state, token, packed, state.version)
-                state.settle(base, token, packed)
+                assert token is not None
+                saved = await self._writer.replace(state, token, packed, state.version)
+                state.settle(base, saved, packed)
             if state.generation != generation and state.token is not None:
                 # What has been stored is not taken back by an error that came since.
                 state.adopt(state.base)

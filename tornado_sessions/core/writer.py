@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.codec import Envelope, encode
 from tornado_sessions.core.expiry import KEPT_AFTER_END, expires_at
@@ -11,7 +9,8 @@ from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.errors import SessionError
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.vault import Saved
 
 
 class Writer:
@@ -22,17 +21,22 @@ class Writer:
         self._rules = rules
         self._cleanup = cleanup
 
-    async def put(
-        self,
-        state: SessionState,
-        token: str | None,
-        envelope: Envelope,
-        version: Any,  # noqa: ANN401
-    ) -> str:
-        """Stores ``envelope`` as seen now, and returns the client's token."""
+    async def insert(self, state: SessionState, envelope: Envelope) -> Saved:
+        """Stores ``envelope`` as seen now, under a new token. See `.Vault.insert`."""
+        return await self._store.insert(self._record(state, envelope, is_sent=True))
+
+    async def replace(
+        self, state: SessionState, token: str, envelope: Envelope, version: Version
+    ) -> Saved:
+        """Stores ``envelope`` as seen now. See `.Vault.replace`."""
+        record = self._record(state, envelope, is_sent=not self._rules.revocable)
+        return await self._store.replace(token, record, version)
+
+    def _record(self, state: SessionState, envelope: Envelope, is_sent: bool) -> Record:
+        """Returns the record to store; ``is_sent`` if the client gets a new token."""
         if state.refusal is not None:
             raise SessionError(state.refusal)
-        if state.headers_sent and (token is None or not self._rules.revocable):
+        if state.headers_sent and is_sent:
             state.require_cookie()
         if self._cleanup.timer is None:
             self._cleanup.begin()
@@ -45,5 +49,4 @@ class Writer:
             # Its lifetime has passed while the request ran: nothing is extended.
             envelope.expires = min(envelope.expires, ends)
         kept_until = envelope.expires + KEPT_AFTER_END
-        record = Record(encode(envelope), version, kept_until, envelope.user)
-        return await self._store.save(token, record)
+        return Record(encode(envelope), expires=kept_until, user=envelope.user)

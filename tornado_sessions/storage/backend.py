@@ -16,14 +16,24 @@ A complete backend, for one process::
         async def load(self, key):
             return self._records.get(key)
 
-        async def save(self, key, record):
+        async def insert(self, key, record):
+            if key in self._records:
+                return None
+            return self._put(key, record)
+
+        async def replace(self, key, record, version):
             stored = self._records.get(key)
-            if (stored and stored.version) != record.version:
-                raise ConflictError("Another version of the record is stored.")
-            self._records[key] = Record(record.data, next(self._versions))
+            if stored is None or stored.version != version:
+                return None
+            return self._put(key, record)
 
         async def delete(self, key):
             self._records.pop(key, None)
+
+        def _put(self, key, record):
+            version = next(self._versions)
+            self._records[key] = Record(record.data, version)
+            return version
 
 Test a backend with `tornado_sessions.testing.BackendContract`.
 """
@@ -33,11 +43,25 @@ from __future__ import annotations
 import abc
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
-from tornado_sessions.errors import SessionDataError, SessionError
+from tornado_sessions.errors import SessionError
+
+#: Identifies one write of a record: two writes never have the same version, also
+#: not of a key that was deleted and inserted again. It is any value but None; only
+#: the backend that returned it looks at it.
+Version: TypeAlias = Any
+
+
+class _Unknown:
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+#: The version of a record that was stored by a store that does not report one.
+UNKNOWN: Final = _Unknown()
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -49,9 +73,8 @@ class Record(msgspec.Struct, frozen=True):
 
     #: The bytes to store, unchanged.
     data: bytes
-    #: None to insert the record; to replace one, the version that ``load``
-    #: returned, unchanged. It is valid for one save.
-    version: Any = None
+    #: The version of a record that was loaded. It is not set on one to be stored.
+    version: Version = None
     #: When the store may remove the record, in seconds since the epoch; zero
     #: for never. It is five minutes after the expiry of the session, because a
     #: request that loaded it in time may save it later. The largest value is
@@ -87,9 +110,8 @@ class Backend(abc.ABC):
     mixed up.
 
     An operation is sent once. If a driver retries a write whose reply was lost,
-    it finds the version that its first attempt has stored, and `save` reports a
-    conflict although it has succeeded: `.Session.transact` runs again, and counts
-    twice. Turn such retries off, unless the server recognizes them.
+    it finds the version that its first attempt has stored, and reports a conflict
+    although it has succeeded: `.Session.transact` runs again, and counts twice. Turn such retries off, unless the server recognizes them.
     """
 
     #: Whether records survive a restart of the store. The core does not use
@@ -101,9 +123,9 @@ class Backend(abc.ABC):
     shared: ClassVar[bool] = True
     #: Whether `find` works.
     lists_users: ClassVar[bool] = False
-    #: The largest size of ``data`` in bytes; None for no limit. Make it an
-    #: option with this name: `check_size` tells users to set it. The backends of
-    #: this library use 65,536 by default. A session of that size blocks the event
+    #: The largest size of ``data`` in bytes; None for no limit. The core checks it
+    #: before it calls `insert` or `replace`. Make it an option with this name, which
+    #: the error tells users to set. The backends of this library use 65,536 by default. A session of that size blocks the event
     #: loop for a few milliseconds, and the time grows with the size.
     max_bytes: int | None = None
     #: After how many seconds an operation fails; None if it never waits. If the
@@ -131,17 +153,25 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def save(self, key: bytes, record: Record) -> None:
-        """Stores ``record`` with a compare-and-set.
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        """Stores a new record.
 
-        With a ``version`` of None it inserts the record, and raises
-        `.ConflictError` if the key exists. Otherwise it replaces exactly that
-        version, and raises `.ConflictError` if the store has another version or
-        none. It never creates a record when it should replace one. Raises
-        `.SessionDataError` for more than `max_bytes` before it sends anything,
-        see `check_size`.
+        Returns its version, which is the one that `load` would return, or `UNKNOWN`
+        if the store does not report it. Returns None if the key exists, and then
+        stores nothing.
 
         When it returns, the record is stored as durably as the store allows.
+        """
+
+    @abc.abstractmethod
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        """Replaces exactly the ``version`` of the record under ``key``.
+
+        This is a compare-and-set: one atomic operation of the store. Returns the new
+        version, as `insert` does. Returns None if the store has another version or
+        no record, and then stores nothing: it never creates a record.
         """
 
     @abc.abstractmethod
@@ -153,7 +183,7 @@ class Backend(abc.ABC):
 
         True if the store has several servers, and the one for ``key`` has just
         failed while others work. The core then draws another token, also if the
-        ``save`` of the new record has failed. It does no I/O.
+        `insert` of the new record has failed. It does no I/O.
         """
         return False
 
@@ -192,13 +222,3 @@ class Backend(abc.ABC):
         `.BackendError`.
         """
         return
-
-    def check_size(self, record: Record) -> None:
-        """Raises `.SessionDataError` if ``record`` is over `max_bytes`."""
-        if self.max_bytes is not None and len(record.data) > self.max_bytes:
-            raise SessionDataError(
-                f"The session takes {len(record.data)} bytes;"
-                f" {type(self).__name__} holds at most {self.max_bytes}."
-                " Keep less in it, or set the option 'max_bytes', such as in the URL:"
-                f" '?max_bytes={2 * len(record.data)}'."
-            )

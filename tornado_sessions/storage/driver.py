@@ -26,10 +26,14 @@ A whole backend on it, for a driver that is called ``pigeon``::
             return None if note is None else Record(note.text, note.number)
 
         async def insert_into(self, loft, key, record):
-            return await loft.put_new(key, record.data)
+            number = new_version()
+            is_new = await loft.put_new(key, number, record.data)
+            return number if is_new else None
 
-        async def replace_in(self, loft, key, record):
-            return await loft.put_over(key, record.data, record.version)
+        async def replace_in(self, loft, key, record, version):
+            number = new_version()
+            is_that = await loft.put_over(key, version, number, record.data)
+            return number if is_that else None
 
         async def delete_from(self, loft, key):
             await loft.remove(key)
@@ -46,8 +50,8 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
-from tornado_sessions.errors import BackendError, ConflictError, SessionError
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.errors import BackendError, SessionError
+from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.connector import Connector
 from tornado_sessions.storage.options import read_options
 from tornado_sessions.storage.timeouts import Timeouts
@@ -145,12 +149,16 @@ class DriverBackend(Backend, Generic[C]):
         """See `.Backend.load`."""
 
     @abc.abstractmethod
-    async def insert_into(self, connection: C, key: bytes, record: Record) -> bool:
-        """Stores a new record. Returns False if the key exists."""
+    async def insert_into(
+        self, connection: C, key: bytes, record: Record
+    ) -> Version | None:
+        """See `.Backend.insert` and `.new_version`."""
 
     @abc.abstractmethod
-    async def replace_in(self, connection: C, key: bytes, record: Record) -> bool:
-        """Replaces the version ``record.version``. Returns False if it is not stored."""
+    async def replace_in(
+        self, connection: C, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        """See `.Backend.replace` and `.new_version`."""
 
     @abc.abstractmethod
     async def delete_from(self, connection: C, key: bytes) -> None:
@@ -227,11 +235,13 @@ class DriverBackend(Backend, Generic[C]):
     async def load(self, key: bytes) -> Record | None:
         return await self.run(self.load_from, key)
 
-    async def save(self, key: bytes, record: Record) -> None:
-        self.check_size(record)
-        write = self.insert_into if record.version is None else self.replace_in
-        if not await self.run(write, key, record):
-            raise ConflictError("Another version of the record is stored, or none.")
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        return await self.run(self.insert_into, key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        return await self.run(self.replace_in, key, record, version)
 
     async def delete(self, key: bytes) -> None:
         await self.run(self.delete_from, key)

@@ -6,10 +6,15 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import Any
+from typing import NamedTuple
 
-from tornado_sessions.errors import BackendError, ConflictError, SessionError
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.errors import (
+    BackendError,
+    ConflictError,
+    SessionDataError,
+    SessionError,
+)
+from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
 
 # 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
 # characters carries four bits, so only sixteen of them can stand there.
@@ -31,6 +36,15 @@ class ForeignRecord(Record, frozen=True):
     """
 
 
+class Saved(NamedTuple):
+    """What a vault returns for a record that it has stored."""
+
+    #: The token of the client from now on.
+    token: str
+    #: For the next `Vault.replace`, or `UNKNOWN`.
+    version: Version
+
+
 class Vault:
     """Keeps records under tokens, in a backend.
 
@@ -40,12 +54,12 @@ class Vault:
     sessions.
 
     `.Sessions` uses only this interface. A store without a server, such as an
-    encrypted cookie, is a subclass that overrides `load`, `save`, `delete`, `ping`,
-    `purge` and `close`, and has ``from_url(url, settings)`` like a `.Backend`.
+    encrypted cookie, is a subclass that overrides `load`, `insert`, `replace`,
+    `delete`, `ping`, `purge` and `close`, and has ``from_url(url, settings)`` like a `.Backend`.
     """
 
     #: Whether no copy of the token works after the session was deleted. If False,
-    #: the token contains the record, and each save returns a new token.
+    #: the token contains the record, and `replace` returns a new token.
     revocable: bool = True
 
     #: See `.Backend.lists_users`.
@@ -77,32 +91,37 @@ class Vault:
             return None
         return await self.load_found(self._key(token))
 
-    async def save(self, token: str | None, record: Record) -> str:
-        """Stores ``record``, and returns the token of the client from now on.
+    async def insert(self, record: Record) -> Saved:
+        """Stores a new record under a token that it draws.
 
-        Without a ``token`` it draws one, up to three times, that the backend does
-        not avoid (`.Backend.avoids`). With a ``token``, the version of the record
-        must be the one that `load` returned. Raises what `.Backend.save` raises.
+        It draws up to three times one that the backend does not avoid
+        (`.Backend.avoids`). Raises `.SessionDataError` if the record is larger than
+        `.Backend.max_bytes`, and `.BackendError` if the store fails.
         """
-        if token is not None:
-            await self.replace(record)
-            return token
         for tries_left in (2, 1, 0):
             token, key = self._draw()
+            bound = self._bound(key, record)
             try:
-                await self.backend.save(key, self._bound(key, None, record))
-            except ConflictError as error:
-                conflict = error
+                version = await self.backend.insert(key, bound)
             except BackendError:
                 if not tries_left or not self.backend.avoids(key):
                     raise
             else:
-                return token
+                if version is not None:
+                    return Saved(token, _stored(key, version))
         raise BackendError(
             "Three fresh session ids in a row were taken already. The store"
             " answers for keys that it cannot know, or the operating system's"
             " random generator is broken."
-        ) from conflict
+        )
+
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        """Replaces the ``version`` of a record that `load` or a write returned.
+
+        Raises `.ConflictError` if the store has another version or none, and
+        otherwise as `insert` does.
+        """
+        return Saved(token, await self.replace_found(record, version))
 
     async def delete(self, token: str) -> None:
         """Removes the record of ``token``; does nothing if there is none."""
@@ -122,17 +141,19 @@ class Vault:
             return None
         if not record.data.startswith(key[:_BOUND]):
             return ForeignRecord(b"")
-        # The version includes the key, so that a save need not digest the token again.
+        # The version includes the key, so that a write need not digest the token again.
         return Record(record.data[_BOUND:], (key, record.version), renew=record.renew)
 
-    async def replace(self, record: Record) -> None:
-        """Replaces the version that ``record`` was loaded with.
+    async def replace_found(self, record: Record, version: Version) -> Version:
+        """Replaces the ``version`` that `load_found` or `find` returned.
 
-        The version is that of `load`, `load_found` or `find`. Raises what
-        `.Backend.save` raises.
+        The version names the key. Returns the new version. Raises as `replace` does.
         """
-        key, version = record.version
-        await self.backend.save(key, self._bound(key, version, record))
+        key, expected = version
+        stored = await self.backend.replace(key, self._bound(key, record), expected)
+        if stored is None:
+            raise ConflictError("Another version of the record is stored, or none.")
+        return _stored(key, stored)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         """Yields the records of ``user``, each with the key for `delete_found`.
@@ -216,14 +237,30 @@ class Vault:
             " lists_users, such as 'sqlite'."
         )
 
-    def _bound(self, key: bytes, version: Any, record: Record) -> Record:  # noqa: ANN401
+    def _bound(self, key: bytes, record: Record) -> Record:
+        """Returns ``record`` as it is stored under ``key``.
+
+        Raises `.SessionDataError` if it is larger than the backend's ``max_bytes``.
+        """
+        data, most = key[:_BOUND] + record.data, self.backend.max_bytes
+        if most is not None and len(data) > most:
+            raise SessionDataError(
+                f"The session takes {len(data)} bytes; {type(self.backend).__name__}"
+                f" holds at most {most}. Keep less in it, or set the option"
+                f" 'max_bytes', such as in the URL: '?max_bytes={2 * len(data)}'."
+            )
         user = record.user
         if user is not None:
             user = self._scope + user
-        return Record(key[:_BOUND] + record.data, version, record.expires, user)
+        return Record(data, expires=record.expires, user=user)
 
     def _key(self, token: str) -> bytes:
         return sha256(self._domain + token.encode()).digest()
+
+
+def _stored(key: bytes, version: Version) -> Version:
+    """Returns the version that a vault hands out for that of its backend."""
+    return version if version is UNKNOWN else (key, version)
 
 
 def fingerprint(secret: str | bytes) -> str:

@@ -16,7 +16,7 @@ import tornado.websocket
 
 from tornado_sessions.errors import SessionError
 from tornado_sessions.sessions import Sessions
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.web import SessionMixin, recent_login
 
 #: A function that a handler runs for a visitor: it may be a coroutine function.
@@ -222,10 +222,17 @@ class WatchedBackend(Backend):
         self.keys.append(key)
         return await self.inner.load(key)
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         self.keys.append(key)
         self.stored.append(record.data)
-        await self.inner.save(key, record)
+        return await self.inner.insert(key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        self.keys.append(key)
+        self.stored.append(record.data)
+        return await self.inner.replace(key, record, version)
 
     async def delete(self, key: bytes) -> None:
         self.keys.append(key)

@@ -37,14 +37,14 @@ class ConnectingContract(BackendTests):
         self.addAsyncCleanup(backend.close)
         key = new_key()
 
-        await backend.save(key, make_record(b"one"))
+        await backend.insert(key, make_record(b"one"))
 
         self.assertEqual((await load_record(backend, key)).data, b"one")
 
     async def test_a_backend_may_be_closed_unused_and_twice(self) -> None:
         """To close is allowed at any time and any number of times."""
         unused, used = self.open_two()
-        await used.save(new_key(), make_record(b"one"))
+        await used.insert(new_key(), make_record(b"one"))
 
         for backend in (unused, used, unused, used):
             await backend.close()
@@ -52,12 +52,12 @@ class ConnectingContract(BackendTests):
     async def test_after_closing_a_backend_works_or_says_that_it_does_not(self) -> None:
         """A closed backend connects again or raises `.BackendError`, nothing else."""
         backend, key = self.open_backend(), new_key()
-        await backend.save(new_key(), make_record(b"one"))
+        await backend.insert(new_key(), make_record(b"one"))
         await backend.close()
 
         try:
             await backend.ping()
-            await backend.save(key, make_record(b"two"))
+            await backend.insert(key, make_record(b"two"))
         except BackendError:
             return
         self.assertEqual((await load_record(backend, key)).data, b"two")
@@ -70,9 +70,9 @@ class ConnectingContract(BackendTests):
                 f"{type(backend).__name__} keeps records only until it is closed."
             )
         kept, deleted, expired, user = *new_keys(3), new_user()
-        await backend.save(kept, make_record(b"one", user=user))
-        await backend.save(deleted, make_record(b"one"))
-        await backend.save(expired, make_record(b"one", expires_in=-10))
+        await backend.insert(kept, make_record(b"one", user=user))
+        await backend.insert(deleted, make_record(b"one"))
+        await backend.insert(expired, make_record(b"one", expires_in=-10))
 
         await backend.close()
         with contextlib.suppress(BackendError):
@@ -94,7 +94,7 @@ class ConnectingContract(BackendTests):
     async def test_closing_one_backend_leaves_the_others_open(self) -> None:
         """A backend does not close what another backend has opened."""
         backend, other, key = *self.open_shared(), new_key()
-        await backend.save(key, make_record(b"one"))
+        await backend.insert(key, make_record(b"one"))
         await load_record(other, key)
 
         await backend.close()
@@ -104,7 +104,7 @@ class ConnectingContract(BackendTests):
     async def test_a_cancelled_load_never_answers_for_another_key(self) -> None:
         """Behaviour 68: after 200 cancelled loads each key has its own record."""
         backend, keys = self.open_backend(), new_keys(200)
-        await run_together(backend.save(key, make_record(key)) for key in keys)
+        await run_together(backend.insert(key, make_record(key)) for key in keys)
         chance = random.Random(68)
 
         async def load_and_cancel(key: bytes) -> None:
@@ -124,12 +124,14 @@ class ConnectingContract(BackendTests):
     async def test_a_cancelled_save_is_stored_whole_or_not_at_all(self) -> None:
         """Behaviour 68: each key then has its own record, the old or the new one."""
         backend, keys = self.open_backend(), new_keys(100)
-        await run_together(backend.save(key, make_record(key + b"old")) for key in keys)
+        await run_together(
+            backend.insert(key, make_record(key + b"old")) for key in keys
+        )
         chance = random.Random(68)
 
         async def save_and_cancel(key: bytes) -> None:
             version = (await load_record(backend, key)).version
-            save = backend.save(key, make_record(key + b"new", version))
+            save = backend.replace(key, make_record(key + b"new"), version)
             task = asyncio.ensure_future(save)
             await asyncio.wait([task], timeout=chance.uniform(0, 0.002))
             task.cancel()
@@ -165,7 +167,7 @@ class ConnectingContract(BackendTests):
     async def _use_in_loop(
         self, backend: Backend, key: bytes, earlier: list[bytes]
     ) -> None:
-        await backend.save(key, make_record(key))
+        await backend.insert(key, make_record(key))
         expected = 10 * [*earlier, key]
         # At once, as some locks do not notice the loop until somebody waits for them.
         loads = (load_record(backend, each) for each in expected)
@@ -190,7 +192,7 @@ class ConnectingContract(BackendTests):
 
         async def save() -> None:
             for key in ours:
-                await backend.save(key, make_record(key))
+                await backend.insert(key, make_record(key))
 
         async def load() -> None:
             records = [await backend.load(key) for key in ours]
@@ -228,11 +230,11 @@ class ConnectingContract(BackendTests):
         backend = self.open_backend()
         if not (backend.shared or backend.durable):
             self.skipTest(f"{type(backend).__name__} keeps records in this process.")
-        await backend.save(new_key(), make_record(b"the first connects"))
+        await backend.insert(new_key(), make_record(b"the first connects"))
         went_on: list[bool] = []
         asyncio.get_running_loop().call_soon(went_on.append, True)
 
-        await backend.save(new_key(), make_record(b"one"))
+        await backend.insert(new_key(), make_record(b"one"))
 
         self.assertTrue(went_on, "The save has not suspended.")
 
@@ -243,11 +245,11 @@ class ConnectingContract(BackendTests):
 
         async def use() -> None:
             key = new_key()
-            await backend.save(key, make_record(data, user=user))
+            await backend.insert(key, make_record(data, user=user))
             await asyncio.sleep(0)
             version = (await load_record(backend, key)).version
             await asyncio.sleep(0)
-            await backend.save(key, make_record(data, version, user=user))
+            await backend.replace(key, make_record(data, user=user), version)
             if backend.lists_users:
                 await asyncio.sleep(0)
                 await anext(aiter(backend.find(user)))
@@ -265,7 +267,7 @@ async def _use_in_child(
             assert record is not None, "A record is lost in the child."
             assert record.data == key, "The child has the record of another key."
         for key in theirs:
-            await backend.save(key, make_record(key))
+            await backend.insert(key, make_record(key))
             record = await load_record(backend, key)
             assert record.data == key, "The child has the record of another key."
     with contextlib.suppress(BackendError):

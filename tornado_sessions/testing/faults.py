@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from tornado_sessions.errors import BackendError
-from tornado_sessions.storage.backend import Record
-from tornado_sessions.storage.vault import Vault
+from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.vault import Saved, Vault
 
 
 class FaultyVault(Vault):
@@ -42,11 +42,14 @@ class FaultyVault(Vault):
         await self._enter("load")
         return await self.inner.load(token)
 
-    async def save(self, token: str | None, record: Record) -> str:
+    async def insert(self, record: Record) -> Saved:
         await self._enter("save")
-        if token is not None:
-            self._fail_if_told("replace")
-        return await self.inner.save(token, record)
+        return await self.inner.insert(record)
+
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        await self._enter("save")
+        self._fail_if_told("replace")
+        return await self.inner.replace(token, record, version)
 
     async def delete(self, token: str) -> None:
         await self._enter("delete")
@@ -61,10 +64,10 @@ class FaultyVault(Vault):
         await self._enter("load")
         return await self.inner.load_found(key)
 
-    async def replace(self, record: Record) -> None:
+    async def replace_found(self, record: Record, version: Version) -> Version:
         await self._enter("save")
         self._fail_if_told("replace")
-        await self.inner.replace(record)
+        return await self.inner.replace_found(record, version)
 
     async def delete_found(self, key: bytes) -> None:
         await self._enter("delete")

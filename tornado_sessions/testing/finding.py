@@ -31,11 +31,11 @@ class FindingContract(BackendTests):
         backend, user = self.open_finding(), new_user()
         records = {key: key + b"data" for key in new_keys(1100)}
         await run_together(
-            backend.save(key, make_record(data, user=user))
+            backend.insert(key, make_record(data, user=user))
             for key, data in records.items()
         )
-        await backend.save(new_key(), make_record(b"other", user=new_user()))
-        await backend.save(new_key(), make_record(b"nobody's"))
+        await backend.insert(new_key(), make_record(b"other", user=new_user()))
+        await backend.insert(new_key(), make_record(b"nobody's"))
 
         found = await find_records(backend, user)
 
@@ -45,10 +45,10 @@ class FindingContract(BackendTests):
     async def test_a_version_that_find_answers_can_be_used(self) -> None:
         """`find` yields the same records as `load` returns."""
         backend, key, user = self.open_finding(), new_key(), new_user()
-        await backend.save(key, make_record(b"one", user=user))
+        await backend.insert(key, make_record(b"one", user=user))
         [(found, record)] = await find_records(backend, user)
 
-        await backend.save(found, make_record(b"two", record.version, user=user))
+        await backend.replace(found, make_record(b"two", user=user), record.version)
 
         self.assertEqual((await load_record(backend, key)).data, b"two")
 
@@ -56,7 +56,7 @@ class FindingContract(BackendTests):
         """A record is found for the user it was saved with last."""
         backend, key = self.open_finding(), new_key()
         first, second = new_user(), new_user()
-        await backend.save(key, make_record(b"one"))
+        await backend.insert(key, make_record(b"one"))
 
         await replace_record(backend, key, b"two", user=first)
         self.assertEqual(await find_keys(backend, first), [key])
@@ -71,7 +71,7 @@ class FindingContract(BackendTests):
         backend, user = self.open_finding(), new_user()
         keys = new_keys(3)
         for key in keys:
-            await backend.save(key, make_record(b"one", user=user))
+            await backend.insert(key, make_record(b"one", user=user))
 
         await backend.delete(keys[1])
 
@@ -81,7 +81,7 @@ class FindingContract(BackendTests):
         """Behaviour 46: to end all sessions of a user, each is deleted as it comes."""
         backend, user = self.open_finding(), new_user()
         await run_together(
-            backend.save(key, make_record(b"one", user=user)) for key in new_keys(250)
+            backend.insert(key, make_record(b"one", user=user)) for key in new_keys(250)
         )
 
         deleted = 0
@@ -95,7 +95,7 @@ class FindingContract(BackendTests):
     async def test_a_user_without_records_has_none(self) -> None:
         """Nobody's sessions are no sessions."""
         backend = self.open_finding()
-        await backend.save(new_key(), make_record(b"nobody's"))
+        await backend.insert(new_key(), make_record(b"nobody's"))
 
         for user in (new_user(), "", "None"):
             self.assertEqual(await find_records(backend, user), [])
@@ -108,7 +108,7 @@ class FindingContract(BackendTests):
         endings += ["x" * 468 + last for last in "ab"]
         keys = {base + ending: new_key() for ending in endings}
         for user, key in keys.items():
-            await backend.save(key, make_record(b"one", user=user))
+            await backend.insert(key, make_record(b"one", user=user))
 
         for user, key in keys.items():
             with self.subTest(user=user):
@@ -118,7 +118,7 @@ class FindingContract(BackendTests):
         """Behaviour 46: a store that cannot hold a NUL says so, and does not cut there."""
         backend, key, user = self.open_finding(), new_key(), new_user()
         try:
-            await backend.save(key, make_record(b"one", user=user + "\0a"))
+            await backend.insert(key, make_record(b"one", user=user + "\0a"))
             found = await find_keys(backend, user + "\0a")
         except SessionError:
             pass
@@ -142,7 +142,7 @@ class FindingContract(BackendTests):
         length = min(backend.max_bytes or 65_536, 65_536)
         records = {key: random.randbytes(length) for key in new_keys(20)}
         for key, data in records.items():
-            await backend.save(key, make_record(data, user=user))
+            await backend.insert(key, make_record(data, user=user))
 
         found = await find_records(backend, user)
 
@@ -158,7 +158,7 @@ class FindingContract(BackendTests):
         fills = (b" " * 4, bytes(4), b"\n" * 4, b"\t" * 4, b"\xff" * 4)
         keys = [before + middle + after for before in fills for after in fills]
         for key in keys:
-            await backend.save(key, make_record(b"one", user=user))
+            await backend.insert(key, make_record(b"one", user=user))
 
         self.assertEqual(await find_keys(backend, user), sorted(keys))
 
@@ -167,15 +167,15 @@ class FindingContract(BackendTests):
         backend = self.open_finding()
         first, second = new_user(), new_user()
         deleted, purged = new_keys(2)
-        await backend.save(deleted, make_record(b"one", user=first))
+        await backend.insert(deleted, make_record(b"one", user=first))
         await backend.delete(deleted)
-        await backend.save(purged, make_record(b"one", expires_in=-10, user=first))
+        await backend.insert(purged, make_record(b"one", expires_in=-10, user=first))
         await purge_all(backend)
         if await backend.load(purged) is not None:
             await backend.delete(purged)
 
-        await backend.save(deleted, make_record(b"two"))
-        await backend.save(purged, make_record(b"two", user=second))
+        await backend.insert(deleted, make_record(b"two"))
+        await backend.insert(purged, make_record(b"two", user=second))
 
         self.assertEqual(await find_keys(backend, first), [])
         self.assertEqual(await find_keys(backend, second), [purged])
@@ -186,11 +186,11 @@ class FindingContract(BackendTests):
         keys, chance = new_keys(200), random.Random(68)
         began = time.perf_counter()
         for key in new_keys(20):
-            await backend.save(key, make_record(b"one", user=new_user()))
+            await backend.insert(key, make_record(b"one", user=new_user()))
         seconds = (time.perf_counter() - began) / 20
 
         async def save_and_cancel(key: bytes) -> None:
-            save = backend.save(key, make_record(b"one", user=key.hex()))
+            save = backend.insert(key, make_record(b"one", user=key.hex()))
             task = asyncio.ensure_future(save)
             await asyncio.wait([task], timeout=chance.uniform(0, 1.5 * seconds))
             task.cancel()

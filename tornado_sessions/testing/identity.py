@@ -156,7 +156,7 @@ class IdentityContract(VisitorTests):
             vault.failing = {operation}
             ada.does(put(a=value * 2), regenerate)
         vault.failing.clear()
-        broken = self.complete(vault.save(None, self.record(b"{" + value.encode())))
+        broken = self.complete(vault.insert(self.record(b"{" + value.encode()))).token
         hidden.add(broken)
         self.visitor(token=broken).does(look)
         both = f"{ada.cookie}; session={broken}"
@@ -239,7 +239,7 @@ class IdentityContract(VisitorTests):
         refused = _refused(self.time)
         for data in (*unreadable, *refused):
             with self.subTest(data=data):
-                token = self.complete(vault.save(None, self.record(data)))
+                token = self.complete(vault.insert(self.record(data))).token
                 visitor = self.visitor(token=token)
                 self.assertEqual(visitor.sees(), {})
                 visitor.does(put(a=1))
@@ -256,7 +256,7 @@ class IdentityContract(VisitorTests):
         """Behaviour 32: the request gets a 503, and the record stays."""
         vault = self.sessions.vault
         data = b'{"format":99,"values":{"of":"tomorrow"}}'
-        token = self.complete(vault.save(None, self.record(data)))
+        token = self.complete(vault.insert(self.record(data))).token
         visitor = self.visitor(token=token)
         for act in (look, put(a=1), destroy):
             response = visitor.does(act)
@@ -279,8 +279,8 @@ class IdentityContract(VisitorTests):
             target = await watched.load(eve_key)
             assert source is not None
             assert target is not None
-            await watched.save(
-                eve_key, Record(source.data, target.version, self.time + 3600)
+            await watched.replace(
+                eve_key, Record(source.data, expires=self.time + 3600), target.version
             )
 
         self.complete(copy())

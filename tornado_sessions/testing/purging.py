@@ -7,7 +7,6 @@ import random
 import sys
 import time
 
-from tornado_sessions.errors import ConflictError
 from tornado_sessions.storage.backend import Record
 from tornado_sessions.testing.pauses import LONGEST_PAUSE, longest_pause
 from tornado_sessions.testing.records import (
@@ -34,14 +33,14 @@ class PurgingContract(BackendTests):
         for days in (29, 31, 400, 40 * 365):
             with self.subTest(days=days):
                 key = new_key()
-                await backend.save(key, make_record(b"one", expires_in=days * DAY))
+                await backend.insert(key, make_record(b"one", expires_in=days * DAY))
                 await purge_all(backend)
                 self.assertEqual((await load_record(backend, key)).data, b"one")
 
     async def test_a_record_that_outlives_every_calendar_is_kept(self) -> None:
         """Behaviour 52: a lifetime of ``sys.maxsize`` seconds is one."""
         backend, key = self.open_backend(), new_key()
-        await backend.save(key, make_record(b"one", expires_in=sys.maxsize))
+        await backend.insert(key, make_record(b"one", expires_in=sys.maxsize))
         await replace_record(backend, key, b"two", expires_in=sys.float_info.max)
         await purge_all(backend)
 
@@ -50,13 +49,13 @@ class PurgingContract(BackendTests):
     async def test_a_record_without_an_expiry_is_kept(self) -> None:
         """Behaviour 65: zero is for never, and not for 1970."""
         backend, key = self.open_backend(), new_key()
-        await backend.save(key, Record(b"one"))
+        await backend.insert(key, Record(b"one"))
         await purge_all(backend)
         self.assertEqual((await load_record(backend, key)).data, b"one")
 
         await replace_record(backend, key, b"two")
         version = (await load_record(backend, key)).version
-        await backend.save(key, Record(b"three", version))
+        await backend.replace(key, Record(b"three"), version)
         await purge_all(backend, time.time() + 2 * 3600)
 
         self.assertEqual((await load_record(backend, key)).data, b"three")
@@ -66,9 +65,9 @@ class PurgingContract(BackendTests):
         backend = self.open_purged()
         expired, living = new_keys(20), new_keys(20)
         for key in expired:
-            await backend.save(key, make_record(b"expired", expires_in=-10))
+            await backend.insert(key, make_record(b"expired", expires_in=-10))
         for key in living:
-            await backend.save(key, make_record(b"living"))
+            await backend.insert(key, make_record(b"living"))
 
         await purge_all(backend)
 
@@ -84,7 +83,7 @@ class PurgingContract(BackendTests):
         await purge_all(backend)
         keys = new_keys(2000)
         await run_together(
-            backend.save(key, make_record(b"", expires_in=-10)) for key in keys
+            backend.insert(key, make_record(b"", expires_in=-10)) for key in keys
         )
 
         counts = await purge_all(backend)
@@ -96,7 +95,7 @@ class PurgingContract(BackendTests):
     async def test_purging_goes_by_the_time_it_is_given(self) -> None:
         """Behaviour 65: what was alive at ``now`` stays, whatever the time is."""
         backend, key = self.open_purged(), new_key()
-        await backend.save(key, make_record(b"one", expires_in=-10))
+        await backend.insert(key, make_record(b"one", expires_in=-10))
 
         await purge_all(backend, time.time() - 3600)
 
@@ -106,9 +105,9 @@ class PurgingContract(BackendTests):
         """Behaviour 65: it is the newest expiry that counts, either way."""
         backend = self.open_purged()
         later, sooner = new_key(), new_key()
-        await backend.save(later, make_record(b"later", expires_in=-10))
+        await backend.insert(later, make_record(b"later", expires_in=-10))
         await replace_record(backend, later, b"later")
-        await backend.save(sooner, make_record(b"sooner"))
+        await backend.insert(sooner, make_record(b"sooner"))
         await replace_record(backend, sooner, b"sooner", expires_in=-10)
 
         await purge_all(backend)
@@ -123,7 +122,7 @@ class PurgingContract(BackendTests):
         await purge_all(backend)
         keys = new_keys(600)
         await run_together(
-            backend.save(key, make_record(b"", expires_in=-10)) for key in keys
+            backend.insert(key, make_record(b"", expires_in=-10)) for key in keys
         )
 
         counts = await asyncio.gather(purge_all(backend), purge_all(other))
@@ -142,7 +141,7 @@ class PurgingContract(BackendTests):
             living = dict.fromkeys((0.5, 2, 30, 59, 61, 299, 301))
             keys = {seconds: new_key() for seconds in (*expired, *living)}
             for seconds, key in keys.items():
-                await backend.save(key, Record(b"one", expires=now + seconds))
+                await backend.insert(key, Record(b"one", expires=now + seconds))
 
             await purge_all(backend, now)
 
@@ -157,7 +156,7 @@ class PurgingContract(BackendTests):
     async def test_loading_does_not_postpone_the_expiry(self) -> None:
         """Behaviour 65: only a save does."""
         backend, key, user = self.open_purged(), new_key(), new_user()
-        await backend.save(key, make_record(b"one", user=user))
+        await backend.insert(key, make_record(b"one", user=user))
         for _ in range(3):
             await load_record(backend, key)
             if backend.lists_users:
@@ -173,18 +172,16 @@ class PurgingContract(BackendTests):
         other = self.open_backend() if backend.shared else backend
         keys = new_keys(300)
         await run_together(
-            backend.save(key, make_record(b"", expires_in=-10)) for key in keys
+            backend.insert(key, make_record(b"", expires_in=-10)) for key in keys
         )
         records = {key: await load_record(other, key) for key in keys}
         renewed = []
 
         async def renew(key: bytes) -> None:
-            try:
-                await other.save(key, make_record(b"renewed", records[key].version))
-            except ConflictError:
-                # The purge came first.
-                return
-            renewed.append(key)
+            version = records[key].version
+            # If it is None, the purge came first.
+            if await other.replace(key, make_record(b"renewed"), version) is not None:
+                renewed.append(key)
 
         random.Random(65).shuffle(keys)
         await asyncio.gather(
@@ -198,7 +195,7 @@ class PurgingContract(BackendTests):
         """Behaviour 52: to the last fraction of a second, whatever the store counts."""
         backend, key = self.open_backend(), new_key()
         expires = int(time.time()) + 2.95
-        await backend.save(key, Record(b"one", expires=expires))
+        await backend.insert(key, Record(b"one", expires=expires))
 
         while True:
             record = await backend.load(key)
@@ -213,7 +210,7 @@ class PurgingContract(BackendTests):
 
         async def fill() -> None:
             await run_together(
-                backend.save(key, make_record(b"one", expires_in=-10))
+                backend.insert(key, make_record(b"one", expires_in=-10))
                 for key in new_keys(1000)
             )
 

@@ -84,13 +84,9 @@ def new_user() -> str:
 
 
 def make_record(
-    data: bytes,
-    version: object = None,
-    *,
-    expires_in: float = 3600,
-    user: str | None = None,
+    data: bytes, *, expires_in: float = 3600, user: str | None = None
 ) -> Record:
-    return Record(data, version, time.time() + expires_in, user)
+    return Record(data, expires=time.time() + expires_in, user=user)
 
 
 async def load_record(backend: Backend, key: bytes) -> Record:
@@ -109,8 +105,9 @@ async def replace_record(
 ) -> None:
     """Saves ``data`` over what is stored now."""
     version = (await load_record(backend, key)).version
-    record = make_record(data, version, expires_in=expires_in, user=user)
-    await backend.save(key, record)
+    record = make_record(data, expires_in=expires_in, user=user)
+    stored = await backend.replace(key, record, version)
+    assert stored is not None, "A version that was just loaded is not stored."
 
 
 async def find_records(backend: Backend, user: str) -> list[tuple[bytes, Record]]:

@@ -6,7 +6,8 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.vault import Saved
 from tornado_sessions.testing.applications import (
     Act,
     Crowd,
@@ -149,18 +150,17 @@ class _InterruptedVault(FaultyVault):
     before_end: Callable[[], Awaitable[None]] | None = None
     before_move: Callable[[], Awaitable[None]] | None = None
 
-    async def replace(self, record: Record) -> None:
+    async def replace_found(self, record: Record, version: Version) -> Version:
         interrupt, self.before_end = self.before_end, None
         if interrupt is not None:
             await interrupt()
-        await super().replace(record)
+        return await super().replace_found(record, version)
 
-    async def save(self, token: str | None, record: Record) -> str:
-        if token is not None:
-            interrupt, self.before_move = self.before_move, None
-            if interrupt is not None:
-                await interrupt()
-        return await super().save(token, record)
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        interrupt, self.before_move = self.before_move, None
+        if interrupt is not None:
+            await interrupt()
+        return await super().replace(token, record, version)
 
 
 def _new_user() -> str:

@@ -24,11 +24,11 @@ from tornado_sessions_sqlite import SQLiteBackend
 
 from tornado_sessions import (
     BackendError,
-    ConflictError,
     Record,
     SessionDataError,
     SessionError,
     Sessions,
+    Version,
 )
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
@@ -93,7 +93,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         for size in range(2900):
             for byte in (b"\0", b"\x80", b"x"):
                 data = byte * size
-                token = await self.backend.save(None, Record(data))
+                token = (await self.backend.insert(Record(data))).token
                 record = await self.backend.load(token)
 
                 self.assertIsNotNone(record)
@@ -102,7 +102,9 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_loaded_record_is_not_new_and_needs_no_renewal(self) -> None:
         """A version of None would call the record one that is to be created."""
-        record = await self.backend.load(await self.backend.save(None, Record(b"x")))
+        record = await self.backend.load(
+            (await self.backend.insert(Record(b"x"))).token
+        )
 
         assert record is not None
         self.assertIsNotNone(record.version)
@@ -110,19 +112,19 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_loaded_record_can_be_saved_again_any_number_of_times(self) -> None:
         """There is no conflict to detect: nothing is kept that could differ."""
-        token = await self.backend.save(None, Record(b"x"))
+        token = (await self.backend.insert(Record(b"x"))).token
         record = await self.backend.load(token)
         assert record is not None
 
         for data in (b"y", b"z"):
-            newer = await self.backend.save(token, Record(data, record.version))
-            loaded = await self.backend.load(newer)
+            newer = await self.backend.replace(token, Record(data), record.version)
+            loaded = await self.backend.load(newer.token)
             assert loaded is not None
             self.assertEqual(loaded.data, data)
 
     async def test_every_save_makes_another_token(self) -> None:
         """Behaviour 61: the nonce is new each time, for the same record too."""
-        tokens = {await self.backend.save(None, Record(b"x")) for _ in range(1000)}
+        tokens = {(await self.backend.insert(Record(b"x"))).token for _ in range(1000)}
 
         self.assertEqual(len(tokens), 1000)
         self.assertEqual(len({decoded(token)[5:29] for token in tokens}), 1000)
@@ -130,21 +132,21 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_token_is_made_of_url_characters_alone(self) -> None:
         """Nothing in a token has to be quoted in a cookie, a URL or a header."""
         for size in range(300, 600):
-            token = await self.backend.save(None, Record(b"x" * size))
+            token = (await self.backend.insert(Record(b"x" * size))).token
 
             self.assertLessEqual(set(token), set(URL_ALPHABET))
 
     async def test_the_data_does_not_show_in_the_token(self) -> None:
         """The client cannot read what its session holds."""
         data = b'{"user":"alice","cart":{"apple":1}}'
-        sealed = decoded(await self.backend.save(None, Record(data)))
+        sealed = decoded((await self.backend.insert(Record(data))).token)
 
         for start in range(len(data) - 4):
             self.assertNotIn(data[start : start + 4], sealed)
 
     async def test_deleting_purging_and_closing_do_nothing(self) -> None:
         """The server keeps nothing: a token stays good until it expires."""
-        token = await self.backend.save(None, Record(b"x"))
+        token = (await self.backend.insert(Record(b"x"))).token
         await self.backend.delete(token)
         await self.backend.delete("never seen")
         purged = await self.backend.purge(1e12)
@@ -162,7 +164,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_any_flipped_bit_makes_a_token_worthless(self) -> None:
         """Behaviour 59: no session, nothing raised."""
-        sealed = decoded(await self.backend.save(None, Record(b'{"user":"alice"}')))
+        sealed = decoded((await self.backend.insert(Record(b'{"user":"alice"}'))).token)
 
         for position in range(len(sealed) * 8):
             changed = bytearray(sealed)
@@ -171,7 +173,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_any_changed_character_makes_a_token_worthless(self) -> None:
         """Behaviours 2, 59: every other spelling of a token is another token."""
-        token = await self.backend.save(None, Record(b'{"user":"alice"}'))
+        token = (await self.backend.insert(Record(b'{"user":"alice"}'))).token
 
         for position, right in enumerate(token):
             for wrong in {*URL_ALPHABET, *"+/= .~\0\n;\xe9"} - {right}:
@@ -180,7 +182,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_any_cut_makes_a_token_worthless(self) -> None:
         """Behaviour 59: at either end, of characters and of bytes."""
-        token = await self.backend.save(None, Record(b"x" * 400))
+        token = (await self.backend.insert(Record(b"x" * 400))).token
         sealed = decoded(token)
 
         for length in range(len(token)):
@@ -191,7 +193,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_anything_added_makes_a_token_worthless(self) -> None:
         """Behaviours 2, 59: what a decoder would skip is not skipped."""
-        token = await self.backend.save(None, Record(b"x"))
+        token = (await self.backend.insert(Record(b"x"))).token
 
         for extra in ("A", "AA", "AAA", "AAAA", "=", "====", " ", "\n", "\0", "!!!!"):
             await self.assert_refused(token + extra)
@@ -202,15 +204,15 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         """Behaviours 2, 59: a record has one spelling."""
         token = "A"
         while not {"-", "_"} <= set(token):
-            token = await self.backend.save(None, Record(b"x" * 400))
+            token = (await self.backend.insert(Record(b"x" * 400))).token
 
         await self.assert_refused(token.replace("-", "+"))
         await self.assert_refused(token.replace("_", "/"))
 
     async def test_halves_of_two_tokens_make_no_third(self) -> None:
         """Behaviour 59: parts of good tokens cannot be put together."""
-        one = await self.backend.save(None, Record(b"x" * 280))
-        two = await self.backend.save(None, Record(b"y" * 280))
+        one = (await self.backend.insert(Record(b"x" * 280))).token
+        two = (await self.backend.insert(Record(b"y" * 280))).token
 
         for position in range(1, len(one)):
             if one[:position] != two[:position] and one[position:] != two[position:]:
@@ -229,7 +231,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         ]
         backends = [CookieBackend({0: SECRET}, 0, **context) for context in contexts]
         for sealing in backends:
-            token = await sealing.save(None, Record(b"x"))
+            token = (await sealing.insert(Record(b"x"))).token
             opened = [await opening.load(token) is not None for opening in backends]
 
             self.assertEqual(opened, [opening is sealing for opening in backends])
@@ -266,14 +268,14 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_session_is_no_cookie_signed_by_tornado(self) -> None:
         """Behaviour 59: nor does Tornado take a sealed record for its own."""
-        token = await self.backend.save(None, Record(b"x"))
+        token = (await self.backend.insert(Record(b"x"))).token
 
         value = tornado.web.decode_signed_value(SECRET, "session", token)
         self.assertIsNone(value)
 
     async def test_an_unknown_format_is_no_session(self) -> None:
         """Behaviours 2, 59: whatever its first byte says."""
-        sealed = decoded(await self.backend.save(None, Record(b"x")))
+        sealed = decoded((await self.backend.insert(Record(b"x"))).token)
 
         for first in set(range(256)) - {sealed[0]}:
             await self.assert_refused(encoded(bytes([first]) + sealed[1:]))
@@ -301,7 +303,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_arbitrary_text_never_raises(self) -> None:
         """Behaviour 2: not even text that has a good token's length and start."""
-        good = await self.backend.save(None, Record(b"x"))
+        good = (await self.backend.insert(Record(b"x"))).token
 
         @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(
@@ -324,15 +326,15 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
     async def test_an_empty_and_a_small_session_are_of_one_length(self) -> None:
         """Behaviour 61: padded, so that the length tells little."""
         fields = b'{"created":1700000000.123456,"user":"alice","values":%b}'
-        empty = await self.backend.save(None, Record(fields % b"{}"))
-        small = await self.backend.save(None, Record(fields % b'{"a":1}'))
+        empty = (await self.backend.insert(Record(fields % b"{}"))).token
+        small = (await self.backend.insert(Record(fields % b'{"a":1}'))).token
 
         self.assertEqual(len(empty), len(small))
 
     async def test_lengths_come_in_steps(self) -> None:
         """Behaviour 61: 288 bytes, then 96 at a time; 128 characters a step."""
         lengths = [
-            len(await self.backend.save(None, Record(b"x" * size)))
+            len((await self.backend.insert(Record(b"x" * size))).token)
             for size in (0, 287, 288, 383, 384)
         ]
 
@@ -340,8 +342,8 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_repeats_is_not_compressed(self) -> None:
         """Behaviour 61: a length that depends on the content would leak it."""
-        same = await self.backend.save(None, Record(b"x" * 2000))
-        mixed = await self.backend.save(None, Record(bytes(range(250)) * 8))
+        same = (await self.backend.insert(Record(b"x" * 2000))).token
+        mixed = (await self.backend.insert(Record(bytes(range(250)) * 8))).token
 
         self.assertEqual(len(same), len(mixed))
 
@@ -350,7 +352,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         data = b"x" * 2975
         name = "n" * (4096 - 4028 - len("__Host-Http-"))
         backend = CookieBackend({0: SECRET}, 0, name=name)
-        token = await backend.save(None, Record(data))
+        token = (await backend.insert(Record(data))).token
         record = await backend.load(token)
 
         self.assertEqual(len("__Host-Http-" + name) + len(token), 4096)
@@ -362,7 +364,7 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         name = "n" * (4096 - 4028 - len("__Host-Http-"))
         longer_name = CookieBackend({0: SECRET}, 0, name=name + "n")
         with self.assertRaises(SessionDataError) as refused:
-            await longer_name.save(None, Record(b"x" * 2975))
+            await longer_name.insert(Record(b"x" * 2975))
 
         self.assertEqual(
             str(refused.exception),
@@ -371,24 +373,24 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         )
         longer_data = CookieBackend({0: SECRET}, 0, name=name)
         with self.assertRaisesRegex(SessionDataError, "takes 4224 bytes"):
-            await longer_data.save(None, Record(b"x" * 2976))
+            await longer_data.insert(Record(b"x" * 2976))
 
     async def test_a_name_that_is_taken_literally_gets_no_prefix(self) -> None:
         """Behaviour 62: a name that begins with two underscores is sent as it is."""
         name = "__Host-" + "n" * (4096 - 4028 - len("__Host-"))
         backend = CookieBackend({0: SECRET}, 0, name=name)
-        token = await backend.save(None, Record(b"x" * 2975))
+        token = (await backend.insert(Record(b"x" * 2975))).token
 
         self.assertEqual(len(name) + len(token), 4096)
         with self.assertRaisesRegex(SessionDataError, "takes 4097 bytes"):
-            await CookieBackend({0: SECRET}, 0, name=name + "n").save(
-                None, Record(b"x" * 2975)
+            await CookieBackend({0: SECRET}, 0, name=name + "n").insert(
+                Record(b"x" * 2975)
             )
 
     async def test_a_megabyte_is_refused(self) -> None:
         """Behaviour 62: before any of it is encrypted."""
         with self.assertRaisesRegex(SessionDataError, "a cookie holds at most 4096"):
-            await self.backend.save(None, Record(b"x" * 2**20))
+            await self.backend.insert(Record(b"x" * 2**20))
 
     # What it says.
 
@@ -396,12 +398,12 @@ class CookieBackendTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 8: no log line at all, at DEBUG, and a bare count in repr."""
         data = b"a value that is nobody's business"
         with self.assertNoLogs(level=logging.DEBUG):
-            token = await self.backend.save(None, Record(data))
+            token = (await self.backend.insert(Record(data))).token
             await self.backend.load(token)
             await self.backend.load(token[:-1])
             await self.backend.delete(token)
             with contextlib.suppress(SessionDataError):
-                await self.backend.save(token, Record(data * 200))
+                await self.backend.insert(Record(data * 200))
         self.assertEqual(repr(self.backend), "<CookieBackend 1 keys>")
 
 
@@ -410,10 +412,10 @@ class KeysTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 60: what an old key opened is to be sealed anew."""
         before = CookieBackend({1: SECRET}, 1)
         after = CookieBackend({1: SECRET, 2: OTHER_SECRET}, 2)
-        old = await before.save(None, Record(b"x"))
+        old = (await before.insert(Record(b"x"))).token
         record = await after.load(old)
         assert record is not None
-        new = await after.save(old, record)
+        new = (await after.replace(old, record, record.version)).token
         renewed = await after.load(new)
         assert renewed is not None
 
@@ -423,20 +425,20 @@ class KeysTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_removed_key_is_dead(self) -> None:
         """Behaviour 60: what it sealed is no session, and nothing is raised."""
-        token = await CookieBackend({1: SECRET}, 1).save(None, Record(b"x"))
+        token = (await CookieBackend({1: SECRET}, 1).insert(Record(b"x"))).token
 
         self.assertIsNone(await CookieBackend({2: OTHER_SECRET}, 2).load(token))
 
     async def test_a_replaced_key_is_dead(self) -> None:
         """Behaviour 60: the version in a token is no proof of its key."""
-        token = await CookieBackend({1: SECRET}, 1).save(None, Record(b"x"))
+        token = (await CookieBackend({1: SECRET}, 1).insert(Record(b"x"))).token
 
         self.assertIsNone(await CookieBackend({1: OTHER_SECRET}, 1).load(token))
 
     async def test_a_token_cannot_be_moved_to_another_version(self) -> None:
         """Behaviour 59: the version is bound, even where the secrets are one."""
         backend = CookieBackend({1: SECRET, 2: SECRET}, 1)
-        sealed = decoded(await backend.save(None, Record(b"x")))
+        sealed = decoded((await backend.insert(Record(b"x"))).token)
         moved = sealed[:1] + (2).to_bytes(4, "big") + sealed[5:]
 
         self.assertIsNone(await backend.load(encoded(moved)))
@@ -445,7 +447,7 @@ class KeysTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 60: versions from 0 to 4294967295."""
         for version in (0, 2**32 - 1):
             backend = CookieBackend({version: SECRET}, version)
-            token = await backend.save(None, Record(b"x"))
+            token = (await backend.insert(Record(b"x"))).token
 
             self.assertIsNotNone(await backend.load(token))
 
@@ -524,7 +526,7 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
         for url in ("cookie", "cookie:"):
             for secret in (SECRET, SECRET.encode()):
                 backend = CookieBackend.from_url(url, {"cookie_secret": secret})
-                token = await backend.save(None, Record(b"x"))
+                token = (await backend.insert(Record(b"x"))).token
 
                 self.assertIsNotNone(await CookieBackend({0: SECRET}, 0).load(token))
 
@@ -538,7 +540,7 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
             "cookie:",
             {"cookie_secret": {0: SECRET, 1: OTHER_SECRET}, "key_version": 1},
         )
-        record = await rotated.load(await single.save(None, Record(b"x")))
+        record = await rotated.load((await single.insert(Record(b"x"))).token)
 
         assert record is not None
         self.assertTrue(record.renew)
@@ -553,7 +555,7 @@ class FromUrlTest(unittest.IsolatedAsyncioTestCase):
                 "session_namespace": "shop",
             },
         )
-        token = await backend.save(None, Record(b"x"))
+        token = (await backend.insert(Record(b"x"))).token
         same = CookieBackend({0: SECRET}, 0, name="sid", namespace="shop")
 
         self.assertIsNotNone(await same.load(token))
@@ -659,11 +661,21 @@ class WatchedBackend(MemoryBackend):
             raise BackendError("The store of the ends is on fire.")
         return await super().load(key)
 
-    async def save(self, key: bytes, record: Record) -> None:
-        if self.overtaken:
-            self.overtaken -= 1
-            raise ConflictError("Somebody was faster.")
-        await super().save(key, record)
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        return None if self._is_overtaken() else await super().insert(key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        if self._is_overtaken():
+            return None
+        return await super().replace(key, record, version)
+
+    def _is_overtaken(self) -> bool:
+        if not self.overtaken:
+            return False
+        self.overtaken -= 1
+        return True
 
     async def close(self) -> None:
         self.closed = True
@@ -813,7 +825,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_broken_record_is_left_to_the_core(self) -> None:
         """Behaviour 32: which says so, and of a newer one as well."""
         for data in (b"{", b'{"format":99}'):
-            token = await self.vault.save(None, Record(data))
+            token = (await self.vault.insert(Record(data))).token
             self.assertIsNotNone(await self.vault.load(token))
         self.assertEqual(self.store.loads, 0)
 
@@ -832,7 +844,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_the_store_is_purged_and_closed(self) -> None:
         """Behaviour 65: with the sessions."""
-        await self.store.save(b"k" * 32, Record(b"x", expires=1.0))
+        await self.store.insert(b"k" * 32, Record(b"x", expires=1.0))
         self.assertEqual(await self.sessions.purge(), 1)
         await self.sessions.close()
         self.assertTrue(self.store.closed)

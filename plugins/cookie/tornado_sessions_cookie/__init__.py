@@ -22,14 +22,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tornado_sessions import (
+    UNKNOWN,
     Backend,
     BackendError,
-    ConflictError,
     Record,
+    Saved,
     SessionDataError,
     SessionError,
     SessionGoneError,
     Vault,
+    Version,
 )
 from tornado_sessions.core.codec import decode
 from tornado_sessions.storage.registry import open_backend
@@ -180,8 +182,7 @@ class CookieBackend(Vault):
             return None
         if self._ends is not None and await self._has_ended(self._ends, data):
             return None
-        # The version is never compared: it says that the record is not new.
-        return Record(data, version=1, renew=key is not self._sealing)
+        return Record(data, UNKNOWN, renew=key is not self._sealing)
 
     def is_well_formed(self, token: str) -> bool:
         """Whether ``token`` could be one of ours."""
@@ -192,12 +193,10 @@ class CookieBackend(Vault):
         # of four from within it, no two tokens say the same.
         return not (len(text) % 4 or text.translate(None, _ALPHABET))
 
-    async def save(self, token: str | None, record: Record) -> str:
-        """Returns a new token that holds ``record``.
+    async def insert(self, record: Record) -> Saved:
+        """Returns a new token that contains ``record``.
 
-        The one that the client held before stays good until it expires, and is
-        not looked at: there is no conflict to detect. Raises
-        `.SessionDataError` where the cookie, its name included, would be over
+        Raises `.SessionDataError` if the cookie, with its name, would be larger than
         4096 bytes.
         """
         count = self._name_bytes + _token_length(len(record.data))
@@ -206,7 +205,16 @@ class CookieBackend(Vault):
                 f"The session takes {count} bytes; a cookie holds at most"
                 f" {_COOKIE_BYTES}. Store less, or use a server-side backend."
             )
-        return base64.urlsafe_b64encode(self._sealing.seal(record.data)).decode()
+        token = base64.urlsafe_b64encode(self._sealing.seal(record.data)).decode()
+        return Saved(token, UNKNOWN)
+
+    async def replace(self, token: str, record: Record, version: Version) -> Saved:
+        """Returns a new token that contains ``record``, as `insert` does.
+
+        The ``token`` that the client held before is valid until it expires. It is
+        not looked at: no conflict can be detected.
+        """
+        return await self.insert(record)
 
     async def delete(self, token: str) -> None:
         """Does nothing: the server keeps nothing, and cannot end a session."""
@@ -351,17 +359,18 @@ class _Ends:
                     )
                 # What has ended does not begin again, whatever the clock says.
                 end.before = max(end.before, other.before)
-            version = None if stored is None else stored.version
-            try:
-                await self.backend.save(key, Record(_encode_end(end), version))
-            except ConflictError as error:
-                if monotonic() > deadline:
-                    raise BackendError(
-                        "The sessions of the user could not be ended within"
-                        f" {_PATIENCE:.0f} s: others kept doing the same. Try again."
-                    ) from error
+            record = Record(_encode_end(end))
+            if stored is None:
+                version = await self.backend.insert(key, record)
             else:
+                version = await self.backend.replace(key, record, stored.version)
+            if version is not None:
                 return end.before
+            if monotonic() > deadline:
+                raise BackendError(
+                    "The sessions of the user could not be ended within"
+                    f" {_PATIENCE:.0f} s: others kept doing the same. Try again."
+                )
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 

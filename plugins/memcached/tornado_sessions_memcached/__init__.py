@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import aiomcache
 
 from tornado_sessions.errors import BackendError
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
 from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions_memcached.exchange import ReplyError, SharedConnection
 
@@ -133,17 +133,24 @@ class MemcachedBackend(DriverBackend[SharedConnection]):
 
     async def insert_into(
         self, connection: SharedConnection, key: bytes, record: Record
-    ) -> bool:
-        return await connection.client.add(
+    ) -> Version | None:
+        # memcached reports no version but to a load.
+        is_new = await connection.client.add(
             self._name(key), record.data, _exptime(record)
         )
+        return UNKNOWN if is_new else None
 
     async def replace_in(
-        self, connection: SharedConnection, key: bytes, record: Record
-    ) -> bool:
-        return await connection.client.cas(
-            self._name(key), record.data, record.version, _exptime(record)
+        self,
+        connection: SharedConnection,
+        key: bytes,
+        record: Record,
+        version: Version,
+    ) -> Version | None:
+        is_that = await connection.client.cas(
+            self._name(key), record.data, version, _exptime(record)
         )
+        return UNKNOWN if is_that else None
 
     async def delete_from(self, connection: SharedConnection, key: bytes) -> None:
         await connection.client.delete(self._name(key))
@@ -188,8 +195,15 @@ class MemcachedPool(Backend):
     async def load(self, key: bytes) -> Record | None:
         return await self._run(self._server_of(key), MemcachedBackend.load, key)
 
-    async def save(self, key: bytes, record: Record) -> None:
-        await self._run(self._server_of(key), MemcachedBackend.save, key, record)
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        server = self._server_of(key)
+        return await self._run(server, MemcachedBackend.insert, key, record)
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        server = self._server_of(key)
+        return await self._run(server, MemcachedBackend.replace, key, record, version)
 
     async def delete(self, key: bytes) -> None:
         await self._run(self._server_of(key), MemcachedBackend.delete, key)

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import tornado.process
 
-from tornado_sessions.errors import BackendError, ConflictError
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.options import read_options, split_url
 
 __all__ = ["MemoryBackend"]
@@ -158,29 +158,31 @@ class MemoryBackend(Backend):
         stored = self._shards[key[0]].get(key)
         return None if stored is None else Record(stored.data, stored)
 
-    async def save(self, key: bytes, record: Record) -> None:
+    async def insert(self, key: bytes, record: Record) -> Version | None:
         if os.getpid() != self._process:
             self._enter_process()
-        self.check_size(record)
+        if key in self._shards[key[0]]:
+            return None
+        self._count += 1
+        return self._store(key, record, self._gain(record.user))
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        if os.getpid() != self._process:
+            self._enter_process()
         stored = self._shards[key[0]].get(key)
-        if stored is not record.version:
-            raise ConflictError("Another version of the session is stored, or none.")
-        if stored is None:
-            self._count += 1
+        if stored is None or stored is not version:
+            return None
+        self._unlink(stored)
+        owner = stored.owner
+        if owner.name != record.user:
+            self._lose(owner)
             owner = self._gain(record.user)
-        else:
-            # One object for each key, however many requests bring their own.
-            key = stored.key
-            self._unlink(stored)
-            owner = stored.owner
-            if owner.name != record.user:
-                self._lose(owner)
-                owner = self._gain(record.user)
-            elif owner.name is not None:
-                self._touch(owner, owner.name)
-        self._link(key, record, owner)
-        if self._count > self.max_records or self._memory > self.max_memory:
-            self._make_room(key)
+        elif owner.name is not None:
+            self._touch(owner, owner.name)
+        # One object for each key, however many requests bring their own.
+        return self._store(stored.key, record, owner)
 
     async def delete(self, key: bytes) -> None:
         if os.getpid() != self._process:
@@ -322,9 +324,15 @@ class MemoryBackend(Backend):
         del self._shards[entry.key[0]][entry.key]
         self._count -= 1
 
+    def _store(self, key: bytes, record: Record, owner: _Owner) -> _Entry:
+        entry = self._link(key, record, owner)
+        if self._count > self.max_records or self._memory > self.max_memory:
+            self._make_room(key)
+        return entry
+
     # The chains of entries.
 
-    def _link(self, key: bytes, record: Record, owner: _Owner) -> None:
+    def _link(self, key: bytes, record: Record, owner: _Owner) -> _Entry:
         shards, data = self._shards, record.data
         if type(data) is not bytes:
             # It would change, or keep alive what it was cut from.
@@ -347,6 +355,7 @@ class MemoryBackend(Backend):
             shards[last[0]][last].after = key
             entry.before = last
         second.last = key
+        return entry
 
     def _unlink(self, entry: _Entry) -> None:
         shards, owner, second = self._shards, entry.owner, entry.second

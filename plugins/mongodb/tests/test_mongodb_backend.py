@@ -34,7 +34,7 @@ from tornado_sessions_mongodb.indexes import Indexes
 
 from servers import MongoDB, MongoReplicaSet
 from tornado_sessions import Sessions
-from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
 
@@ -157,7 +157,7 @@ class DriverFacts(_Case):
         """The README says how it looks, so that others can read it."""
         backend, key = self.open(), secrets.token_bytes(32)
 
-        await backend.save(key, Record(b"data", None, 4e9, "ann"))
+        await backend.insert(key, Record(b"data", expires=4e9, user="ann"))
 
         with _documents() as documents:
             document = documents.find_one({"_id": key})
@@ -174,11 +174,11 @@ class DriverFacts(_Case):
     async def test_a_record_without_expiry_and_user_has_no_such_fields(self) -> None:
         """MongoDB keeps what has no date, and neither index holds it."""
         backend, key = self.open(), secrets.token_bytes(32)
-        await backend.save(key, Record(b"data", None, 4e9, "ann"))
+        await backend.insert(key, Record(b"data", expires=4e9, user="ann"))
         record = await backend.load(key)
         assert record is not None
 
-        await backend.save(key, Record(b"data", record.version))
+        await backend.replace(key, Record(b"data"), record.version)
 
         with _documents() as documents:
             document = documents.find_one({"_id": key})
@@ -189,7 +189,7 @@ class DriverFacts(_Case):
         collection = f"indexed_{self.driver}"
         backend = self.open(collection=collection)
 
-        await backend.save(secrets.token_bytes(32), Record(b"data"))
+        await backend.insert(secrets.token_bytes(32), Record(b"data"))
         # It waits for the indexes, which the save did not.
         await backend.close()
 
@@ -209,7 +209,7 @@ class DriverFacts(_Case):
 
         backend = self.open(timeout=0.5)
         with mock.patch("tornado_sessions_mongodb.indexes.Indexes.create", create):
-            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            await backend.insert(secrets.token_bytes(32), Record(b"data"))
             await begun.wait()
             task = await backend.run(_creation_of_indexes)
             await backend.close()
@@ -221,12 +221,12 @@ class DriverFacts(_Case):
         collection = f"dropped_{self.driver}"
         backend = self.open(collection=collection)
         with mock.patch("tornado_sessions_mongodb.indexes.INTERVAL", 0.0):
-            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            await backend.insert(secrets.token_bytes(32), Record(b"data"))
             await (await backend.run(_creation_of_indexes))
         with _documents(collection) as documents:
             documents.drop()
 
-        await backend.save(secrets.token_bytes(32), Record(b"data"))
+        await backend.insert(secrets.token_bytes(32), Record(b"data"))
         await backend.close()
 
         with _documents(collection) as documents:
@@ -256,7 +256,7 @@ class DriverFacts(_Case):
                     mock.patch("tornado_sessions_mongodb.indexes.INTERVAL", -1.0),
                 ):
                     for _ in range(2):
-                        await backend.save(secrets.token_bytes(32), Record(b"data"))
+                        await backend.insert(secrets.token_bytes(32), Record(b"data"))
                         await backend.close()
 
                 [record] = log.records
@@ -275,7 +275,7 @@ class DriverFacts(_Case):
                     )
                     # What the message says to do.
                     documents.drop_index(name)
-                await backend.save(secrets.token_bytes(32), Record(b"data"))
+                await backend.insert(secrets.token_bytes(32), Record(b"data"))
                 await backend.close()
                 with _documents(collection) as documents:
                     indexes = documents.index_information()
@@ -291,7 +291,7 @@ class DriverFacts(_Case):
         backend = self.open(collection=collection)
 
         with self.assertNoLogs("tornado_sessions", logging.WARNING):
-            await backend.save(secrets.token_bytes(32), Record(b"data"))
+            await backend.insert(secrets.token_bytes(32), Record(b"data"))
             await backend.close()
 
     async def test_a_unique_index_that_is_not_ours_is_named(self) -> None:
@@ -301,14 +301,18 @@ class DriverFacts(_Case):
             documents.create_index("user", name="one each", unique=True, sparse=True)
         backend = self.open(collection=collection)
         key, other = secrets.token_bytes(32), secrets.token_bytes(32)
-        await backend.save(key, Record(b"data", None, 0, "hunter2"))
-        await backend.save(other, Record(b"data"))
+        await backend.insert(key, Record(b"data", expires=0, user="hunter2"))
+        await backend.insert(other, Record(b"data"))
         stored = await backend.load(other)
         assert stored is not None
 
         for refused in (
-            backend.save(secrets.token_bytes(32), Record(b"data", None, 0, "hunter2")),
-            backend.save(other, Record(b"data", stored.version, 0, "hunter2")),
+            backend.insert(
+                secrets.token_bytes(32), Record(b"data", expires=0, user="hunter2")
+            ),
+            backend.replace(
+                other, Record(b"data", expires=0, user="hunter2"), stored.version
+            ),
         ):
             with self.assertRaises(BackendError) as failed:
                 await refused
@@ -319,8 +323,9 @@ class DriverFacts(_Case):
                 " collection with the option 'collection'.",
             )
             self.assertNotIn("hunter2", _traceback(failed.exception))
-        with self.assertRaises(ConflictError):
-            await backend.save(key, Record(b"data", None, 0, "ann"))
+        self.assertIsNone(
+            await backend.insert(key, Record(b"data", expires=0, user="ann"))
+        )
         await backend.close()
 
     async def test_a_clustered_collection_has_conflicts_as_any_other(self) -> None:
@@ -331,10 +336,9 @@ class DriverFacts(_Case):
                 collection, clusteredIndex={"key": {"_id": 1}, "unique": True}
             )
         backend = self.open(collection=collection)
-        await backend.save(bytes(32), Record(b"data"))
+        await backend.insert(bytes(32), Record(b"data"))
 
-        with self.assertRaises(ConflictError):
-            await backend.save(bytes(32), Record(b"data"))
+        self.assertIsNone(await backend.insert(bytes(32), Record(b"data")))
 
     async def test_what_is_no_ordinary_collection_is_told(self) -> None:
         """Behaviour 88: a view, a capped and a time-series collection."""
@@ -353,7 +357,7 @@ class DriverFacts(_Case):
 
                 with self.assertLogs("tornado_sessions", logging.WARNING) as log:
                     with contextlib.suppress(BackendError):
-                        await backend.save(bytes(32), Record(b"data", None, 4e9))
+                        await backend.insert(bytes(32), Record(b"data", expires=4e9))
                     await backend.close()
 
                 [record] = log.records
@@ -451,16 +455,6 @@ class DriverFacts(_Case):
 
             self.assertNotIn("hunter2", shown + _traceback(failed.exception))
 
-    async def test_a_conflict_shows_no_key(self) -> None:
-        """Behaviour 8: what the server says of a duplicate has the key in it."""
-        backend, key = self.open(), secrets.token_bytes(32)
-        await backend.save(key, Record(b"data"))
-
-        with self.assertRaises(ConflictError) as conflict:
-            await backend.save(key, Record(b"data"))
-
-        _assert_absent(self, key, _traceback(conflict.exception))
-
     # Clients, loops, processes.
 
     async def test_a_client_that_was_handed_in_stays_open(self) -> None:
@@ -468,7 +462,7 @@ class DriverFacts(_Case):
         client = self.make_client()
         backend = MongoDBBackend(client=client, database=DATABASE)
         key = secrets.token_bytes(32)
-        await backend.save(key, Record(b"data"))
+        await backend.insert(key, Record(b"data"))
 
         await backend.close()
 
@@ -514,7 +508,7 @@ class DriverFacts(_Case):
         # answer, and others get the connection after them.
         backend = self.open(maxPoolSize=5, timeout=60)
         keys = [secrets.token_bytes(32) for _ in range(60)]
-        await asyncio.gather(*(backend.save(key, Record(key)) for key in keys))
+        await asyncio.gather(*(backend.insert(key, Record(key)) for key in keys))
         chance = random.Random(68)
 
         cancelled = 0
@@ -867,7 +861,7 @@ class FaultFacts(_Case):
         operations = [self.backend.load(self.key) for _ in range(at_once)]
         work = asyncio.gather(
             *operations,
-            self.backend.save(secrets.token_bytes(32), Record(b"data")),
+            self.backend.insert(secrets.token_bytes(32), Record(b"data")),
             self.backend.delete(secrets.token_bytes(32)),
             self.backend.ping(),
             anext(self.backend.find("ann"), None),
@@ -918,7 +912,7 @@ class FaultFacts(_Case):
     async def _start_and_store(self) -> None:
         await asyncio.to_thread(self.server.start)
         unhurried = _backend(self.driver, self.server.url, timeout=60)
-        await unhurried.save(self.key, Record(b"before"))
+        await unhurried.insert(self.key, Record(b"before"))
         await unhurried.close()
         await _until_good(self.backend)
 
@@ -988,7 +982,7 @@ class RightsTest(unittest.IsolatedAsyncioTestCase):
             with self.assertLogs("tornado_sessions", logging.WARNING) as log:
                 for _ in range(3):
                     key = secrets.token_bytes(32)
-                    await backend.save(key, Record(b"data"))
+                    await backend.insert(key, Record(b"data"))
                     self.assertIsNotNone(await backend.load(key))
                 await backend.close()
             [line] = log.output
@@ -1005,8 +999,8 @@ class RightsTest(unittest.IsolatedAsyncioTestCase):
         for driver in ("motor", "pymongo"):
             backend, key = self.open(driver, "nobody"), secrets.token_bytes(32)
             for work in (
-                backend.save(key, Record(b"hunter2")),
-                backend.save(key, Record(b"hunter2", 1)),
+                backend.insert(key, Record(b"hunter2")),
+                backend.replace(key, Record(b"hunter2"), 1),
                 backend.load(key),
                 backend.delete(key),
             ):
@@ -1081,7 +1075,7 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
                 backend = self._backend(driver, tls="true", tlsCAFile=self.certificate)
                 key = secrets.token_bytes(32)
 
-                await backend.save(key, Record(b"data"))
+                await backend.insert(key, Record(b"data"))
 
                 record = await backend.load(key)
                 assert record is not None
@@ -1190,7 +1184,7 @@ class _Visitor:
         self.stored_again = asyncio.Event()
 
     async def count(self) -> None:
-        await self.backend.save(self.key, Record(b"0"))
+        await self.backend.insert(self.key, Record(b"0"))
         while self.goes_on:
             await self._count_once()
 
@@ -1201,7 +1195,7 @@ class _Visitor:
             assert record is not None
             self.tried = int(record.data) + 1
             data = b"%d" % self.tried
-            await self.backend.save(self.key, Record(data, record.version))
+            await self.backend.replace(self.key, Record(data), record.version)
         except BackendError:
             self.failed += 1
             return
@@ -1220,7 +1214,7 @@ async def _until_good(backend: Backend) -> None:
     """Uses a backend until an operation is in time."""
     while True:
         with contextlib.suppress(BackendError):
-            await backend.save(secrets.token_bytes(32), Record(b"good"))
+            await backend.insert(secrets.token_bytes(32), Record(b"good"))
             return
 
 
@@ -1272,16 +1266,19 @@ async def _use_all_of(
     backend: MongoDBBackend, key: bytes, data: bytes, user: str
 ) -> None:
     """Has the driver log all that there is to log."""
-    await backend.save(key, Record(data, None, 4e9, user))
-    with contextlib.suppress(ConflictError):
-        await backend.save(key, Record(data, None, 4e9, user))
+    await backend.insert(key, Record(data, expires=4e9, user=user))
+    assert await backend.insert(key, Record(data, expires=4e9, user=user)) is None
     record = await backend.load(key)
     assert record is not None
-    await backend.save(key, Record(data, record.version, 4e9, user))
-    with contextlib.suppress(ConflictError):
-        await backend.save(key, Record(data, record.version, 4e9, user))
+    await backend.replace(key, Record(data, expires=4e9, user=user), record.version)
+    assert (
+        await backend.replace(key, Record(data, expires=4e9, user=user), record.version)
+        is None
+    )
     for _ in range(150):
-        await backend.save(secrets.token_bytes(32), Record(data, None, 4e9, user))
+        await backend.insert(
+            secrets.token_bytes(32), Record(data, expires=4e9, user=user)
+        )
     found = [found async for found in backend.find(user)]
     assert len(found) == 151
     await backend.delete(key)

@@ -13,8 +13,9 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.driver import COMMON_OPTIONS, DriverBackend
+from tornado_sessions.storage.versions import new_version
 from tornado_sessions_mongodb.connection import Connection, collection_of
 from tornado_sessions_mongodb.errors import (
     ADVICE,
@@ -180,30 +181,31 @@ class MongoDBBackend(DriverBackend[Connection]):
 
     async def insert_into(
         self, connection: Connection, key: bytes, record: Record
-    ) -> bool:
+    ) -> Version | None:
         connection.indexes.ensure()
-        document = {"_id": key, **_fields(connection, record)}
+        document = {"_id": key, **_fields(record)}
         try:
             await connection.call(connection.collection.insert_one, document)
         except DuplicateKeyError as error:
             if unique_index(error) != "_id_":
                 raise
-            return False
-        return True
+            return None
+        return document["version"]
 
     async def replace_in(
-        self, connection: Connection, key: bytes, record: Record
-    ) -> bool:
+        self, connection: Connection, key: bytes, record: Record, version: Version
+    ) -> Version | None:
         connection.indexes.ensure()
+        fields = _fields(record)
         # Never an upsert. If the connection breaks, the driver sends the replacement
         # again under the same transaction number, and a server that has applied it
         # already answers as it did the first time.
         result = await connection.call(
             connection.collection.replace_one,
-            {"_id": key, "version": record.version},
-            _fields(connection, record),
+            {"_id": key, "version": version},
+            fields,
         )
-        return bool(result.matched_count)
+        return fields["version"] if result.matched_count else None
 
     async def delete_from(self, connection: Connection, key: bytes) -> None:
         await connection.call(connection.collection.delete_one, {"_id": key})
@@ -262,12 +264,9 @@ class MongoDBBackend(DriverBackend[Connection]):
         return message + doubts(connection.client)
 
 
-def _fields(connection: Connection, record: Record) -> dict[str, Any]:
-    """Returns the document of ``record``, without its key."""
-    fields: dict[str, Any] = {
-        "data": record.data,
-        "version": next(connection.versions),
-    }
+def _fields(record: Record) -> dict[str, Any]:
+    """Returns the document of ``record`` with a new version, without its key."""
+    fields: dict[str, Any] = {"data": record.data, "version": new_version()}
     if record.expires and record.expires < _LAST_DATE:
         fields["expires"] = DatetimeMS(int(record.expires * 1000))
     if record.user is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -60,10 +58,6 @@ class Connection:
         self.client: Any = collection.database.client
         self.collection = collection
         self.indexes = indexes
-        # No two saves have the same version, nor do two records that are inserted
-        # under one key, one after the other: else a save that loaded the first could
-        # replace the second. So each process begins with a random number.
-        self.versions = itertools.count(secrets.randbits(62))
         #: Operations that nobody waits for any more.
         self.abandoned: set[asyncio.Future[Any]] = set()
         self._timeout = timeout

@@ -25,7 +25,7 @@ from typing import Any
 import aiosqlite
 from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
@@ -233,7 +233,7 @@ class FileTest(_Case):
     async def test_what_is_deleted_is_overwritten(self) -> None:
         """Whatever SQLite was built with; also once all of it has left the log."""
         backend, key = self.open(), _new_key()
-        await backend.save(key, Record(b"a secret of ann's", None))
+        await backend.insert(key, Record(b"a secret of ann's"))
         [(secure_delete,)] = await _pragma(
             (await backend.connection()).writer, "secure_delete"
         )
@@ -256,7 +256,7 @@ class FileTest(_Case):
     async def test_the_schema_can_be_read(self) -> None:
         """What the README tells of the table is what the table is."""
         backend, key = self.open(), _new_key()
-        await backend.save(key, Record(b"data", None, 1_800_000_000.5, "ann"))
+        await backend.insert(key, Record(b"data", expires=1_800_000_000.5, user="ann"))
 
         with self.database() as database:
             [row] = database.execute(
@@ -291,7 +291,7 @@ class FileTest(_Case):
         await _insert(backend)
         with self.database() as database:
             database.execute("BEGIN IMMEDIATE")
-            save = asyncio.create_task(backend.save(key, Record(b"one")))
+            save = asyncio.create_task(backend.insert(key, Record(b"one")))
             await asyncio.sleep(0)
             closings = [asyncio.create_task(backend.close()) for _ in range(2)]
             ended, _ = await asyncio.wait([save, *closings], timeout=0.1)
@@ -431,7 +431,7 @@ class ExpiryTest(_Case):
                 key = await _insert(backend, expires=100)
                 loaded = await backend.load(key)
                 assert loaded is not None
-                await backend.save(key, Record(b"", loaded.version, expires))
+                await backend.replace(key, Record(b"", expires=expires), loaded.version)
 
                 self.assertEqual(await backend.purge(expires - 1), 0)
                 self.assertEqual(await backend.purge(expires), 1)
@@ -781,18 +781,18 @@ class FailureTest(_Case):
         script = f"""
             async def fill():
                 backend = SQLiteBackend({str(self.path)!r})
-                await backend.save(bytes(32), Record(b"one"))
+                await backend.insert(bytes(32), Record(b"one"))
                 connection = await backend.connection()
                 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, -1))
                 try:
                     while True:
-                        await backend.save(os.urandom(32), Record(bytes(10_000)))
+                        await backend.insert(os.urandom(32), Record(bytes(10_000)))
                 except BackendError as error:
                     print(error)
                 print((await backend.load(bytes(32))).data)
                 print(await backend.connection() is connection)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-                await backend.save(b"1" * 32, Record(b"two"))
+                await backend.insert(b"1" * 32, Record(b"two"))
                 print((await backend.load(b"1" * 32)).data)
                 await backend.close()
 
@@ -831,12 +831,13 @@ class SilenceTest(_Case):
         backend, key, data = self.open(), _new_key(), secrets.token_bytes(32)
         user = secrets.token_hex(16)
 
-        await backend.save(key, Record(data, None, 100, user))
-        with self.assertRaises(ConflictError):
-            await backend.save(key, Record(data, None, 100, user))
+        await backend.insert(key, Record(data, expires=100, user=user))
+        self.assertIsNone(
+            await backend.insert(key, Record(data, expires=100, user=user))
+        )
         loaded = await backend.load(key)
         assert loaded is not None
-        await backend.save(key, Record(data, loaded.version, 100, user))
+        await backend.replace(key, Record(data, expires=100, user=user), loaded.version)
         self.assertEqual([key async for key, _ in backend.find(user)], [key])
         await backend.purge(50)
         with self.database() as database:
@@ -867,7 +868,7 @@ class CancellationTest(_Case):
         backend = self.open()
         keys = [_new_key() for _ in range(50)]
         for key in keys:
-            await backend.save(key, Record(key))
+            await backend.insert(key, Record(key))
 
         for turn in range(1000):
             load = asyncio.create_task(backend.load(keys[turn % 50]))
@@ -924,7 +925,7 @@ class ProcessTest(_Case):
                 except BackendError as error:
                     print(error)
 
-            asyncio.run(backend.save(bytes(32), Record(b"one")))
+            asyncio.run(backend.insert(bytes(32), Record(b"one")))
             other.executescript({_HANG_IN_DELETE!r})
             loop = asyncio.new_event_loop()
             task = loop.create_task(delete())
@@ -951,7 +952,7 @@ class ProcessTest(_Case):
 
             threading.excepthook = tell
             backend = SQLiteBackend({str(self.path)!r}, timeout=0.5)
-            asyncio.run(backend.save(bytes(32), Record(b"one")))
+            asyncio.run(backend.insert(bytes(32), Record(b"one")))
             other = sqlite3.connect({str(self.path)!r}, isolation_level=None)
             other.executescript({_HANG_IN_DELETE!r})
             loop = asyncio.new_event_loop()
@@ -975,15 +976,14 @@ class ProcessTest(_Case):
                 backend = SQLiteBackend({str(self.path)!r}, timeout=20)
                 for _ in range(50):
                     while True:
-                        record = await backend.load(bytes(32)) or Record(b"0")
-                        data = b"%d" % (int(record.data) + 1)
-                        try:
-                            await backend.save(
-                                bytes(32), Record(data, record.version)
-                            )
-                        except ConflictError:
-                            continue
-                        break
+                        key, stored = bytes(32), await backend.load(bytes(32))
+                        if stored is None:
+                            done = await backend.insert(key, Record(b"1"))
+                        else:
+                            count = Record(b"%d" % (int(stored.data) + 1))
+                            done = await backend.replace(key, count, stored.version)
+                        if done is not None:
+                            break
                 await backend.close()
 
             print("ready", flush=True)
@@ -1009,10 +1009,10 @@ class ProcessTest(_Case):
         script = f"""
             async def count(key, tell):
                 backend = SQLiteBackend({str(self.path)!r}, timeout=20)
-                await backend.save(key, Record(b"0"))
+                await backend.insert(key, Record(b"0"))
                 for number in range(1, 1_000_000):
                     version = (await backend.load(key)).version
-                    await backend.save(key, Record(b"%d" % number, version))
+                    await backend.replace(key, Record(b"%d" % number), version)
                     os.write(tell, b"%d\\n" % number)
 
             def start():
@@ -1058,7 +1058,7 @@ class ProcessTest(_Case):
             key = bytes([bool(child)]) * 32
 
             async def use():
-                await backend.save(key, Record(key))
+                await backend.insert(key, Record(key))
                 assert (await backend.load(key)).data == key
                 await backend.close()
 
@@ -1076,7 +1076,7 @@ class ProcessTest(_Case):
         """Behaviour 67: SQLite would lose writes; the parent is not disturbed."""
         script = f"""
             backend = SQLiteBackend({str(self.path)!r})
-            asyncio.run(backend.save(bytes(32), Record(b"one")))
+            asyncio.run(backend.insert(bytes(32), Record(b"one")))
             child = os.fork()
 
             async def refuse():
@@ -1112,7 +1112,7 @@ class ProcessTest(_Case):
             backend = SQLiteBackend({str(self.path)!r})
 
             async def use():
-                await backend.save(os.urandom(32), Record(b"one"))
+                await backend.insert(os.urandom(32), Record(b"one"))
                 await backend.close()
 
             asyncio.run(use())
@@ -1128,7 +1128,7 @@ class ProcessTest(_Case):
         """The threads of the driver do not keep it alive."""
         script = f"""
             backend = SQLiteBackend({str(self.path)!r})
-            asyncio.run(backend.save(bytes(32), Record(b"one")))
+            asyncio.run(backend.insert(bytes(32), Record(b"one")))
             asyncio.run(backend.load(bytes(32)))
             print("ok")
         """
@@ -1164,7 +1164,7 @@ async def _insert(
     user: str | None = None,
 ) -> bytes:
     key = _new_key()
-    await backend.save(key, Record(data, None, expires, user))
+    await backend.insert(key, Record(data, expires=expires, user=user))
     return key
 
 
@@ -1209,7 +1209,7 @@ def _start_python(script: str) -> subprocess.Popen[str]:
     head = """
         import asyncio, os, resource, signal, sqlite3
         from tornado_sessions.storage.backend import Record
-        from tornado_sessions.errors import BackendError, ConflictError
+        from tornado_sessions.errors import BackendError
         from tornado_sessions_sqlite import SQLiteBackend
     """
     return subprocess.Popen(

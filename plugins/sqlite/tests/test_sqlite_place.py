@@ -34,7 +34,7 @@ class _Case(unittest.IsolatedAsyncioTestCase):
         backend = SQLiteBackend(path or self.path, timeout=20)
         self.addAsyncCleanup(backend.close)
         key = secrets.token_bytes(32)
-        await backend.save(key, Record(b"one"))
+        await backend.insert(key, Record(b"one"))
         self.assertIsNotNone(await backend.load(key))
         await backend.close()
 

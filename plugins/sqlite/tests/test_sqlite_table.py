@@ -19,7 +19,7 @@ from typing import Any
 
 from tornado_sessions_sqlite import SQLiteBackend
 
-from tornado_sessions.errors import BackendError, ConflictError
+from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
 
@@ -172,9 +172,9 @@ class SharingTest(_Case):
                 key, other = secrets.token_bytes(32), secrets.token_bytes(32)
 
                 await asyncio.gather(
-                    one.save(key, Record(b"one", None, 100, "ann")),
-                    two.save(key, Record(b"two", None, 100, "ann")),
-                    one.save(other, Record(b"one", None, 1e10, "bob")),
+                    one.insert(key, Record(b"one", expires=100, user="ann")),
+                    two.insert(key, Record(b"two", expires=100, user="ann")),
+                    one.insert(other, Record(b"one", expires=1e10, user="bob")),
                 )
 
                 self.assertEqual([each async for each, _ in one.find("ann")], [key])
@@ -238,22 +238,20 @@ class SharingTest(_Case):
         script = f"""
             import asyncio
             from tornado_sessions.storage.backend import Record
-            from tornado_sessions.errors import ConflictError
             from tornado_sessions_sqlite import SQLiteBackend
 
             async def count():
                 backend = SQLiteBackend({str(self.path)!r}, timeout=60)
                 for _ in range(20):
                     while True:
-                        record = await backend.load(bytes(32)) or Record(b"0")
-                        data = b"%d" % (int(record.data) + 1)
-                        try:
-                            await backend.save(
-                                bytes(32), Record(data, record.version)
-                            )
-                        except ConflictError:
-                            continue
-                        break
+                        key, stored = bytes(32), await backend.load(bytes(32))
+                        if stored is None:
+                            done = await backend.insert(key, Record(b"1"))
+                        else:
+                            count = Record(b"%d" % (int(stored.data) + 1))
+                            done = await backend.replace(key, count, stored.version)
+                        if done is not None:
+                            break
                 await backend.close()
 
             asyncio.run(count())
@@ -333,7 +331,7 @@ class TakenTest(_Case):
     async def test_a_table_that_was_copied_by_sql_is_ours(self) -> None:
         """A dump that is read in again is as good as the file."""
         backend, key = self.open(), secrets.token_bytes(32)
-        await backend.save(key, Record(b"one"))
+        await backend.insert(key, Record(b"one"))
         await backend.close()
         with self.file.open() as database:
             dump = "\n".join(database.iterdump())
@@ -382,11 +380,11 @@ class TakenTest(_Case):
     async def test_a_unique_index_on_the_table_is_told(self) -> None:
         """Behaviour 88: what stands in the way is named, and no value with it."""
         backend = self.open()
-        await backend.save(bytes(32), Record(b"", None, 0, "ann"))
+        await backend.insert(bytes(32), Record(b"", expires=0, user="ann"))
         self.file.execute("CREATE UNIQUE INDEX one_each ON sessions (user)")
 
         with self.assertRaises(BackendError) as failed:
-            await backend.save(bytes([1]) * 32, Record(b"", None, 0, "ann"))
+            await backend.insert(bytes([1]) * 32, Record(b"", expires=0, user="ann"))
 
         self.assertEqual(
             str(failed.exception),
@@ -394,14 +392,15 @@ class TakenTest(_Case):
             " sessions.user. Somebody has changed the table: drop that constraint or"
             " that index, or name another table with the option 'table'.",
         )
-        with self.assertRaises(ConflictError):
-            await backend.save(bytes(32), Record(b"", None, 0, "ann"))
+        self.assertIsNone(
+            await backend.insert(bytes(32), Record(b"", expires=0, user="ann"))
+        )
 
 
 async def _use(backend: Backend) -> bytes:
     """Stores a record, loads it, and returns its key."""
     key = secrets.token_bytes(32)
-    await backend.save(key, Record(b"one", None, 1e10, secrets.token_hex(8)))
+    await backend.insert(key, Record(b"one", expires=1e10, user=secrets.token_hex(8)))
     assert await backend.load(key) is not None
     return key
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from tornado_sessions.storage.backend import Record
+from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.storage.options import split_url
+from tornado_sessions.storage.versions import new_version
 from tornado_sessions_sqlite.database import MovedError, SessionFile
 from tornado_sessions_sqlite.lanes import (
     Lane,
@@ -145,26 +146,31 @@ class SQLiteBackend(DriverBackend[Lanes]):
         # The version includes the indexed columns, see replace_in().
         return Record(rows[0][0], rows[0][1:]) if rows else None
 
-    async def insert_into(self, lanes: Lanes, key: bytes, record: Record) -> bool:
+    async def insert_into(
+        self, lanes: Lanes, key: bytes, record: Record
+    ) -> Version | None:
         data, expires, user = record.data, record.expires, record.user
-        values = key, data, expires, _minute(expires), user
+        number, minute = new_version(), _minute(expires)
+        values = key, number, data, expires, minute, user
         cursor = await self._execute(lanes, True, self._table.insert, *values)
-        return bool(cursor.rowcount)
+        return (number, minute, user) if cursor.rowcount else None
 
-    async def replace_in(self, lanes: Lanes, key: bytes, record: Record) -> bool:
+    async def replace_in(
+        self, lanes: Lanes, key: bytes, record: Record, version: Version
+    ) -> Version | None:
         data, expires, user = record.data, record.expires, record.user
-        minute = _minute(expires)
-        version, *indexed = record.version
+        number, minute = new_version(), _minute(expires)
+        expected, *indexed = version
         if indexed == [minute, user]:
             # Most writes of a busy session: they leave the indexes alone, which
             # halves what is written.
-            values: tuple[object, ...] = data, expires, key, version
-            cursor = await self._execute(lanes, True, self._table.replace, *values)
+            sql = self._table.replace
+            values: tuple[object, ...] = number, data, expires, key, expected
         else:
-            values = data, expires, minute, user, key, version
             sql = self._table.replace_indexed
-            cursor = await self._execute(lanes, True, sql, *values)
-        return bool(cursor.rowcount)
+            values = number, data, expires, minute, user, key, expected
+        cursor = await self._execute(lanes, True, sql, *values)
+        return (number, minute, user) if cursor.rowcount else None
 
     async def delete_from(self, lanes: Lanes, key: bytes) -> None:
         await self._execute(lanes, True, self._table.delete, key)

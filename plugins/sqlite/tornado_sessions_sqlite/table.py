@@ -40,21 +40,18 @@ SELECT rowid, key, data, version, expires_minute, user FROM "{0}"
 WHERE user = ? AND rowid > ? ORDER BY rowid LIMIT ?
 """
 
-# A version is a random number of 64 bits, not a counter: a counter would begin
-# again when a record is deleted and inserted under the same key, and a save that
-# saw the first record could then replace the second.
 _INSERT = """
 INSERT INTO "{0}" (key, version, data, expires, expires_minute, user)
-VALUES (?, random(), ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING
 """
 
 _REPLACE = """
-UPDATE "{0}" SET version = random(), data = ?, expires = ?
+UPDATE "{0}" SET version = ?, data = ?, expires = ?
 WHERE key = ? AND version = ?
 """
 
 _REPLACE_INDEXED = """
-UPDATE "{0}" SET version = random(), data = ?, expires = ?,
+UPDATE "{0}" SET version = ?, data = ?, expires = ?,
     expires_minute = ?, user = ?
 WHERE key = ? AND version = ?
 """
