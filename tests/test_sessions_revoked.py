@@ -119,7 +119,7 @@ class EachOtherTest(RevokedCase):
         await vaults[0].arrived.wait()
         mark = (await self.envelope(own)).claim
         vaults[1].counted = "find"
-        second = asyncio.ensure_future(self.end_others(processes[1], own, 4))
+        second = asyncio.ensure_future(self.end_others(processes[1], own, 3))
         await vaults[1].arrived.wait()
         assert (await self.envelope(own)).claim == mark
         for vault in vaults:
