@@ -422,10 +422,10 @@ class Visit:
         self.moves = self.is_another_user = self.signs_in = False
         self.ending: list[str] = []
         # What this request itself has set, beside values, and the id that it came
-        # with, if its session has another one.
+        # with, if that is not alive.
         self.own_flashes: set[str] = set()
         self.owns_idle = False
-        self.superseded: str | None = None
+        self.not_alive: str | None = None
         self.is_revoking = False
         # What the store has done for it.
         self.faults = self.conflicts = 0
@@ -455,9 +455,9 @@ class Visit:
         if sent is not None:
             self.world.check(sent, self.session)
             kept = self.world.kept[sent]
-            if kept.replaced:
-                self.superseded = sent
-            if not self.session.is_new:
+            if self.session.is_new:
+                self.not_alive = sent
+            else:
                 self.token, self.created = sent, kept.created
                 self._sees(kept.state)
         for step in self.plan.steps:
@@ -585,8 +585,8 @@ class Visit:
         self._ends()
 
     def _ends(self) -> None:
-        self.ending += [t for t in (self.token, self.superseded) if t is not None]
-        self.superseded = None
+        self.ending += [t for t in (self.token, self.not_alive) if t is not None]
+        self.not_alive = None
         self._begins_anew()
 
     def end_at_once(self) -> None:

@@ -200,8 +200,9 @@ class Sessions:
     async def revoke(self, user: str, id: str) -> bool:
         """Ends the session of ``user`` whose handle is ``id``.
 
-        Returns False where this user has no such session, whether or not another
-        user has. A request in progress with the session does not bring it back. To
+        Returns False where this user has no such session that is alive, whether or
+        not another user has. One that has expired is ended all the same: the clock
+        of this process may be wrong. A request in progress with the session does not bring it back. To
         a handler that revokes its own through ``self.sessions``, it is as if it had
         called `.Session.destroy`. Raises as `of_user` does.
         """

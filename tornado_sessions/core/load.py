@@ -58,8 +58,8 @@ class Loader:
             return SessionState(self._rules)
         if not is_alive(envelope, self._rules, now):
             state = SessionState(self._rules)
+            state.not_alive = {token: envelope.user}
             if envelope.successor:
-                state.superseded = (token,)
                 self._events.tell("superseded", token, user=envelope.user)
             else:
                 self._records.tell_expired(token, envelope, now)
@@ -93,12 +93,12 @@ class Loader:
                 raise result
             loaded.append(result)
         alive = {state.token: state for state in loaded if state.token is not None}
+        not_alive: dict[str, str | None] = {}
+        for each in loaded:
+            not_alive |= each.not_alive
         if len(alive) < 2:
             state = next(iter(alive.values()), loaded[0])
-            # A logout ends what has become of any of them.
-            state.superseded = tuple(
-                token for each in loaded for token in each.superseded
-            )
+            state.not_alive = not_alive
             return state
         refused = self._refused(
             f"The request came with {len(alive)} different session ids that are alive."
@@ -106,6 +106,7 @@ class Loader:
             " is told to drop its cookie: it has to send the request again."
         )
         refused.found = {token: state.base.user for token, state in alive.items()}
+        refused.not_alive = not_alive
         return refused
 
     def _refused(self, reason: str) -> SessionState:

@@ -89,6 +89,7 @@ class SessionState:
         "lock",
         "login",
         "needs_new_id",
+        "not_alive",
         "noted_at",
         "on_socket",
         "own",
@@ -96,7 +97,6 @@ class SessionState:
         "renewal_failed",
         "rules",
         "stale",
-        "superseded",
         "token",
         "values",
         "version",
@@ -157,8 +157,10 @@ class SessionState:
         #: with several ids, those that are alive, each with its user.
         self.refusal: str | None = None
         self.found: Mapping[str, str | None] = _nothing
-        #: The tokens that the request came with and whose sessions have others now.
-        self.superseded: tuple[str, ...] = ()
+        #: The tokens of the request that the store knows and that are not alive, each
+        #: with its user. `destroy` ends them as well: the session may have another id
+        #: now, or it has expired by the clock or settings of this process alone.
+        self.not_alive: Mapping[str, str | None] = _nothing
         #: What this request itself has set: names of fields, and keys of flashes. A
         #: login takes nothing else of these along.
         self.own: frozenset[str] = frozenset()
@@ -360,9 +362,9 @@ class SessionState:
         if self.token is not None:
             version = None if self.stale else self.version
             self._end({self.token: Ended(self.base.user, version)})
-        if self.superseded:
-            self._end(dict.fromkeys(self.superseded, Ended()))
-            self.superseded = ()
+        if self.not_alive:
+            self._end({token: Ended(user) for token, user in self.not_alive.items()})
+            self.not_alive = _nothing
         self.note_end()
 
     # What the core notes.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+
 from tornado_sessions.testing.applications import (
     Act,
+    destroy,
     login,
     look,
     put,
@@ -226,6 +229,54 @@ class ExpiryContract(VisitorTests):
         self.assert_alive(ada)
         self.time -= 2
         self.assert_ended(ada)
+
+    def test_what_a_wrong_clock_takes_for_expired_can_be_ended(self) -> None:
+        """Behaviours 42, 44: it is dead when the clock is right again."""
+        self.require_revocable()
+        for seconds in (-600, 2000):
+            ada, bob = self.guest(), self.guest()
+            captured, both = (
+                ada.copy(),
+                f"{bob.cookie}; session={self.altered('A' * 43)}",
+            )
+            self.time += seconds
+            ada.does(destroy)
+            bob.does(destroy, headers={"Cookie": both})
+            self.time -= seconds
+            self.assert_ended(captured)
+            self.assert_ended(bob)
+
+    def test_a_logout_ends_all_sessions_that_a_request_came_with(self) -> None:
+        """Behaviours 35, 42: those that are alive, and those that the clock denies."""
+        self.require_revocable()
+        for alive in (1, 2):
+            early = self.guest()
+            self.time -= 600
+            ids = [early, *(self.guest() for _ in range(alive))]
+            both = "; ".join(f"session={each.token}" for each in ids)
+            self.visitor().does(destroy, headers={"Cookie": both})
+            self.time += 600
+            for each in ids:
+                self.assert_ended(each)
+
+    def test_what_a_wrong_clock_takes_for_expired_can_be_revoked(self) -> None:
+        """Behaviours 46, 78: by its handle, or together with all others."""
+        self.require_listing()
+        for seconds in (-600, 2000):
+            for by_handle in (True, False):
+                user = f"user {secrets.token_hex(8)}"
+                ada = self.guest()
+                ada.does(login(user))
+                handle = ada.asks(lambda handler: handler.session.id)
+                self.time += seconds
+                revoked = (
+                    self.sessions.revoke(user, handle)
+                    if by_handle
+                    else self.sessions.revoke_all(user)
+                )
+                self.complete(revoked)
+                self.time -= seconds
+                self.assert_ended(ada)
 
     def _take(self, seconds: float) -> Act:
         """Returns an act during which so much time passes."""

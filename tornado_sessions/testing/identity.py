@@ -64,7 +64,7 @@ class IdentityContract(VisitorTests):
         if self.sessions.rules.revocable:
             tokens.append(revoked.token)
             revoked.does(destroy)
-        for act in (look, put(b=2)):
+        for act in (look, put(b=2), destroy):
             answers = set()
             for token in tokens:
                 visitor = self.visitor(token=token)
