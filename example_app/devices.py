@@ -46,7 +46,7 @@ class DevicesHandler(BaseHandler):
     @recent_login(max_age=RECENT)
     async def post(self) -> None:
         vault, handle = self.sessions.vault, self.get_body_argument("id", "")
-        if not (vault.lists_users if handle else vault.ends_users):
+        if not (vault.finds_by_user if handle else vault.ends_users):
             # The page does not offer it.
             raise HTTPError(404)
         user, sessions = self.current_user, await self.get_sessions()
@@ -63,7 +63,7 @@ class DevicesHandler(BaseHandler):
 
     async def get_sessions(self) -> list[UserSession]:
         """Returns an empty list if the backend cannot look up sessions by user."""
-        if not self.sessions.vault.lists_users:
+        if not self.sessions.vault.finds_by_user:
             return []
         return await self.sessions.of_user(self.current_user)
 

@@ -77,7 +77,7 @@ class Client:
 class ShelfBackend(DriverBackend[Client]):
     """A good backend: it passes both contracts."""
 
-    durable = shared = lists_users = True
+    durable = shared = finds_by_user = True
     store = "The shelf"
     errors = (ShelfError,)
 

@@ -62,7 +62,7 @@ class Pigeon:
 
 
 class PigeonBackend(DriverBackend[Pigeon]):
-    durable = shared = lists_users = True
+    durable = shared = finds_by_user = True
     store = "The loft"
     errors = (PigeonError,)
     advice: ClassVar[Mapping[int | str, str]] = {

@@ -380,11 +380,11 @@ class LimitTest:
             " session_max_per_user, the number of sessions that a user may have."
         )
 
-    def test_it_needs_a_backend_that_lists_users(self) -> None:
+    def test_it_needs_a_backend_that_finds_by_user(self) -> None:
         """Behaviour 46: the error names both."""
 
         class Forgetful(MemoryBackend):
-            lists_users = False
+            finds_by_user = False
 
         assert error_of(session_backend=Forgetful(), session_max_per_user=3) == (
             "session_max_per_user=3 needs a backend that can look up the sessions of a"

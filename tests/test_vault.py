@@ -25,6 +25,7 @@ from tornado_sessions import (
     Vault,
     Version,
 )
+from tornado_sessions.storage.pools import PoolBackend
 from tornado_sessions.storage.vault import ForeignRecord, fingerprint
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -112,7 +113,7 @@ class TakenBackend(RecordingBackend):
         return await super().insert(key, record)
 
 
-class PoolBackend(RecordingBackend):
+class TwoServersBackend(RecordingBackend, PoolBackend):
     """A backend of two servers, of which one is down; a key's first bit chooses."""
 
     def __init__(self, *, known: bool) -> None:
@@ -120,7 +121,7 @@ class PoolBackend(RecordingBackend):
         self.known = known
         self.down = {0}
 
-    def avoids(self, key: bytes) -> bool:
+    def is_down(self, key: bytes) -> bool:
         return self.known and len(self.down) == 1 and key[0] >> 7 in self.down
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
@@ -336,9 +337,9 @@ class CollisionTest(unittest.IsolatedAsyncioTestCase):
 
 
 class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
-    async def test_no_key_is_drawn_that_the_backend_avoids(self) -> None:
+    async def test_no_key_is_drawn_whose_server_is_down(self) -> None:
         """Behaviour 66: new sessions go to the servers that are up."""
-        backend = PoolBackend(known=True)
+        backend = TwoServersBackend(known=True)
         vault = Vault(backend)
 
         for _ in range(20):
@@ -352,7 +353,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
     ) -> None:
         """Behaviour 66: whoever finds out that a server is down is served as well."""
         for _ in range(20):
-            backend = PoolBackend(known=False)
+            backend = TwoServersBackend(known=False)
             vault = Vault(backend)
 
             token = (await vault.insert(Record(b"data"))).token
@@ -363,7 +364,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_with_all_servers_down_an_insert_fails_at_once(self) -> None:
         """Behaviour 66: no other key would fare better."""
-        backend = PoolBackend(known=False)
+        backend = TwoServersBackend(known=False)
         backend.down = {0, 1}
 
         with self.assertRaisesRegex(BackendError, "is down"):
@@ -373,11 +374,11 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_three_inserts_that_fail_for_their_keys_are_an_error(self) -> None:
         """Behaviour 66: a request does not go through all servers of a large pool."""
-        backend = PoolBackend(known=False)
+        backend = TwoServersBackend(known=False)
         backend.down = {0, 1}
 
         with (
-            mock.patch.object(backend, "avoids", return_value=True),
+            mock.patch.object(backend, "is_down", return_value=True),
             self.assertRaisesRegex(BackendError, "is down"),
         ):
             await Vault(backend).insert(Record(b"data"))
@@ -386,7 +387,7 @@ class AvoidanceTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_save_that_failed_is_not_tried_elsewhere(self) -> None:
         """Behaviour 30: a session stays where it is, and its token what it is."""
-        backend = PoolBackend(known=True)
+        backend = TwoServersBackend(known=True)
         vault = Vault(backend)
         token = (await vault.insert(Record(b"old"))).token
         record = await vault.load(token)
@@ -583,11 +584,11 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
         assert [each async for each in shop2.find("ada")] == []
         assert len([each async for each in shop.find("2ada")]) == 1
 
-    async def test_without_lists_users_an_error_says_so(self) -> None:
+    async def test_without_finds_by_user_an_error_says_so(self) -> None:
         """Behaviour 46: with the name of what cannot, and what can."""
 
         class Forgetful(MemoryBackend):
-            lists_users = False
+            finds_by_user = False
 
         class SealedVault(Vault):
             def __init__(self) -> None:
@@ -601,13 +602,13 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
                 [each async for each in vault.find("ada")]
             assert str(caught.value) == (
                 f"{name} cannot look up the sessions of a user. Use a backend that"
-                " declares lists_users, such as 'sqlite'."
+                " declares finds_by_user, such as 'sqlite'."
             )
             with pytest.raises(SessionError) as caught:
                 await vault.end_before("ada", 1.0, None)
             assert str(caught.value) == (
                 f"{name} cannot end the sessions of a user. Use a backend that declares"
-                " lists_users, such as 'sqlite'."
+                " finds_by_user, such as 'sqlite'."
             )
 
 

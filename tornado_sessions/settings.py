@@ -161,7 +161,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         xsrf_cookie, xsrf_max_age = _xsrf_cookie(cookie, settings)
     vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
-    if limit is not None and not vault.lists_users:
+    if limit is not None and not vault.finds_by_user:
         name = type(getattr(vault, "backend", vault)).__name__
         raise ValueError(
             f"session_max_per_user={limit} needs a backend that can look up the"

@@ -67,7 +67,7 @@ class Logins:
         if state.refusal is not None:
             # The store is not asked for what is not stored.
             raise SessionError(state.refusal)
-        if self._store.vault.ends_users and not self._store.vault.lists_users:
+        if self._store.vault.ends_users and not self._store.vault.finds_by_user:
             # What has been ended may have been by a clock that is ahead of this one.
             not_before = await self._store.vault.not_before(user)
             envelope.auth_time = max(envelope.auth_time or 0.0, not_before)

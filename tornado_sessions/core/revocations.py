@@ -66,7 +66,7 @@ class Revocations:
     ) -> int:
         """Ends all sessions of ``user`` except ``but``. See `.Sessions.revoke_all`."""
         mine = self._own(user, own)
-        if not self._store.vault.lists_users:
+        if not self._store.vault.finds_by_user:
             await self._end_before(user, but, mine)
             return 0
         kept = but

@@ -122,7 +122,7 @@ class Backend(abc.ABC):
     #: Whether several processes can use the same records.
     shared: ClassVar[bool] = True
     #: Whether `find` works.
-    lists_users: ClassVar[bool] = False
+    finds_by_user: ClassVar[bool] = False
     #: The largest size of ``data`` in bytes; None for no limit. The core checks it
     #: before it calls `insert` or `replace`. Make it an option with this name, which
     #: the error tells users to set. The backends of this library use 65,536 by default. A session of that size blocks the event
@@ -178,15 +178,6 @@ class Backend(abc.ABC):
     async def delete(self, key: bytes) -> None:
         """Removes the record; does nothing if there is none."""
 
-    def avoids(self, key: bytes) -> bool:
-        """Whether to place a new record under another key.
-
-        True if the store has several servers, and the one for ``key`` has just
-        failed while others work. The core then draws another token, also if the
-        `insert` of the new record has failed. It does no I/O.
-        """
-        return False
-
     async def ping(self) -> None:
         """Checks the connection to the store; raises `.BackendError` if it fails.
 
@@ -209,7 +200,7 @@ class Backend(abc.ABC):
         """Yields the key and the record of every session of ``user``.
 
         There may be expired records among them. Raises `.SessionError` if
-        `lists_users` is False.
+        `finds_by_user` is False.
         """
         raise SessionError(
             f"{type(self).__name__} cannot look up the sessions of a user."

@@ -15,6 +15,7 @@ from tornado_sessions.errors import (
     SessionError,
 )
 from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
+from tornado_sessions.storage.pools import PoolBackend
 
 # 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
 # characters carries four bits, so only sixteen of them can stand there.
@@ -23,7 +24,7 @@ _well_formed = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]").fullmatch
 # How many bytes of the key are stored in front of the data of each record.
 _BOUND = 16
 
-# How many tokens are drawn at most to find one that the backend does not avoid.
+# How many tokens are drawn at most to find one whose server is up.
 # With nine of ten servers down, one insert in a thousand still goes to one of them.
 _DRAWS = 64
 
@@ -62,8 +63,8 @@ class Vault:
     #: the token contains the record, and `replace` returns a new token.
     revocable: bool = True
 
-    #: See `.Backend.lists_users`.
-    lists_users: bool = False
+    #: See `.Backend.finds_by_user`.
+    finds_by_user: bool = False
 
     #: Whether all sessions of a user can be ended, by `find` or by `end_before`.
     ends_users: bool = False
@@ -75,7 +76,8 @@ class Vault:
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
-        self.lists_users = self.ends_users = backend.lists_users
+        self._pool = backend if isinstance(backend, PoolBackend) else None
+        self.finds_by_user = self.ends_users = backend.finds_by_user
         self.timeout = backend.timeout
         # The prefix of each user's name: an application finds only its own sessions.
         self._scope = f"{namespace}:" if namespace else ""
@@ -94,8 +96,7 @@ class Vault:
     async def insert(self, record: Record) -> Saved:
         """Stores a new record under a token that it draws.
 
-        It draws up to three times one that the backend does not avoid
-        (`.Backend.avoids`). Raises `.SessionDataError` if the record is larger than
+        It draws up to three times one whose server is not down (`.PoolBackend`). Raises `.SessionDataError` if the record is larger than
         `.Backend.max_bytes`, and `.BackendError` if the store fails.
         """
         for tries_left in (2, 1, 0):
@@ -104,7 +105,7 @@ class Vault:
             try:
                 version = await self.backend.insert(key, bound)
             except BackendError:
-                if not tries_left or not self.backend.avoids(key):
+                if not tries_left or not self._is_down(key):
                     raise
             else:
                 if version is not None:
@@ -159,9 +160,9 @@ class Vault:
         """Yields the records of ``user``, each with the key for `delete_found`.
 
         There may be expired ones among them, those whose data names another user,
-        and `ForeignRecord`\\ s. Raises `.SessionError` where `lists_users` is False.
+        and `ForeignRecord`\\ s. Raises `.SessionError` where `finds_by_user` is False.
         """
-        if not self.lists_users:
+        if not self.finds_by_user:
             raise self._cannot("look up")
         async for key, record in self.backend.find(self._scope + user):
             if record.data.startswith(key[:_BOUND]):
@@ -174,12 +175,12 @@ class Vault:
         await self.backend.delete(key)
 
     async def end_before(
-        self, user: str, time: float, but: str | None, since: float = 0.0
+        self, user: str, time: float, keep: str | None, since: float = 0.0
     ) -> float:
         """Ends the sessions of ``user`` whose login was before ``time``.
 
         This is for a vault that cannot list them; `load` then returns None for
-        them. The session with the handle ``but``, whose login was at ``since``, is
+        them. The session with the handle ``keep``, whose login was at ``since``, is
         kept. If that session has ended already, raises `.SessionGoneError` and ends
         nothing. Returns the time before which logins are invalid: it is later than
         ``time`` if a later one was stored before. Raises `.SessionError` if the vault
@@ -222,19 +223,22 @@ class Vault:
         await self.backend.close()
 
     def _draw(self) -> tuple[str, bytes]:
-        """Returns a new token and its key, which the backend does not avoid."""
+        """Returns a new token and its key, whose server is not down."""
         for _ in range(_DRAWS):
             token = secrets.token_urlsafe(32)
             key = self._key(token)
-            if not self.backend.avoids(key):
+            if not self._is_down(key):
                 break
         return token, key
+
+    def _is_down(self, key: bytes) -> bool:
+        return self._pool is not None and self._pool.is_down(key)
 
     def _cannot(self, verb: str) -> SessionError:
         name = type(getattr(self, "backend", self)).__name__
         return SessionError(
             f"{name} cannot {verb} the sessions of a user. Use a backend that declares"
-            " lists_users, such as 'sqlite'."
+            " finds_by_user, such as 'sqlite'."
         )
 
     def _bound(self, key: bytes, record: Record) -> Record:

@@ -82,7 +82,7 @@ class ConnectingContract(BackendTests):
             await backend.delete(deleted)
             self.assertIsNone(await other.load(deleted))
         await backend.close()
-        if backend.lists_users:
+        if backend.finds_by_user:
             with contextlib.suppress(BackendError):
                 self.assertEqual(await find_keys(backend, user), [kept])
         await backend.close()
@@ -250,7 +250,7 @@ class ConnectingContract(BackendTests):
             version = (await load_record(backend, key)).version
             await asyncio.sleep(0)
             await backend.replace(key, make_record(data, user=user), version)
-            if backend.lists_users:
+            if backend.finds_by_user:
                 await asyncio.sleep(0)
                 await anext(aiter(backend.find(user)))
 

@@ -23,7 +23,7 @@ class FaultyVault(Vault):
     def __init__(self, inner: Vault, suspends: bool = False) -> None:
         self.inner = inner
         self.revocable = inner.revocable
-        self.lists_users = inner.lists_users
+        self.finds_by_user = inner.finds_by_user
         self.ends_users = inner.ends_users
         self.timeout = inner.timeout
         self._suspends = suspends
@@ -74,10 +74,10 @@ class FaultyVault(Vault):
         await self.inner.delete_found(key)
 
     async def end_before(
-        self, user: str, time: float, but: str | None, since: float = 0.0
+        self, user: str, time: float, keep: str | None, since: float = 0.0
     ) -> float:
         await self._enter("save")
-        return await self.inner.end_before(user, time, but, since)
+        return await self.inner.end_before(user, time, keep, since)
 
     async def not_before(self, user: str) -> float:
         await self._enter("load")

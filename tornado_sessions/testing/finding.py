@@ -24,7 +24,7 @@ from tornado_sessions.testing.records import (
 
 
 class FindingContract(BackendTests):
-    """What `.Backend.find` yields, where a backend declares ``lists_users``."""
+    """What `.Backend.find` yields, where a backend declares ``finds_by_user``."""
 
     async def test_find_answers_all_records_of_a_user_and_no_others(self) -> None:
         """Behaviour 46: all of them, however many, and each loaded in full."""
@@ -127,11 +127,11 @@ class FindingContract(BackendTests):
 
         self.assertEqual(await find_records(backend, user), [])
 
-    async def test_without_lists_users_find_says_so(self) -> None:
+    async def test_without_finds_by_user_find_says_so(self) -> None:
         """Where users are not listed, `find` raises and names the backend."""
         backend = self.open_backend()
-        if backend.lists_users:
-            self.skipTest(f"{type(backend).__name__} declares lists_users.")
+        if backend.finds_by_user:
+            self.skipTest(f"{type(backend).__name__} declares finds_by_user.")
 
         with self.assertRaisesRegex(SessionError, type(backend).__name__):
             await find_records(backend, new_user())

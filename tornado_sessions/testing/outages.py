@@ -418,7 +418,7 @@ def _operations(
         "delete": lambda: backend.delete(key),
         "ping": backend.ping,
     }
-    if backend.lists_users:
+    if backend.finds_by_user:
         operations["find"] = lambda: _find(backend)
     if type(backend).purge is not Backend.purge:
         operations["purge"] = lambda: backend.purge(time.time())

@@ -159,7 +159,7 @@ class PurgingContract(BackendTests):
         await backend.insert(key, make_record(b"one", user=user))
         for _ in range(3):
             await load_record(backend, key)
-            if backend.lists_users:
+            if backend.finds_by_user:
                 await find_records(backend, user)
 
         await purge_all(backend, time.time() + 3602)

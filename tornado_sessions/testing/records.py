@@ -55,8 +55,8 @@ class BackendTests(_Case):
 
     def open_finding(self) -> Backend:
         backend = self.open_backend()
-        if not backend.lists_users:
-            self.skipTest(f"{type(backend).__name__} does not declare lists_users.")
+        if not backend.finds_by_user:
+            self.skipTest(f"{type(backend).__name__} does not declare finds_by_user.")
         return backend
 
     def open_purged(self) -> Backend:

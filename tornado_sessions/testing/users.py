@@ -362,7 +362,7 @@ class UsersContract(VisitorTests):
         device = self.device(user)
         self.time += 1
         vault = self.watch()
-        for operation in ("find", "replace") if vault.lists_users else ("save",):
+        for operation in ("find", "replace") if vault.finds_by_user else ("save",):
             vault.failing = {operation}
             response = device.does(self.revokes(user))
             self.assertEqual(response.code, 503)
@@ -519,18 +519,18 @@ class UsersContract(VisitorTests):
             self.assertEqual(len(self.sessions_of(user)), 1)
             self.assertEqual(self.user_of(device), user)
 
-    def test_a_limit_needs_a_store_that_lists_users(self) -> None:
+    def test_a_limit_needs_a_store_that_finds_by_user(self) -> None:
         """Behaviour 46: it says so at the start, and names both."""
-        if self.sessions.vault.lists_users:
+        if self.sessions.vault.finds_by_user:
             self.skipTest("this store lists the sessions of a user")
         with self.assertRaisesRegex(
             ValueError, r"session_max_per_user=3 needs .* session_backend is a \w+"
         ):
             self.make_application(session_max_per_user=3)
 
-    def test_without_lists_users_nobody_is_listed(self) -> None:
+    def test_without_finds_by_user_nobody_is_listed(self) -> None:
         """Behaviour 46: an error says so, rather than an empty list."""
-        if self.sessions.vault.lists_users:
+        if self.sessions.vault.finds_by_user:
             self.skipTest("this store lists the sessions of a user")
         for work in (
             self.sessions.of_user("ada"),

@@ -233,7 +233,7 @@ class VisitorTests(AsyncHTTPTestCase):
 
     def require_listing(self) -> None:
         """Skips the test if the sessions of a user cannot be looked up."""
-        if not self.sessions.vault.lists_users:
+        if not self.sessions.vault.finds_by_user:
             self.skipTest("this store does not list the sessions of a user")
 
     def require_ending(self) -> None:

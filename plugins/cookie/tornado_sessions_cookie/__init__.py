@@ -221,11 +221,11 @@ class CookieBackend(Vault):
         return
 
     async def end_before(
-        self, user: str, time: float, but: str | None, since: float = 0.0
+        self, user: str, time: float, keep: str | None, since: float = 0.0
     ) -> float:
         """Stores that the sign-ins of ``user`` before ``time`` no longer count.
 
-        Except that of the session whose handle is ``but``, at ``since``. If that one
+        Except that of the session whose handle is ``keep``, at ``since``. If that one
         has ended itself, raises `.SessionGoneError` and stores nothing. Returns the
         time that counts from now on. Raises `.SessionError` without a backend
         ``not_before``.
@@ -236,7 +236,7 @@ class CookieBackend(Vault):
                 " end the sessions of a user. Give it a store for that:"
                 " session_backend='cookie:?not_before=sqlite:///ends.db'."
             )
-        return await self._ends.put(user, _End(time, but), since)
+        return await self._ends.put(user, _End(time, keep), since)
 
     async def not_before(self, user: str) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""

@@ -963,8 +963,8 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
 
         await asyncio.gather(*(_begin(vault) for _ in range(30)))
 
-        self.assertTrue(backend.avoids(hanging))
-        self.assertFalse(backend.avoids(up))
+        self.assertTrue(backend.is_down(hanging))
+        self.assertFalse(backend.is_down(up))
 
     async def test_a_server_that_is_back_gets_new_sessions_again(self) -> None:
         """Behaviour 66: as soon as one operation there was good."""
@@ -973,12 +973,12 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
         self.servers[1].kill()
         with self.assertRaises(BackendError):
             await backend.load(key)
-        self.assertTrue(backend.avoids(key))
+        self.assertTrue(backend.is_down(key))
         self.servers[1].start()
 
         await backend.load(key)
 
-        self.assertFalse(backend.avoids(key))
+        self.assertFalse(backend.is_down(key))
 
     async def test_a_server_that_failed_is_tried_again_after_the_limit(self) -> None:
         """Behaviour 66: also where no session is there that would ask for it."""
@@ -989,12 +989,12 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
             await backend.load(key)
 
         await asyncio.sleep(1.1)
-        self.assertFalse(backend.avoids(key))
+        self.assertFalse(backend.is_down(key))
 
         # While the first is on its way there, the others still go elsewhere.
         trying = asyncio.ensure_future(backend.load(key))
         await asyncio.sleep(0)
-        self.assertTrue(backend.avoids(key))
+        self.assertTrue(backend.is_down(key))
         await asyncio.wait([trying])
         self.assertIsInstance(trying.exception(), BackendError)
 
@@ -1008,7 +1008,7 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
                 with self.assertRaises(BackendError):
                     await backend.load(key)
 
-            self.assertFalse(any(backend.avoids(key) for key in keys))
+            self.assertFalse(any(backend.is_down(key) for key in keys))
             with self.assertRaisesRegex(BackendError, "Check that it runs there"):
                 await _begin(Vault(backend))
             for server in servers:
@@ -1035,7 +1035,7 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
 
         await backend.ping()
 
-        self.assertEqual([backend.avoids(key) for key in keys], [False, True, False])
+        self.assertEqual([backend.is_down(key) for key in keys], [False, True, False])
 
     async def _key_on(self, server: Memcached, backend: Backend) -> bytes:
         """Returns a key that is not in use, of those that ``server`` keeps."""

@@ -15,6 +15,7 @@ import aiomcache
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
 from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.storage.pools import PoolBackend
 from tornado_sessions_memcached.exchange import ReplyError, SharedConnection
 
 __all__ = ["MemcachedBackend", "MemcachedPool"]
@@ -165,7 +166,7 @@ class MemcachedBackend(DriverBackend[SharedConnection]):
         return (self.prefix + key.hex()).encode()
 
 
-class MemcachedPool(Backend):
+class MemcachedPool(PoolBackend):
     """Spreads sessions over several servers.
 
     Each server keeps a share of them. While it is down, its share cannot be used,
@@ -219,7 +220,7 @@ class MemcachedPool(Backend):
         if len(failures) == len(outcomes):
             raise failures[0]
 
-    def avoids(self, key: bytes) -> bool:
+    def is_down(self, key: bytes) -> bool:
         """Whether the server of ``key`` has just failed, and another has not.
 
         "Just" is within its timeout. After that it gets new sessions again.

@@ -103,7 +103,7 @@ class MemoryBackend(Backend):
 
     durable = False
     shared = False
-    lists_users = True
+    finds_by_user = True
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class MongoDBBackend(DriverBackend[Connection]):
     set.
     """
 
-    lists_users = True
+    finds_by_user = True
     store = "MongoDB"
     errors = (PyMongoError,)
     options: ClassVar[Mapping[str, type]] = {"collection": str, "driver": str}

@@ -64,7 +64,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
 
     durable = True
     shared = True
-    lists_users = True
+    finds_by_user = True
 
     store = "The session database"
     errors = (sqlite3.Error,)
