@@ -11,7 +11,6 @@ import weakref
 from typing import Any
 from unittest import mock
 
-import msgspec
 import pytest
 from tornado_sessions_memory import MemoryBackend
 
@@ -30,6 +29,7 @@ from tornado_sessions.core import cleanup
 from tornado_sessions.core.codec import FORMAT, Envelope, encode
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
+from tornado_sessions.storage.outdated import OutdatedRecord
 from tornado_sessions.testing import FaultyVault
 
 
@@ -404,7 +404,7 @@ class ExpiryTest(SessionsCase):
             async def load(self, token: str) -> Record | None:
                 record = await super().load(token)
                 assert record is not None
-                return msgspec.structs.replace(record, renew=True)
+                return OutdatedRecord(record.data, record.version)
 
         vault = LeavingVault(Vault(self.backend))
         sessions = self.make(vault)

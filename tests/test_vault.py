@@ -25,6 +25,7 @@ from tornado_sessions import (
     Vault,
     Version,
 )
+from tornado_sessions.storage.outdated import OutdatedRecord
 from tornado_sessions.storage.pools import PoolBackend
 from tornado_sessions.storage.vault import ForeignRecord, fingerprint
 
@@ -66,14 +67,14 @@ class RecordingBackend(MemoryBackend):
         super().__init__()
         self.keys: list[bytes] = []
         self.records: dict[bytes, Record] = {}
-        self.renew = False
+        self.kind = Record
 
     async def load(self, key: bytes) -> Record | None:
         self.keys.append(key)
         record = await super().load(key)
         if record is None:
             return None
-        return Record(record.data, record.version, renew=self.renew)
+        return self.kind(record.data, record.version)
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
         self.keys.append(key)
@@ -512,17 +513,15 @@ class BindingTest(unittest.IsolatedAsyncioTestCase):
 
         assert (record.expires, record.user, record.version) == (5.0, "ada", None)
 
-    async def test_a_wish_to_be_saved_again_is_passed_on(self) -> None:
-        """From a store that is being left."""
+    async def test_an_outdated_record_stays_one(self) -> None:
+        """Behaviour 60: from a store that is being replaced."""
         backend = RecordingBackend()
         vault = Vault(backend)
         token = (await vault.insert(Record(b"data"))).token
-        for renew in (False, True):
-            backend.renew = renew
-            record = await vault.load(token)
+        for kind in (Record, OutdatedRecord):
+            backend.kind = kind
 
-            assert record is not None
-            assert record.renew is renew
+            assert type(await vault.load(token)) is kind
 
 
 class PassingOnTest(unittest.IsolatedAsyncioTestCase):

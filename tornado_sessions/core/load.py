@@ -16,6 +16,7 @@ from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import start_eagerly
+from tornado_sessions.storage.outdated import OutdatedRecord
 
 #: Up to how many different ids of one request are looked up.
 MOST_IDS = 4
@@ -64,8 +65,9 @@ class Loader:
             else:
                 self._records.tell_expired(token, envelope, now)
             return state
+        is_outdated = isinstance(record, OutdatedRecord)
         return SessionState(
-            self._rules, envelope, token, record.version, record.renew, now
+            self._rules, envelope, token, record.version, is_outdated, now
         )
 
     async def load_one_of(self, tokens: Sequence[str]) -> SessionState:

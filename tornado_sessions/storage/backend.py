@@ -84,10 +84,6 @@ class Record(msgspec.Struct, frozen=True):
     expires: float = 0.0
     #: The user of the session, for ``find``; ``load`` need not return it.
     user: str | None = None
-    #: Whether the core should save the record again although nothing changed.
-    #: ``load`` sets it, for example if the record was sealed with an old key, or
-    #: is in a store that is being replaced.
-    renew: bool = False
 
     def __repr__(self) -> str:
         return f"<Record {len(self.data)} bytes>"
@@ -149,7 +145,7 @@ class Backend(abc.ABC):
         """Returns the record under ``key``, or None.
 
         It need not check the expiry: the core reads it from ``data``. Only
-        ``data``, ``version`` and ``renew`` of the returned record are used.
+        ``data`` and ``version`` of the returned record are used.
         """
 
     @abc.abstractmethod

@@ -15,6 +15,7 @@ from tornado_sessions.errors import (
     SessionError,
 )
 from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
+from tornado_sessions.storage.outdated import OutdatedRecord
 from tornado_sessions.storage.pools import PoolBackend
 
 # 32 bytes in unpadded base64url (RFC 4648, section 5): the last of the 43
@@ -143,7 +144,8 @@ class Vault:
         if not record.data.startswith(key[:_BOUND]):
             return ForeignRecord(b"")
         # The version includes the key, so that a write need not digest the token again.
-        return Record(record.data[_BOUND:], (key, record.version), renew=record.renew)
+        kind = OutdatedRecord if isinstance(record, OutdatedRecord) else Record
+        return kind(record.data[_BOUND:], (key, record.version))
 
     async def replace_found(self, record: Record, version: Version) -> Version:
         """Replaces the ``version`` that `load_found` or `find` returned.

@@ -34,6 +34,7 @@ from tornado_sessions import (
     Version,
 )
 from tornado_sessions.core.codec import decode
+from tornado_sessions.storage.outdated import OutdatedRecord
 from tornado_sessions.storage.registry import open_backend
 from tornado_sessions.storage.vault import fingerprint
 
@@ -166,8 +167,8 @@ class CookieBackend(Vault):
     async def load(self, token: str) -> Record | None:
         """Returns the record inside ``token``; None if it is not one of ours.
 
-        Asks for the record to be saved again if another key than the current
-        one has sealed it. Never raises, whatever ``token`` is; but `.BackendError`
+        That is an `.OutdatedRecord` if another key than the current one has sealed
+        it. Never raises, whatever ``token`` is; but `.BackendError`
         where the backend ``not_before`` fails.
         """
         if not self.is_well_formed(token):
@@ -182,7 +183,8 @@ class CookieBackend(Vault):
             return None
         if self._ends is not None and await self._has_ended(self._ends, data):
             return None
-        return Record(data, UNKNOWN, renew=key is not self._sealing)
+        kind = Record if key is self._sealing else OutdatedRecord
+        return kind(data, UNKNOWN)
 
     def is_well_formed(self, token: str) -> bool:
         """Whether ``token`` could be one of ours."""
