@@ -13,12 +13,12 @@ from typing import Any
 from unittest import mock
 
 import tornado.web
-import tornado_sessions_cookie
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tornado_sessions_cookie import XAES256GCM, CookieBackend
+from tornado_sessions_cookie import CookieBackend, ends
+from tornado_sessions_cookie.xaes import XAES256GCM
 from tornado_sessions_memory import MemoryBackend
 from tornado_sessions_sqlite import SQLiteBackend
 
@@ -789,7 +789,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
 
         self.store.overtaken = 2
         with (
-            mock.patch.object(tornado_sessions_cookie, "_PATIENCE", -1.0),
+            mock.patch.object(ends, "PATIENCE", -1.0),
             self.assertRaisesRegex(BackendError, "others kept doing the same"),
         ):
             await self.sessions.revoke_all("ada")
