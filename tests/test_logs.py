@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import unittest
 
 from tornado_sessions.logs import LimitedLog, Once
@@ -96,20 +97,62 @@ class LimitedLogTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.lines, ["WARNING One.", "WARNING One."])
         log.close()
 
-    async def test_closing_sums_up_and_ends_the_limit(self) -> None:
+    async def test_closing_sums_up_and_ends_the_interval(self) -> None:
         """Behaviour 85: what was counted is not lost with a shutdown."""
         log = self.make(60)
         log.log(logging.WARNING, "One.")
         log.log(logging.WARNING, "One.")
         log.log(logging.WARNING, "Two.")
         log.close()
-        log.log(logging.WARNING, "Two.")
-        log.log(logging.WARNING, "Two.")
+        for _ in range(3):
+            log.log(logging.WARNING, "Two.")
 
         summary = "WARNING One. (The last of 1 more since the line before.)"
         self.assertEqual(
-            self.lines, ["WARNING One.", "WARNING Two.", summary, *["WARNING Two."] * 2]
+            self.lines, ["WARNING One.", "WARNING Two.", summary, "WARNING Two."]
         )
+        log.close()
+
+
+class EachLoopTest(unittest.TestCase):
+    def setUp(self) -> None:
+        logger = logging.getLogger("limited")
+        self.handler = Lines()
+        logger.addHandler(self.handler)
+        self.addCleanup(logger.removeHandler, self.handler)
+        self.log = LimitedLog(logger, 3600)
+
+    def flood(self) -> None:
+        async def flood() -> None:
+            for _ in range(3):
+                self.log.log(logging.WARNING, "One.")
+
+        asyncio.run(flood())
+
+    def test_an_interval_ends_with_its_event_loop(self) -> None:
+        """Behaviour 85: its timer is dead, and a message is not silent for good."""
+        self.flood()
+        self.flood()
+
+        summary = "WARNING One. (The last of 2 more since the line before.)"
+        self.assertEqual(self.handler.lines, ["WARNING One.", summary, "WARNING One."])
+
+    def test_a_child_process_leaves_the_counts_to_its_parent(self) -> None:
+        """Behaviour 67: it has a count of its own."""
+        self.flood()
+        self.handler.lines.clear()
+        inbox, outbox = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                self.flood()
+                os.write(outbox, "\n".join(self.handler.lines).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(outbox)
+        with open(inbox, encoding="utf-8") as lines:
+            self.assertEqual(lines.read(), "WARNING One.")
 
 
 class WithoutLoopTest(unittest.TestCase):

@@ -294,7 +294,6 @@ class Process:
             )
         )
         self.sessions.now = lambda: world.now
-        self.sessions.cleanup.timer = mock.Mock()
         self.expected: Counter[tuple[str, str | None, str | None]] = Counter()
         self.failing: set[str] = set()
         self.faults = 0

@@ -629,16 +629,32 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
         assert max(due) - min(due) > 200
 
     async def test_it_ends_with_close(self) -> None:
-        """Behaviour 65: nothing is due any more, whoever asks."""
+        """Behaviour 65: nothing is due any more until the next use."""
         await self.sessions.load(UNKNOWN)
         timer = self.sessions.cleanup.timer
         assert timer is not None
         await self.sessions.close()
         assert timer.cancelled()
+        assert self.sessions.cleanup.timer is None
 
-        session = await self.sessions.load(UNKNOWN)
+        with mock.patch.object(cleanup, "PURGE_INTERVAL", 0.0):
+            await self.sessions.load(UNKNOWN)
+            await asyncio.wait_for(self.backend.twice.wait(), 10)
+
+    async def test_a_commit_that_close_waits_for_does_not_begin_it_again(self) -> None:
+        """Behaviour 65: nothing is left to be done when `close` returns."""
+        session = await self.sessions.load(None)
         session["a"] = 1
-        await self.sessions.commits.commit(state_of(session))
+
+        async def commit() -> None:
+            await asyncio.sleep(0)
+            await session.save()
+
+        saving = self.sessions.tasks.start(commit())
+        await self.sessions.close()
+
+        await saving
+        assert not session.is_new
         assert self.sessions.cleanup.timer is None
 
     async def test_one_under_way_is_waited_for_and_is_the_last(self) -> None:
@@ -659,6 +675,23 @@ class PurgeTest(unittest.IsolatedAsyncioTestCase):
 
         assert len(self.backend.purged) == 1
         assert self.sessions.cleanup.timer is None
+
+
+class PurgeInEachLoopTest(unittest.TestCase):
+    def test_it_begins_again_in_another_event_loop(self) -> None:
+        """Behaviour 65: the timer of a loop that has ended is dead."""
+        backend = PurgingBackend()
+        sessions = Sessions(Settings(Vault(backend)))
+
+        async def use(interval: float) -> None:
+            backend.twice = asyncio.Event()
+            with mock.patch.object(cleanup, "PURGE_INTERVAL", interval):
+                await sessions.load(UNKNOWN)
+                if not interval:
+                    await asyncio.wait_for(backend.twice.wait(), 10)
+
+        for interval in (3600, 3600, 0):
+            asyncio.run(use(interval))
 
 
 class CloseTest(unittest.IsolatedAsyncioTestCase):

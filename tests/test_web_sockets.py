@@ -616,6 +616,16 @@ async def test_sessions_that_are_closed_look_after_no_socket(site: Site) -> None
     assert await ask(socket) == {"opened": {"a": 1}, "now": {"a": 1}}
 
 
+async def test_the_next_use_after_the_close_looks_after_the_sockets(site: Site) -> None:
+    """Behaviour 72: those that have stayed open are looked up again."""
+    token = await site.begin(a=1)
+    await site.connect(Socket)
+    await site.sessions.close()
+    await site.sessions.load(token)
+
+    assert site.sessions.sockets.is_waiting
+
+
 async def test_a_store_that_is_broken_closes_no_socket(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -849,6 +859,51 @@ async def test_nothing_is_looked_up_after_the_close() -> None:
 
     assert not clients.sockets.is_waiting
     assert not client.over.is_set()
+
+
+async def test_a_new_socket_after_the_close_is_looked_up() -> None:
+    """Behaviour 72: and so are those that have stayed open."""
+    clients = Clients(0.001)
+    one = clients.open("one")
+    await clients.until(lambda: bool(clients.asked))
+    await clients.close()
+    clients.asked.clear()
+    two = clients.open("two")
+    await clients.until(lambda: {"one", "two"} == {*clients.asked})
+
+    assert len({one, two}) == len(clients.sockets)
+    await clients.close()
+
+
+def test_the_sockets_of_another_event_loop_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behaviours 67, 72: they may belong to a process that this one is a fork of."""
+    monkeypatch.setattr("tornado_sessions.core.sockets._GRACE", 0)
+    held: list[Clients] = []
+
+    async def open_sockets() -> Client:
+        clients = Clients(0.001)
+        held.append(clients)
+        client = clients.open("old")
+        await clients.until(lambda: bool(clients.asked))
+        return client
+
+    async def end_and_open(old: Client) -> None:
+        (clients,) = held
+        clients.news = asyncio.Event()
+        clients.tasks.clear()
+        clients.asked.clear()
+        clients.sockets.end("old")
+        new = clients.open("new")
+        await clients.until(lambda: clients.asked.count("new") > 1)
+        assert "old" not in clients.asked
+        assert len(clients.sockets) == len([new])
+        await clients.close()
+
+    old = asyncio.run(open_sockets())
+    asyncio.run(end_and_open(old))
+    assert held[0].ended == []
 
 
 async def test_an_end_is_told_by_token_or_by_handle() -> None:

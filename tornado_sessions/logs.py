@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 
 #: How many seconds the lines of one message are counted.
 INTERVAL = 3600.0
@@ -27,7 +28,9 @@ class LimitedLog:
         self._logger = logger
         self._interval = interval
         self._waiting: dict[str, _Repeated] = {}
-        self._closed = False
+        # The event loop of the timers, and its process.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
         self._told: set[str] = set()
 
     def log(
@@ -42,9 +45,15 @@ class LimitedLog:
 
         With ``exc_info`` the line has the traceback of that error, or of the current
         one. The last ``args`` are kept until the interval ends, so they are to be
-        texts and numbers. There is no limit outside of an event loop and after
-        `close`.
+        texts and numbers. There is no limit outside of an event loop.
         """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._logger.log(level, message, *args, exc_info=exc_info)
+            return
+        if self._loop is not loop:
+            self._enter(loop)
         repeated = self._waiting.get(message)
         if repeated is not None and repeated.logged >= most:
             repeated.count += 1
@@ -53,12 +62,6 @@ class LimitedLog:
         self._logger.log(level, message, *args, exc_info=exc_info)
         if repeated is not None:
             repeated.logged += 1
-            return
-        if self._closed:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
             return
         self._waiting[message] = repeated = _Repeated(level)
         self._wait(loop, message, repeated)
@@ -70,13 +73,21 @@ class LimitedLog:
             self._logger.log(level, message, *args)
 
     def close(self) -> None:
-        """Logs the counts of all messages, and starts no more timers."""
-        self._closed = True
+        """Logs the counts of all messages, and stops the timers."""
         for message, repeated in self._waiting.items():
             assert repeated.timer is not None
             repeated.timer.cancel()
             self._sum_up(message, repeated)
         self._waiting.clear()
+
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends the intervals of another event loop: their timers may be dead."""
+        process = os.getpid()
+        if self._process != process:
+            # The parent process logs its own counts.
+            self._waiting.clear()
+        self.close()
+        self._loop, self._process = loop, process
 
     def _wait(
         self, loop: asyncio.AbstractEventLoop, message: str, repeated: _Repeated

@@ -254,10 +254,16 @@ class Sessions:
     async def close(self) -> None:
         """Waits for the commits in progress and closes the store.
 
-        Call it when the server has stopped and its requests have ended.
+        Call it when the server has stopped and its requests have ended. Everything
+        opens again at the next use.
         """
+        self._stop_timers()
+        await self.tasks.wait()
+        # These tasks have used the sessions again.
+        self._stop_timers()
+        await self.vault.close()
+
+    def _stop_timers(self) -> None:
         self.cleanup.close()
         self.sockets.close()
         self.logs.close()
-        await self.tasks.wait()
-        await self.vault.close()

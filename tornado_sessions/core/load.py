@@ -47,8 +47,8 @@ class Loader:
         """Returns the state of the session of ``token``. See `.Sessions.load`."""
         if token is None:
             return SessionState(self._rules)
-        if self._cleanup.timer is None:
-            self._cleanup.begin()
+        if self._cleanup.begin():
+            self._sockets.resume()
         record = await self._store.load(token)
         if record is None:
             self._events.tell_unknown(token)

@@ -46,6 +46,9 @@ class Sockets:
     socket is checked with ``is_alive`` once in ``interval`` seconds, each at a
     different time. One timer serves all sessions, and none runs while no socket is
     open.
+
+    All of it belongs to one event loop. In another one the sockets are forgotten: they
+    were closed, or belong to the process that this one is a fork of.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Sockets:
         self._tokens: dict[str, set[str]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._checking = False
-        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # How often `close` was called: it ends a check in progress.
+        self._closes = 0
 
     def __len__(self) -> int:
         return sum(len(watched.sockets) for watched in self._watched.values())
@@ -84,6 +89,7 @@ class Sockets:
 
     def add(self, socket: Socket, token: str, handle: str) -> None:
         """Adds an open socket of the session with this token and handle."""
+        self._enter_loop()
         if token not in self._watched:
             self._watched[token] = _Watched(handle)
             self._tokens.setdefault(handle, set()).add(token)
@@ -110,19 +116,36 @@ class Sockets:
         """
         if not self._watched:
             return
+        loop = self._enter_loop()
         if token is None:
             ended = [*self._tokens.get(handle or "", ())]
         else:
             ended = [token] if token in self._watched else []
-        loop = asyncio.get_running_loop()
         for known in ended:
             for socket in self._forget(known).sockets:
                 loop.call_later(_GRACE, socket.on_session_end)
 
     def close(self) -> None:
-        """Stops all checks. The sockets stay open."""
-        self._closed = True
+        """Stops all checks until `resume` or `add`. The sockets stay open."""
+        self._closes += 1
+        self._checking = False
         self._stop()
+
+    def resume(self) -> None:
+        """Checks the sockets that have stayed open after `close`."""
+        self._enter_loop()
+        self._set_timer()
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        """Returns the running event loop. Forgets the sockets of any other."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self.close()
+            self._loop = loop
+            self.schedule = Schedule()
+            self._watched.clear()
+            self._tokens.clear()
+        return loop
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -143,7 +166,7 @@ class Sockets:
 
     def _set_timer(self) -> None:
         due = self.schedule.next()
-        if self._checking or self._closed or due is None:
+        if self._checking or due is None:
             return
         if self._timer is not None:
             if self._timer.when() <= due:
@@ -157,15 +180,16 @@ class Sockets:
     def _check_now(self) -> None:
         self._timer = None
         self._checking = True
-        self._start(self._check())
+        self._start(self._check(self._closes))
 
-    async def _check(self) -> None:
+    async def _check(self, closes: int) -> None:
         try:
-            while not self._closed and (tokens := self._take_due()):
+            while self._closes == closes and (tokens := self._take_due()):
                 await asyncio.gather(*map(self._check_one, tokens))
         finally:
-            self._checking = False
-            self._set_timer()
+            if self._closes == closes:
+                self._checking = False
+                self._set_timer()
 
     def _take_due(self) -> list[str]:
         now = asyncio.get_running_loop().time()

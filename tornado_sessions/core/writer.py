@@ -38,8 +38,7 @@ class Writer:
             raise SessionError(state.refusal)
         if state.headers_sent and is_sent:
             state.require_cookie()
-        if self._cleanup.timer is None:
-            self._cleanup.begin()
+        self._cleanup.begin()
         # To the millisecond: more digits would only take room in every record.
         envelope.seen = int(self._rules.now() * 1000) / 1000
         ends = expires_at(envelope, self._rules)
