@@ -1305,7 +1305,7 @@ class HangingStoreTest(SessionsCase):
         """
         gate = self.vault.gate = asyncio.Event()
         self.vault.calls.clear()
-        tasks = [asyncio.ensure_future(work) for work in works]
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(w) for w in works]
         await asyncio.sleep(0)
         # What has been asked by now is answered.
         gate.set()

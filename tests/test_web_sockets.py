@@ -446,9 +446,9 @@ async def test_a_flood_of_what_nobody_has_saved_is_summed_up(
 
         def on_connection_close(self) -> None:
             super().on_connection_close()
-            closed.set()
+            gone.set()
 
-    closed = asyncio.Event()
+    gone = asyncio.Event()
     for begins, text, lines in (
         (False, "cannot be kept: it was not saved", 1),
         (True, "was closed with changes", 10),
@@ -456,10 +456,10 @@ async def test_a_flood_of_what_nobody_has_saved_is_summed_up(
         if begins:
             await site.begin(a=1)
         for _ in range(15):
-            closed.clear()
+            gone.clear()
             socket = await site.connect(Forgetful)
             socket.close()
-            await closed.wait()
+            await gone.wait()
         assert caplog.text.count(text) == lines
 
 

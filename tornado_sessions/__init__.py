@@ -14,7 +14,9 @@ from tornado_sessions.events import SessionEvent
 from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.storage.backend import UNKNOWN, Backend, Record, Version
+from tornado_sessions.storage.batches import NothingAppliedError
 from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.storage.operations import Write
 from tornado_sessions.storage.vault import Saved, Vault
 from tornado_sessions.storage.versions import new_version
 from tornado_sessions.web import SessionMixin, recent_login
@@ -31,6 +33,7 @@ __all__ = [
     "BackendNotFoundError",
     "ConflictError",
     "DriverBackend",
+    "NothingAppliedError",
     "Record",
     "Saved",
     "Session",
@@ -44,6 +47,7 @@ __all__ = [
     "UserSession",
     "Vault",
     "Version",
+    "Write",
     "new_version",
     "recent_login",
     "version",

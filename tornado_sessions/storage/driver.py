@@ -12,9 +12,6 @@ A whole backend on it, for a driver that is called ``pigeon``::
             address, _, query = url.partition("?")
             return cls(address, **cls.read_options("pigeon", query))
 
-        def __init__(self, address, **options):
-            super().__init__(address, **options)
-
         async def connect(self):
             return await pigeon.connect(self.address)
 
@@ -23,7 +20,7 @@ A whole backend on it, for a driver that is called ``pigeon``::
 
         async def load_from(self, loft, key):
             note = await loft.fetch(key)
-            return None if note is None else Record(note.text, note.number)
+            return note and Record(note.text, note.number)
 
         async def insert_into(self, loft, key, record):
             number = new_version()
@@ -47,12 +44,20 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.connector import Connector
+from tornado_sessions.storage.operations import Operations, Write
 from tornado_sessions.storage.options import read_options
 from tornado_sessions.storage.timeouts import Timeouts
 
@@ -92,6 +97,11 @@ class DriverBackend(Backend, Generic[C]):
         "Check that it runs and can be reached, or raise the option 'timeout'."
     )
 
+    #: How many operations a batch has at the most; see `load_many`.
+    largest_batch: ClassVar[int] = 100
+    #: How many batches of loads are in progress at the most, and how many of writes.
+    batches_at_once: ClassVar[int] = 2
+
     def __init__(
         self, address: str, *, timeout: float = 2.0, max_bytes: int = 65_536
     ) -> None:
@@ -118,6 +128,12 @@ class DriverBackend(Backend, Generic[C]):
             self.dropped,
             after_fork=self.opens_after_fork,
             per_loop=self.opens_per_loop,
+        )
+        self._operations = Operations[C](
+            self,
+            self._run_batch,
+            loads_many=type(self).load_many is not DriverBackend.load_many,
+            writes_many=type(self).write_many is not DriverBackend.write_many,
         )
 
     def __repr__(self) -> str:
@@ -164,6 +180,30 @@ class DriverBackend(Backend, Generic[C]):
     async def delete_from(self, connection: C, key: bytes) -> None:
         """See `.Backend.delete`."""
 
+    async def load_many(
+        self, connection: C, keys: Sequence[bytes]
+    ) -> Sequence[Record | Exception | None]:
+        """Returns the records of two keys or more, in one round trip.
+
+        Override it if the store can do that; a lone load still goes to `load_from`. The
+        keys are sorted and distinct. Returns an entry for each, in their order: the
+        record, None, or a driver's error if this key alone has failed.
+        """
+        raise NotImplementedError
+
+    async def write_many(
+        self, connection: C, writes: Sequence[Write]
+    ) -> Sequence[Version | Exception | None]:
+        """Does two writes or more in one round trip.
+
+        Override it if the store can do that and tell the outcome of each. The writes
+        are sorted by key, and the keys are distinct. Returns an entry for each, in their
+        order: what `insert_into` or `replace_in` would have returned, None for a
+        removal, or a driver's error if this write alone has failed. If none of them can
+        have been applied, raise `.NothingAppliedError`: each is then sent by itself.
+        """
+        raise NotImplementedError
+
     async def purge_in(self, connection: C, now: float) -> int:
         """See `.Backend.purge`.
 
@@ -194,16 +234,12 @@ class DriverBackend(Backend, Generic[C]):
     def is_closed(self, connection: C) -> bool:
         """Whether the store has closed the connection, as far as the driver knows.
 
-        It is asked before each operation, and does no I/O. A pool that replaces its
-        closed connections by itself is never closed.
+        It is asked before each operation, and does no I/O. A pool is never closed.
         """
         return False
 
     def dropped(self, connection: C) -> None:
-        """Called when a broken or closed connection is no longer used.
-
-        It must not block. By default nothing is done.
-        """
+        """Called when a broken or closed connection is not used again; does no I/O."""
         return
 
     def is_timeout(self, error: Exception) -> bool:
@@ -230,21 +266,19 @@ class DriverBackend(Backend, Generic[C]):
         """Returns the cause of the `.BackendError`: ``error``, or one without secrets."""
         return error
 
-    # What it makes of that.
-
     async def load(self, key: bytes) -> Record | None:
-        return await self.run(self.load_from, key)
+        return await self.run(self._operations.load, key)
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
-        return await self.run(self.insert_into, key, record)
+        return await self.run(self._operations.write, Write(key, record))
 
     async def replace(
         self, key: bytes, record: Record, version: Version
     ) -> Version | None:
-        return await self.run(self.replace_in, key, record, version)
+        return await self.run(self._operations.write, Write(key, record, version))
 
     async def delete(self, key: bytes) -> None:
-        await self.run(self.delete_from, key)
+        await self.run(self._operations.write, Write(key))
 
     async def purge(self, now: float) -> int:
         return await self.run(self.purge_in, now)
@@ -252,7 +286,7 @@ class DriverBackend(Backend, Generic[C]):
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         pages = self.find_in(await self.connection(), user)
         try:
-            while (page := await self.run(self._next_page, pages)) is not None:
+            while (page := await self.run(_next, pages)) is not None:
                 for found in page:
                     yield found
         finally:
@@ -311,8 +345,6 @@ class DriverBackend(Backend, Generic[C]):
         message = self.explain(failure, connection)
         raise BackendError(message) from self.cause_of(failure)
 
-    # For operations that look after their connection themselves.
-
     async def connection(self) -> C:
         """Returns the connection, and connects first if there is none."""
         return await self.run(_itself)
@@ -327,37 +359,33 @@ class DriverBackend(Backend, Generic[C]):
     def has_timed_out(self) -> bool:
         """Whether the running operation is being cancelled for its timeout.
 
-        For an operation that handles `asyncio.CancelledError`: it may then raise one
-        of `errors` that says what it has waited for.
+        An operation that handles `asyncio.CancelledError` may then raise one of `errors`.
         """
         return self._timeouts.is_expired()
 
     def explain(self, error: Exception, connection: C | None) -> str:
-        """Returns the message of the `.BackendError` for ``error``.
-
-        ``connection`` is the one that failed. It is None if there was none yet.
-        """
+        """Returns the message for ``error``, with the connection that failed, if any."""
         if self.is_timeout(error):
             return (
                 f"{self.store} {self.address!r} did not answer within"
                 f" {self.timeout:g} seconds. {self.timeout_advice}"
             )
         text = self.describe(error)
-        advice = self.advice.get(self.code_of(error) or "") or next(
-            (
-                advice
-                for word, advice in self.advice.items()
-                if isinstance(word, str) and word in text
-            ),
-            "",
+        words = (
+            self.advice[word]
+            for word in self.advice
+            if isinstance(word, str) and word in text
         )
+        advice = self.advice.get(self.code_of(error) or "") or next(words, "")
         return f"{self.store} {self.address!r} failed: {text.rstrip('.')}. {advice}".rstrip()
 
-    @staticmethod
-    async def _next_page(
-        connection: C, pages: AsyncIterator[list[tuple[bytes, Record]]]
-    ) -> list[tuple[bytes, Record]] | None:
-        return await anext(pages, None)
+    async def _run_batch(self, connection: C, batch: Awaitable[None]) -> None:
+        try:
+            await self._timeouts.run(batch)
+        except self._failures as error:
+            # Its callers may all have gone.
+            self._drop_if_broken(connection, error)
+            raise
 
     def _drop_if_broken(self, connection: C | None, error: BaseException) -> None:
         if connection is not None and self.is_broken(connection, error):
@@ -366,3 +394,7 @@ class DriverBackend(Backend, Generic[C]):
 
 async def _itself(connection: C) -> C:
     return connection
+
+
+async def _next(connection: object, pages: AsyncIterator[T]) -> T | None:
+    return await anext(pages, None)

@@ -42,9 +42,12 @@ from tornado_sessions.testing.records import (
     replace_record,
     run_together,
 )
+from tornado_sessions.testing.together import TogetherContract
 
 
-class BackendContract(PurgingContract, FindingContract, ConnectingContract):
+class BackendContract(
+    PurgingContract, FindingContract, ConnectingContract, TogetherContract
+):
     """Tests a `.Backend`; beside it goes `unittest.IsolatedAsyncioTestCase`.
 
     The store may hold anything: each test uses keys and users that no other

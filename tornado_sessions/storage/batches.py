@@ -1,0 +1,188 @@
+"""Sends the operations of one iteration of the event loop to a store together.
+
+Under load, many requests are in progress at once, and each makes a round trip to
+the store. `Batches` collects the operations that begin in one iteration of the
+event loop, and passes them on in one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+class NothingAppliedError(Exception):
+    """A batch failed as a whole, and the store has applied no part of it.
+
+    A plugin raises it from its driver's error. Each operation is then sent by
+    itself, so only the one at fault fails.
+    """
+
+
+class _Waiting(NamedTuple, Generic[Q]):
+    """One operation on one key, and the future that its caller awaits."""
+
+    key: bytes
+    operation: Q
+    # Its result is that of the operation, or `_ALONE`.
+    outcome: asyncio.Future[Any]
+
+
+# Tells a caller to run its operation itself: no other one is in its batch.
+_ALONE: Any = object()
+
+
+class Batches(Generic[Q, R]):
+    """Collects operations for one connection, and sends them in batches.
+
+    ``send_one`` sends a single operation, in the task of its caller. ``send_many``
+    gets two operations or more, ``largest`` at most, sorted by key, each key once.
+    It returns their results in the same order; an `Exception` among them is raised
+    to the caller of that operation alone. ``limit`` runs a batch with a timeout.
+
+    At most ``at_once`` batches are in progress: the operations that begin meanwhile
+    leave together when one ends.
+    """
+
+    def __init__(
+        self,
+        send_one: Callable[[Q], Awaitable[R]],
+        send_many: Callable[[Sequence[Q]], Awaitable[Sequence[R | Exception]]],
+        limit: Callable[[Awaitable[None]], Awaitable[None]],
+        *,
+        at_once: int,
+        largest: int,
+    ) -> None:
+        self._send_one = send_one
+        self._send_many = send_many
+        self._limit = limit
+        self._at_once = at_once
+        self._largest = largest
+        self._waiting: list[_Waiting[Q]] = []
+        self._in_progress = 0
+        self._is_scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def send(self, key: bytes, operation: Q) -> R:
+        """Sends an operation on ``key`` with the next batch, and returns its result.
+
+        If the caller is cancelled before the batch has left, nothing is sent for it.
+        After that the operation goes on. Raises what the driver raises, to each
+        caller an exception of its own.
+        """
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[R] = loop.create_future()
+        self._waiting.append(_Waiting(key, operation, outcome))
+        if not self._is_scheduled and self._in_progress < self._at_once:
+            self._is_scheduled = True
+            # In an empty context: the batch is not that of the first caller.
+            loop.call_soon(self._leave, context=contextvars.Context())
+        try:
+            result = await outcome
+        except asyncio.CancelledError:
+            if _result_of(outcome) is _ALONE:
+                self._end()
+            raise
+        if result is not _ALONE:
+            return result
+        try:
+            return await self._send_one(operation)
+        finally:
+            self._end()
+
+    def _leave(self) -> None:
+        self._is_scheduled = False
+        while self._in_progress < self._at_once and (batch := self._take()):
+            self._in_progress += 1
+            if len(batch) == 1:
+                # Its caller sends it, so a lone operation costs no task.
+                batch[0].outcome.set_result(_ALONE)
+            else:
+                task = asyncio.get_running_loop().create_task(self._send(batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _end(self) -> None:
+        self._in_progress -= 1
+        self._leave()
+
+    def _take(self) -> list[_Waiting[Q]]:
+        """Removes and returns the next batch."""
+        batch: dict[bytes, _Waiting[Q]] = {}
+        later = []
+        for waiting in self._waiting:
+            if waiting.outcome.done():
+                # Its caller was cancelled.
+                continue
+            if len(batch) == self._largest or waiting.key in batch:
+                # Two writes of one key in a batch could both be told "stored".
+                later.append(waiting)
+            else:
+                batch[waiting.key] = waiting
+        self._waiting = later
+        # In one order, so that two processes which lock several rows each never wait
+        # for each other.
+        return [batch[key] for key in sorted(batch)]
+
+    async def _send(self, batch: list[_Waiting[Q]]) -> None:
+        try:
+            await self._limit(self._send_all(batch))
+        except Exception as error:  # noqa: BLE001  # each caller raises it
+            for waiting in batch:
+                _settle(waiting, _copy(error))
+        finally:
+            for waiting in batch:
+                # Those that have no outcome: the event loop is being closed.
+                waiting.outcome.cancel()
+            self._end()
+
+    async def _send_all(self, batch: list[_Waiting[Q]]) -> None:
+        try:
+            results = await self._send_many([waiting.operation for waiting in batch])
+        except NothingAppliedError:
+            for waiting in batch:
+                if not waiting.outcome.done():
+                    await self._send_again(waiting)
+        else:
+            for waiting, result in list(zip(batch, results, strict=True)):
+                _settle(waiting, result)
+
+    async def _send_again(self, waiting: _Waiting[Q]) -> None:
+        """Sends one operation of a batch that has failed as a whole."""
+        try:
+            _settle(waiting, await self._send_one(waiting.operation))
+        except Exception as error:  # noqa: BLE001  # its caller raises it
+            _settle(waiting, error)
+
+
+def _result_of(outcome: asyncio.Future[R]) -> R | None:
+    """Returns the result, or None if there is none. An error counts as looked at."""
+    if not outcome.done() or outcome.cancelled() or outcome.exception() is not None:
+        return None
+    return outcome.result()
+
+
+def _settle(waiting: _Waiting[Any], result: object) -> None:
+    if waiting.outcome.done():
+        # Its caller was cancelled after the batch had left.
+        return
+    if isinstance(result, Exception):
+        waiting.outcome.set_exception(result)
+    else:
+        waiting.outcome.set_result(result)
+
+
+def _copy(error: Exception) -> Exception:
+    """Returns an error that a caller can raise: a shared one collects tracebacks."""
+    try:
+        own = copy.copy(error)
+    except Exception:  # noqa: BLE001  # its class takes other arguments
+        return error
+    own.__cause__ = error.__cause__
+    return own
