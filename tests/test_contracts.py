@@ -18,7 +18,7 @@ URLS = {
     "memory": "memory",
     "sqlite": "sqlite:///{directory}/sessions.db",
 }
-NEED_A_SERVER = {"memcached", "mongodb", "mongodb+srv"}
+NEED_A_SERVER = {"memcached", "mongodb", "mongodb+srv", "postgresql"}
 INSTALLED = {point.name for point in entry_points(group=GROUP)}
 
 

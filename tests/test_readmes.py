@@ -33,6 +33,7 @@ pages = [
 servers = {
     "memcached": "SESSIONS_TEST_MEMCACHED_URL",
     "mongodb": "SESSIONS_TEST_MONGODB_URL",
+    "postgresql": "SESSIONS_TEST_POSTGRESQL_URL",
 }
 
 

@@ -1,0 +1,60 @@
+"""What the PostgreSQL backend does beyond the contract of all backends."""
+
+from __future__ import annotations
+
+import os
+import unittest
+
+from tornado.testing import AsyncHTTPTestCase
+from tornado_sessions_postgresql import PostgreSQLBackend
+
+from servers import PostgreSQL
+from tornado_sessions.storage.backend import Backend
+from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
+
+SERVER = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
+POOLER = os.environ.get("SESSIONS_TEST_PGBOUNCER_URL", "")
+
+# Test runs may share a server.
+TABLE = f"sessions_{os.getpid()}"
+
+needs_server = unittest.skipUnless(SERVER, "SESSIONS_TEST_POSTGRESQL_URL is not set")
+needs_pooler = unittest.skipUnless(POOLER, "SESSIONS_TEST_PGBOUNCER_URL is not set")
+
+
+@needs_server
+class PostgreSQLContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends."""
+
+    def make_backend(self) -> Backend:
+        return _backend()
+
+
+@needs_server
+class PostgreSQLHandlerTest(HandlerContract, AsyncHTTPTestCase):
+    """The contract over HTTP."""
+
+    def make_session_backend(self) -> Backend:
+        return _backend()
+
+
+@needs_server
+class PostgreSQLOutageTest(OutageContract, unittest.IsolatedAsyncioTestCase):
+    """The contract of all backends whose store fails."""
+
+    def make_server(self) -> PostgreSQL:
+        return PostgreSQL()
+
+    def make_backend(self, port: int, timeout: float) -> Backend:
+        login, _, _ = PostgreSQL().url.rpartition("@")
+        return PostgreSQLBackend(f"{login}@127.0.0.1:{port}/postgres", timeout=timeout)
+
+
+def _backend(server: str = SERVER, **options: object) -> PostgreSQLBackend:
+    options = {"table": TABLE, **options}
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return PostgreSQLBackend.from_url(f"{server}?{query}", {})
+
+
+if __name__ == "__main__":
+    unittest.main()
