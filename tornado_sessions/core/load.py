@@ -65,6 +65,7 @@ class Loader:
             else:
                 self._records.tell_expired(token, envelope, now)
             return state
+        self._rules.latest = max(self._rules.latest, envelope.seen)
         is_outdated = isinstance(record, OutdatedRecord)
         return SessionState(
             self._rules, envelope, token, record.version, is_outdated, now

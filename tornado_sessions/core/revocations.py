@@ -8,10 +8,11 @@ import dataclasses
 
 from tornado_sessions.core.claims import Claim
 from tornado_sessions.core.events import Events
+from tornado_sessions.core.expiry import CLOCK_SKEW
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
-from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.state import SIGN_IN_STEP, SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
 from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
@@ -99,11 +100,14 @@ class Revocations:
         self, user: str, but: SessionState | None, mine: SessionState | None
     ) -> None:
         spared, since = None, 0.0
+        if but is not None and but.base.user != user:
+            but = None
         # What is about to be signed in will be so after this.
-        if but is not None and but.base.user == user and not but.signs_in:
+        if but is not None and not but.signs_in:
             spared, since = but.base.id, sign_in(but.base)[0]
+        known = [sign_in(each.base)[0] for each in (mine, but) if each is not None]
         before = await self._store.vault.end_before(
-            user, self._rules.now(), spared, since
+            user, self._later_than(known), spared, since
         )
         self._events.tell("revoked", user=user)
         if mine is None or mine.base.id == spared or mine.signs_in:
@@ -113,6 +117,18 @@ class Revocations:
             mine.move_sign_in(mine.base.auth_time, before)
         else:
             mine.note_end()
+
+    def _later_than(self, sign_ins: list[float]) -> float:
+        """Returns the time, or a later one if this clock is known to be behind.
+
+        It is later than ``sign_ins``, those of the user that are known, and than the
+        use of any session that this process knows of.
+        """
+        now = self._rules.now()
+        # Not much later: then a clock was wrong, and what is stored is for good.
+        seen = min(self._rules.latest, now + CLOCK_SKEW)
+        latest = max([seen, *sign_ins])
+        return now if latest < now else latest + SIGN_IN_STEP
 
     async def _end(self, run: _Run) -> None:
         """Ends sessions until none is left that was to end.

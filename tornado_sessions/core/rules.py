@@ -20,3 +20,6 @@ class Rules:
     persistent: bool = False
     #: The clock, in seconds since the epoch. No other part reads one.
     now: Callable[[], float] = time.time
+    #: The latest time that this process has read or written in a live session. Another
+    #: server's clock may have set it, and this one's may have been set back.
+    latest: float = 0.0

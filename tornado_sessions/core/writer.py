@@ -41,6 +41,7 @@ class Writer:
         self._cleanup.begin()
         # To the millisecond: more digits would only take room in every record.
         envelope.seen = int(self._rules.now() * 1000) / 1000
+        self._rules.latest = max(self._rules.latest, envelope.seen)
         ends = expires_at(envelope, self._rules)
         if ends > envelope.seen:
             envelope.expires = ends

@@ -269,6 +269,34 @@ class UsersContract(VisitorTests):
         self.assertIsNone(self.user_of(device))
         self.assertIsNotNone(self.user_of(stranger))
 
+    def test_a_clock_that_is_behind_logs_out_everywhere(self) -> None:
+        """Behaviours 46, 78: also sessions whose login is in the future by this clock."""
+        self.require_ending()
+        for spares in (False, True):
+            user = _new_user()
+            other, device = self.device(user), self.device(user)
+            copy = device.copy()
+            self.time -= 200
+            device.does(_revoke_others(user) if spares else self.revokes(user))
+            self.time += 200
+            self.assertIsNone(self.user_of(other))
+            self.assertEqual(self.user_of(copy), user if spares else None)
+            self.time -= 200
+            device.does(login(user))
+            self.time += 200
+            self.assertEqual(self.user_of(device), user)
+
+    def test_somebody_else_with_a_clock_behind_logs_a_user_out(self) -> None:
+        """Behaviours 46, 78: the process has seen a session of a better clock."""
+        self.require_ending()
+        user = _new_user()
+        device, admin = self.device(user), self.device(_new_user())
+        self.time -= 200
+        admin.does(look, self.revokes(user))
+        self.time += 200
+        self.assertIsNone(self.user_of(device))
+        self.assertIsNotNone(self.user_of(admin))
+
     def test_a_revoked_session_is_dead_in_every_process(self) -> None:
         """Behaviour 46: also where it was used before."""
         elsewhere = self.serve_another_process()
