@@ -1,8 +1,9 @@
 """Prints what a session adds to a request.
 
 Memory, cookie and SQLite as a ratio to a bare Tornado handler, beside what the
-same adds that is done by hand, with JSON and none of our promises; memcached and
-MongoDB as a multiple of that. Those two need servers: ``python -m servers python -m benchmarks``.
+same adds that is done by hand, with JSON and none of our promises; memcached,
+MongoDB and Redis as a multiple of that. Those three need servers:
+``python -m servers python -m benchmarks``.
 
 Server and load have a core each. Every measurement of a route is paired with
 one of the bare handler in the same process, right beside it, and the median of
@@ -170,8 +171,9 @@ def _pin(core: int) -> None:
 
 def _servers() -> list[str]:
     """Returns the URLs of the stores that ``python -m servers`` has started."""
-    names = ("SESSIONS_TEST_MEMCACHED_URL", "SESSIONS_TEST_MONGODB_URL")
-    return [os.environ[name] for name in names if name in os.environ]
+    names = ("MEMCACHED", "MONGODB", "REDIS")
+    urls = [os.environ.get(f"SESSIONS_TEST_{name}_URL", "") for name in names]
+    return [url for url in urls if url]
 
 
 def main() -> None:

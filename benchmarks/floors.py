@@ -207,6 +207,30 @@ def mongodb(url: str) -> dict[str, type[FloorHandler]]:
     return _routes(Fill, Read, Write)
 
 
+def redis(url: str) -> dict[str, type[FloorHandler]]:
+    import redis.asyncio
+
+    client: Any = redis.asyncio.Redis.from_url(url)
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            await client.set(self.begin(), json.dumps(VALUES))
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            self.write(json.loads(await client.get(self.key))["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            values = json.loads(await client.get(key))
+            change(values)
+            await client.set(key, json.dumps(values))
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
 def _routes(
     fill: type[FloorHandler], read: type[FloorHandler], write: type[FloorHandler]
 ) -> dict[str, type[FloorHandler]]:

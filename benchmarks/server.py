@@ -31,6 +31,7 @@ FLOORS = {
     "memcached": floors.memcached,
     "memory": floors.memory,
     "mongodb": floors.mongodb,
+    "redis": floors.redis,
     "sqlite": floors.sqlite,
 }
 

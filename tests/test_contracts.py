@@ -18,7 +18,11 @@ URLS = {
     "memory": "memory",
     "sqlite": "sqlite:///{directory}/sessions.db",
 }
-NEED_A_SERVER = {"memcached", "mongodb", "mongodb+srv", "postgresql"}
+NEED_A_SERVER = {
+    *("memcached", "mongodb", "mongodb+srv", "postgresql"),
+    *("redis", "redis+cluster", "redis+sentinel", "redis+unix"),
+    *("rediss", "rediss+cluster", "rediss+sentinel"),
+}
 INSTALLED = {point.name for point in entry_points(group=GROUP)}
 
 

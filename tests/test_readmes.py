@@ -34,6 +34,7 @@ servers = {
     "memcached": "SESSIONS_TEST_MEMCACHED_URL",
     "mongodb": "SESSIONS_TEST_MONGODB_URL",
     "postgresql": "SESSIONS_TEST_POSTGRESQL_URL",
+    "redis": "SESSIONS_TEST_REDIS_URL",
 }
 
 

@@ -528,6 +528,8 @@ async def test_an_id_in_the_header_or_the_url_is_not_reported(
         "mongodb://u:{}?timeout=w0rd@h/db",
         "mongodb://u:{}@127.0.0.1:1/db?timeout=0",
         "memcached://u:{}@h",
+        "redis://u:{}@h?timeout=w0rd",
+        "redis+sentinel://u:{}@h",
         "sqlite://u:{}@h/x.db",
         "memory://u:{}@h",
         "cookie:?not_before=sqlite://u:{}@h/x.db",
@@ -563,6 +565,10 @@ async def test_a_store_that_does_not_answer_reports_no_secret(
             f"mongodb://u:{PASSWORD}@127.0.0.1:1/x?timeout=0.1&driver=pymongo",
             f"mongodb://127.0.0.1:{port}/x?timeout=0.1&driver=pymongo",
             f"mongodb://127.0.0.1:{port}/x?timeout=0.1",
+            f"redis://u:{PASSWORD}@127.0.0.1:{port}?timeout=0.1",
+            f"redis://u:{PASSWORD}@127.0.0.1:1?timeout=0.1",
+            f"redis+sentinel://u:{PASSWORD}@127.0.0.1:{port}/x?timeout=0.1",
+            f"redis+cluster://u:{PASSWORD}@127.0.0.1:{port}?timeout=0.1",
         ):
             sessions = Sessions.of(Application(session_backend=url))
             sentry.sent.clear()

@@ -1,0 +1,117 @@
+"""Makes connections with the driver's own classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from tornado_sessions_redis.connection import Cluster, Connection, Pool
+from tornado_sessions_redis.sockets import (
+    ClusterSocket,
+    ClusterTLSSocket,
+    SentinelSocket,
+    SentinelTLSSocket,
+    TCPSocket,
+    TLSSocket,
+    UnixSocket,
+)
+from tornado_sessions_redis.urls import Target
+
+# They have no types.
+_new_sentinel: Any = Sentinel
+_new_sentinel_pool: Any = SentinelConnectionPool
+
+
+def make_connection(
+    target: Target, most: int, timeout: float, options: dict[str, Any]
+) -> Connection:
+    """Returns a connection to ``target``, which does no I/O yet.
+
+    It has at most ``most`` sockets to each server. ``options`` are those of the driver.
+    """
+    options = {
+        **options,
+        "username": target.username,
+        "password": target.password,
+        **_patience(timeout),
+    }
+    if target.kind == "cluster":
+        return _cluster(target, most, timeout, options)
+    options["db"] = target.database
+    if target.kind == "sentinel":
+        return _sentinel(target, most, timeout, options)
+    if target.kind == "socket":
+        return Pool(most, lambda: UnixSocket(path=target.path, **options))
+    options["host"], options["port"] = target.hosts[0]
+    kind = TLSSocket if target.is_encrypted else TCPSocket
+    return Pool(most, lambda: kind(**options))
+
+
+def _sentinel(
+    target: Target, most: int, timeout: float, options: dict[str, Any]
+) -> Pool:
+    # So that there is time for the next one, if one of them hangs.
+    patience = timeout / (len(target.hosts) + 1)
+    to_sentinels = {
+        "username": options.pop("sentinel_username", None),
+        "password": options.pop("sentinel_password", None),
+        **_patience(patience),
+        "socket_timeout": patience,
+    }
+    if target.is_encrypted:
+        tls = {name: value for name, value in options.items() if name[:4] == "ssl_"}
+        to_sentinels |= {"ssl": True, **tls}
+    sentinel = _new_sentinel(target.hosts, sentinel_kwargs=to_sentinels)
+    pool = _new_sentinel_pool(
+        target.primary,
+        sentinel,
+        connection_class=SentinelTLSSocket if target.is_encrypted else SentinelSocket,
+        **options,
+    )
+
+    async def close() -> None:
+        for each in sentinel.sentinels:
+            await each.aclose()
+
+    return Pool(most, pool.make_connection, close)
+
+
+def _cluster(
+    target: Target, most: int, timeout: float, options: dict[str, Any]
+) -> Cluster:
+    # So that there is time for another node, if one of them hangs.
+    options["socket_connect_timeout"] = timeout / 3
+    client: Any = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
+        max_connections=most,
+        ssl=target.is_encrypted,
+        **options,
+    )
+    # The client takes no class, and hands these on to each node that it finds.
+    kind = ClusterTLSSocket if target.is_encrypted else ClusterSocket
+    client.connection_kwargs["connection_class"] = kind
+    for node in client.nodes_manager.startup_nodes.values():
+        node.connection_class = kind
+    # As it comes, and as a connection to one server returns it.
+    client.set_response_callback("ZSCAN", lambda reply, **_: reply)
+    return Cluster(most, client)
+
+
+def _patience(timeout: float) -> dict[str, Any]:
+    """Returns the driver's options for timeouts and retries.
+
+    Each command is sent once: the driver would otherwise send one whose reply is lost
+    again, up to ten times. It is the backend that limits the time of a command.
+    """
+    return {
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        # The newer protocol has nothing that is needed here.
+        "protocol": 2,
+    }

@@ -1,0 +1,52 @@
+"""What is stored under a key: the version and the user of a record, and its data."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from tornado_sessions.storage.backend import Record
+
+# The version, and the length of the user in bytes, or -1 if there is none. Then come
+# the user and the data. `scripts` reads the same.
+_head = struct.Struct(">qi")
+
+# The last time that is stored, in milliseconds. It is more than 100,000 years ahead,
+# and the largest number that a script has exactly. What expires later stays for good.
+_LAST = 2**53
+
+
+def pack(record: Record, version: int) -> bytes:
+    """Returns the value to store for ``record``."""
+    if record.user is None:
+        return _head.pack(version, -1) + record.data
+    user = encode_user(record.user)
+    return _head.pack(version, len(user)) + user + record.data
+
+
+def unpack(value: bytes) -> Record:
+    """Returns the record that is stored as ``value``."""
+    version, length = _head.unpack_from(value)
+    return Record(value[_head.size + max(length, 0) :], version)
+
+
+def user_of(value: bytes) -> bytes | None:
+    """Returns the user of the record that is stored as ``value``."""
+    _, length = _head.unpack_from(value)
+    return None if length < 0 else value[_head.size : _head.size + length]
+
+
+def encode_user(user: str) -> bytes:
+    return user.encode("utf-8", "surrogatepass")
+
+
+def encode_version(version: int) -> bytes:
+    """Returns the version as it stands at the beginning of a value."""
+    return version.to_bytes(8, "big")
+
+
+def milliseconds(expires: float) -> int | None:
+    """Returns when the store may remove a record, never early; None for never."""
+    if not 0 < expires < _LAST / 1000:
+        return None
+    return math.ceil(expires * 1000)
