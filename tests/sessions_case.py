@@ -10,7 +10,8 @@ from tornado_sessions_memory import MemoryBackend
 
 from tests.tokens import token_of
 from tornado_sessions import Session, Sessions, Vault
-from tornado_sessions.core.codec import Envelope, decode
+from tornado_sessions.core.codec import decode
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault

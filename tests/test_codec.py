@@ -19,17 +19,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tornado_sessions import BackendError, SessionDataError
-from tornado_sessions.core.codec import (
-    FORMAT,
-    Envelope,
-    decode,
-    decode_value,
-    encode,
-    encode_value,
-    rebase,
-    same_content,
-    same_fields,
-)
+from tornado_sessions.core.codec import decode, decode_value, encode, encode_value
+from tornado_sessions.core.envelope import FORMAT, Envelope, same_content, same_fields
+from tornado_sessions.core.merge import rebase
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -24,7 +24,8 @@ from tornado_sessions import (
     UserSession,
     Vault,
 )
-from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, encode_value
+from tornado_sessions.core.codec import decode, encode, encode_value
+from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings

@@ -28,7 +28,8 @@ from tornado_sessions import (
     Version,
 )
 from tornado_sessions.core import retries
-from tornado_sessions.core.codec import FORMAT, Envelope, encode
+from tornado_sessions.core.codec import encode
+from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.storage import registry

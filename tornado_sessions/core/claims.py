@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from tornado_sessions.core.codec import Envelope, encode
+from tornado_sessions.core.codec import encode
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import KEPT_AFTER_END, is_alive
 from tornado_sessions.core.records import Found, Records
 from tornado_sessions.core.retries import PATIENCE, Backoff

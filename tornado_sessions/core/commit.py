@@ -8,18 +8,14 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.core.codec import (
-    FORMAT,
-    Envelope,
-    rebase,
-    same_content,
-    tombstone,
-)
+from tornado_sessions.core.codec import tombstone
+from tornado_sessions.core.envelope import FORMAT, Envelope, same_content
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE
 from tornado_sessions.core.inside import refuse_inside
 from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.logins import Logins
+from tornado_sessions.core.merge import rebase
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.retries import retry_conflicts

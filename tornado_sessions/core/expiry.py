@@ -6,7 +6,7 @@ All times are seconds since the epoch. The settings are the application's; what
 
 from __future__ import annotations
 
-from tornado_sessions.core.codec import Envelope
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.rules import Rules
 
 #: How many seconds the clocks of two servers may differ.

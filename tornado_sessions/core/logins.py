@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from tornado_sessions.core.codec import Envelope
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
+from tornado_sessions.core.codec import decode_value, encode_merged
+from tornado_sessions.core.envelope import MERGED_FIELDS, Envelope, latest
+
 # Equal to no value.
 _nothing = object()
 
@@ -41,3 +47,46 @@ def merge(
             elif key not in base or new != old:
                 into[key] = new
     return merged
+
+
+def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
+    """Returns ``theirs`` with what ``mine`` changed since ``base``."""
+    values = dict(theirs.values)
+    for key in base.values.keys() - mine.values.keys():
+        values.pop(key, None)
+    # What only one of the two has changed need not be decoded.
+    both = []
+    for key in different(mine.values, base.values):
+        if values.get(key) == base.values.get(key):
+            values[key] = mine.values[key]
+        else:
+            both.append(key)
+    merged = merge(
+        *(
+            {key: decode_value(side.values[key]) for key in both if key in side.values}
+            for side in (base, mine, theirs)
+        )
+    )
+    for key in both:
+        # Not in `merged`: a dict that another request has deleted, changed to an equal one.
+        if key in merged:
+            values[key] = encode_merged(merged[key])
+    flashes = latest(merge(base.flashes, mine.flashes, theirs.flashes))
+    fields = {
+        name: getattr(mine, name)
+        for name in MERGED_FIELDS
+        if getattr(mine, name) != getattr(base, name)
+    }
+    return msgspec.structs.replace(theirs, values=values, flashes=flashes, **fields)
+
+
+def different(values: dict[str, Raw], loaded: dict[str, Raw]) -> list[str]:
+    """Returns the keys of ``values`` that ``loaded`` lacks or has another value for."""
+    # Identity first: mostly it is the same object, and each comparison would be a
+    # call. A session may have thousands of values.
+    get = loaded.get
+    return [
+        key
+        for key, value in values.items()
+        if (other := get(key)) is not value and other != value
+    ]

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Collection
 from typing import TypeAlias
 
-from tornado_sessions.core.codec import FORMAT, Envelope, decode, encode, successor_of
+from tornado_sessions.core.codec import decode, encode, successor_of
+from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import is_alive, reason_of_end
 from tornado_sessions.core.retries import PATIENCE, Backoff

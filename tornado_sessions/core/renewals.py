@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from tornado_sessions.core.codec import Envelope
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import expires_at, is_renewal_due
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules

@@ -14,18 +14,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from tornado_sessions.core.codec import (
-    FORMAT,
-    PLAIN,
-    Envelope,
-    decode_value,
-    different,
-    encode_value,
-    latest,
-    same_fields,
-)
+from tornado_sessions.core.codec import PLAIN, decode_value, encode_value
+from tornado_sessions.core.envelope import FORMAT, Envelope, latest, same_fields
 from tornado_sessions.core.expiry import expires_at, longest_left, renewal_interval
 from tornado_sessions.core.locks import StoreLock
+from tornado_sessions.core.merge import different
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.storage.backend import Version

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.core.codec import Envelope
 from tornado_sessions.core.commit import Commits, applied
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.inside import inside, refuse_inside
 from tornado_sessions.core.locks import StoreLocks, TimedLock

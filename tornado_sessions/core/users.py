@@ -7,7 +7,8 @@ import dataclasses
 
 import msgspec
 
-from tornado_sessions.core.codec import Envelope, decode, successor_of
+from tornado_sessions.core.codec import decode, successor_of
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import expires_at, is_alive
 from tornado_sessions.core.records import Found, Records

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tornado_sessions.core.cleanup import Cleanup
-from tornado_sessions.core.codec import Envelope, encode
+from tornado_sessions.core.codec import encode
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import KEPT_AFTER_END, expires_at
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState

@@ -7,7 +7,8 @@ import secrets
 
 import msgspec
 
-from tornado_sessions.core.codec import FORMAT, Envelope, encode
+from tornado_sessions.core.codec import encode
+from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.storage.backend import Record
 from tornado_sessions.testing.applications import (
     destroy,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
 
-from tornado_sessions.core.codec import Envelope
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import BackendError, SessionGoneError
 from tornado_sessions.frames import hide_frames
