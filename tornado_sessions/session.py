@@ -20,7 +20,9 @@ from tornado_sessions.core.checks import (
     seconds_of,
 )
 from tornado_sessions.core.codec import encode_value
-from tornado_sessions.core.state import SessionState, is_persistent
+from tornado_sessions.core.expiry import is_persistent
+from tornado_sessions.core.signing_in import sign_in
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.values import Values
 from tornado_sessions.errors import SessionDataError
 from tornado_sessions.frames import calls_application, hides_frames
@@ -238,7 +240,7 @@ class Session(Values):
         check_user(user, "login()")
         kept = None if keep is None else checked_keys(keep)
         self._state.require_headers("login()")
-        self._state.sign_in(user, kept)
+        sign_in(self._state, user, kept)
 
     @hides_frames
     def logout(self) -> None:
@@ -283,7 +285,8 @@ class Session(Values):
         self._state.check_change()
         if self.persistent:
             self._state.require_headers("reset_expiry() of a persistent session")
-        self._state.set_expiry(idle=None, lifetime=None)
+        self._state.set_own(idle=None, lifetime=None)
+        self._state.update_expiry()
 
     @hides_frames
     def flash(self, text: str, category: str = "info") -> None:

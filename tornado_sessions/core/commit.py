@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tornado_sessions.core.codec import tombstone
-from tornado_sessions.core.envelope import FORMAT, Envelope, same_content
+from tornado_sessions.core.envelope import FORMAT, Envelope, keep_only, same_content
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE
 from tornado_sessions.core.inside import refuse_inside
@@ -20,8 +20,9 @@ from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.signing_in import move_sign_in
 from tornado_sessions.core.sockets import Sockets
-from tornado_sessions.core.state import Ended, SessionState, keep_only
+from tornado_sessions.core.state import Ended, SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.writer import Writer
@@ -164,7 +165,7 @@ class Commits:
                 user=packed.user,
                 reason="login" if signs_in else None,
             )
-        state.move_sign_in(signed_in, packed.auth_time)
+        move_sign_in(state, signed_in, packed.auth_time)
         state.settle(base, saved, packed)
 
     async def _store_over(

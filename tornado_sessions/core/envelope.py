@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 from msgspec import Raw
 
@@ -72,3 +74,9 @@ def same_fields(one: Envelope, other: Envelope) -> bool:
 def same_content(one: Envelope, other: Envelope) -> bool:
     """Whether two envelopes are equal except for times."""
     return one.values == other.values and same_fields(one, other)
+
+
+def keep_only(envelope: Envelope, keys: Collection[str]) -> Envelope:
+    """Returns ``envelope`` without the values whose keys are not in ``keys``."""
+    values = {key: raw for key, raw in envelope.values.items() if key in keys}
+    return msgspec.structs.replace(envelope, values=values)

@@ -35,6 +35,12 @@ def expires_at(envelope: Envelope, rules: Rules) -> float:
     )
 
 
+def is_persistent(envelope: Envelope, rules: Rules) -> bool:
+    """Whether the cookie of a session outlives the browser."""
+    own = envelope.persistent
+    return rules.persistent if own is None else own
+
+
 def longest_left(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds a session can be left unused at most."""
     idle, life = envelope.idle, envelope.lifetime

@@ -10,7 +10,8 @@ from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
-from tornado_sessions.core.state import SIGN_IN_STEP, SessionState
+from tornado_sessions.core.signing_in import SIGN_IN_STEP
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.users import Users
 from tornado_sessions.core.writer import Writer

@@ -12,7 +12,8 @@ from tornado_sessions.core.expiry import CLOCK_SKEW
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
-from tornado_sessions.core.state import SIGN_IN_STEP, SessionState
+from tornado_sessions.core.signing_in import SIGN_IN_STEP, move_sign_in
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
 from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
@@ -114,7 +115,7 @@ class Revocations:
             return
         if mine.has_signed_in:
             # A login of this very request holds: it is stored with a later time.
-            mine.move_sign_in(mine.base.auth_time, before)
+            move_sign_in(mine, mine.base.auth_time, before)
         else:
             mine.note_end()
 

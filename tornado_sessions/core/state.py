@@ -8,33 +8,26 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
-from tornado_sessions.core.codec import PLAIN, decode_value, encode_value
+from tornado_sessions.core.codec import PLAIN, decode_value
 from tornado_sessions.core.envelope import FORMAT, Envelope, latest, same_fields
-from tornado_sessions.core.expiry import expires_at, longest_left, renewal_interval
+from tornado_sessions.core.expiry import (
+    expires_at,
+    is_persistent,
+    longest_left,
+    renewal_interval,
+)
 from tornado_sessions.core.locks import StoreLock
-from tornado_sessions.core.merge import different
+from tornado_sessions.core.packing import count_changes, encode_values
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.storage.backend import Version
 from tornado_sessions.storage.vault import Saved
-
-#: By how many seconds a sign-in is later than one that it has to come after.
-SIGN_IN_STEP = 0.001
-
-# The fields that a login does not take along, and what they begin with.
-_SETTINGS = {
-    "idle": None,
-    "lifetime": None,
-    "persistent": None,
-    "label": "",
-    "claim": "",
-}
 
 # Shared by all states that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
@@ -65,35 +58,12 @@ class SessionState:
     """
 
     __slots__ = (
-        "base",
-        "cookie_due",
-        "current",
-        "destroyed",
-        "ended",
-        "finished_by",
-        "found",
-        "generation",
-        "has_new_id",
-        "headers_sent",
-        "is_late",
-        "is_moving",
-        "is_transacting",
-        "judged_at",
-        "lock",
-        "login",
-        "needs_new_id",
-        "not_alive",
-        "noted_at",
-        "on_socket",
-        "own",
-        "refusal",
-        "renewal_failed",
-        "rules",
-        "stale",
-        "token",
-        "values",
-        "version",
-    )
+        "base", "cookie_due", "current", "destroyed", "ended", "finished_by", "found",
+        "generation", "has_new_id", "headers_sent", "is_late", "is_moving",
+        "is_transacting", "judged_at", "lock", "login", "needs_new_id", "not_alive",
+        "noted_at", "on_socket", "own", "refusal", "renewal_failed", "rules", "stale",
+        "token", "values", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -240,7 +210,7 @@ class SessionState:
         `.SessionDataError` for a value that cannot be stored.
         """
         base, current = self.base, self.current
-        values = self._encoded()
+        values = encode_values(self.values, base.values, current.values)
         if values is base.values and (current is base or same_fields(current, base)):
             return base
         if self.token is None and not (values or current.user or current.flashes):
@@ -248,32 +218,10 @@ class SessionState:
             return base
         return msgspec.structs.replace(current, id=self.handle(), values=values)
 
-    def _encoded(self) -> dict[str, Raw]:
-        """Returns the values in their encoded form; the loaded dict if equal."""
-        values, loaded = self.values, self.base.values
-        encoded = {
-            key: encode_value(key, value)
-            for key, value in values.items()
-            if type(value) is not Raw
-        }
-        # After a merge, what nobody looked at may differ, too.
-        compared = encoded
-        if self.current.values is not loaded:
-            compared = {**values, **encoded}
-        if len(values) == len(loaded) and not different(compared, loaded):
-            return loaded
-        return {**values, **encoded}
-
     def describe_lost(self) -> str:
         """Returns what was changed and not stored, as a log may say it."""
-        base, values = self.base, self.values
-        changed = sum(key not in values for key in base.values)
-        for key, value in values.items():
-            try:
-                encoded = value if type(value) is Raw else encode_value(key, value)
-            except SessionDataError:
-                encoded = None
-            changed += encoded is None or base.values.get(key) != encoded
+        base = self.base
+        changed = count_changes(self.values, base.values)
         lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
         if self.current is not base and not same_fields(self.current, base):
             lost.append("a message or setting of the session")
@@ -292,11 +240,6 @@ class SessionState:
         self.set_fields(**fields)
         self.own = self.own.union(fields)
 
-    def set_expiry(self, **fields: float | None) -> None:
-        """Sets ``idle`` and ``lifetime``, and when the session expires."""
-        self.set_own(**fields)
-        self.update_expiry()
-
     def update_expiry(self) -> None:
         """Sets when the session expires unless it is used again."""
         self.set_fields(expires=expires_at(self.current, self.rules))
@@ -312,37 +255,6 @@ class SessionState:
         """Has the next commit give the session another id."""
         self.has_new_id = True
         self.needs_new_id = self.token is not None
-
-    def sign_in(self, user: str, keep: frozenset[str] | None) -> None:
-        """Signs ``user`` in. See `.Session.login`."""
-        self.regenerate()
-        if self.current.user not in (None, user):
-            keep = frozenset()
-        if keep is not None:
-            for key in [key for key in self.values if key not in keep]:
-                del self.values[key]
-        if self.login is not None and self.login.keep is not None and self.signs_in:
-            # An earlier login of this request, not stored yet, has kept these alone.
-            keep = self.login.keep if keep is None else self.login.keep & keep
-        if self.current.user != user:
-            self._forget_settings()
-        now = since = self.rules.now()
-        if self.base.auth_time is not None and self.base.auth_time >= since:
-            # The clock has gone back. A sign-in is later than the one before.
-            since = self.base.auth_time + SIGN_IN_STEP
-        self.login = Login(since, keep)
-        # Whoever has a copy of the session from before does not share the handle.
-        self.set_fields(id="", user=user, auth_time=since, seen=now)
-        self.update_expiry()
-
-    def move_sign_in(self, before: float | None, since: float | None) -> None:
-        """Notes that a sign-in at ``before`` counts from ``since``."""
-        if since == before or since is None:
-            return
-        if self.login is not None and self.login.since == before:
-            self.login = Login(since, self.login.keep)
-        if self.current.auth_time == before:
-            self.set_fields(auth_time=since)
 
     def destroy(self) -> None:
         """Ends the session with the next commit. See `.Session.destroy`."""
@@ -410,8 +322,7 @@ class SessionState:
 
     def discard(self) -> None:
         """Drops what this request changed. What it destroyed stays destroyed."""
-        # Another base than a commit in progress began with: what that stores of a
-        # new session ends again.
+        # Another base: what a commit in progress stores of a new session ends again.
         self.adopt(self.blank() if self.token is None else self.base)
         self.needs_new_id = False
         self._forget_request()
@@ -485,26 +396,5 @@ class SessionState:
     def _end(self, ended: Mapping[str, Ended]) -> None:
         self.ended = {**self.ended, **ended}
 
-    def _forget_settings(self) -> None:
-        """Drops flashes and settings that this request has not set itself."""
-        fields: dict[str, Any] = {
-            name: default for name, default in _SETTINGS.items() if name not in self.own
-        }
-        flashes = self.current.flashes.items()
-        kept = {key: flash for key, flash in flashes if key in self.own}
-        self.set_fields(flashes=kept, **fields)
-
     def _forget_request(self) -> None:
         self.own, self.login = frozenset(), None
-
-
-def is_persistent(envelope: Envelope, rules: Rules) -> bool:
-    """Whether the cookie of a session outlives the browser."""
-    own = envelope.persistent
-    return rules.persistent if own is None else own
-
-
-def keep_only(envelope: Envelope, keys: Collection[str]) -> Envelope:
-    """Returns ``envelope`` without the values whose keys are not in ``keys``."""
-    values = {key: raw for key, raw in envelope.values.items() if key in keys}
-    return msgspec.structs.replace(envelope, values=values)

@@ -10,11 +10,10 @@ import msgspec
 from tornado_sessions.core.codec import decode, successor_of
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.events import Events
-from tornado_sessions.core.expiry import expires_at, is_alive
+from tornado_sessions.core.expiry import expires_at, is_alive, is_persistent
 from tornado_sessions.core.records import Found, Records
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.sockets import Sockets
-from tornado_sessions.core.state import is_persistent
 from tornado_sessions.core.store import Store
 from tornado_sessions.errors import SessionDataError
 from tornado_sessions.storage.backend import Record

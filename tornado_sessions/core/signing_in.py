@@ -1,0 +1,64 @@
+"""What a login changes in the state of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado_sessions.core.state import Login, SessionState
+
+#: By how many seconds a sign-in is later than one that it has to come after.
+SIGN_IN_STEP = 0.001
+
+# The fields that a login does not take along, and what they begin with.
+_SETTINGS = {
+    "idle": None,
+    "lifetime": None,
+    "persistent": None,
+    "label": "",
+    "claim": "",
+}
+
+
+def sign_in(state: SessionState, user: str, keep: frozenset[str] | None) -> None:
+    """Signs ``user`` in, with the values of ``keep``. See `.Session.login`."""
+    state.regenerate()
+    if state.current.user not in (None, user):
+        keep = frozenset()
+    if keep is not None:
+        for key in [key for key in state.values if key not in keep]:
+            del state.values[key]
+    if state.login is not None and state.login.keep is not None and state.signs_in:
+        # An earlier login of this request, not stored yet, has kept these alone.
+        keep = state.login.keep if keep is None else state.login.keep & keep
+    if state.current.user != user:
+        _forget_settings(state)
+    now = since = state.rules.now()
+    if state.base.auth_time is not None and state.base.auth_time >= since:
+        # The clock has gone back. A sign-in is later than the one before.
+        since = state.base.auth_time + SIGN_IN_STEP
+    state.login = Login(since, keep)
+    # Whoever has a copy of the session from before does not share the handle.
+    state.set_fields(id="", user=user, auth_time=since, seen=now)
+    state.update_expiry()
+
+
+def move_sign_in(
+    state: SessionState, before: float | None, since: float | None
+) -> None:
+    """Notes that a sign-in at ``before`` counts from ``since``."""
+    if since == before or since is None:
+        return
+    if state.login is not None and state.login.since == before:
+        state.login = Login(since, state.login.keep)
+    if state.current.auth_time == before:
+        state.set_fields(auth_time=since)
+
+
+def _forget_settings(state: SessionState) -> None:
+    """Drops flashes and settings that this request has not set itself."""
+    fields: dict[str, Any] = {
+        name: default for name, default in _SETTINGS.items() if name not in state.own
+    }
+    flashes = state.current.flashes.items()
+    kept = {key: flash for key, flash in flashes if key in state.own}
+    state.set_fields(flashes=kept, **fields)
