@@ -29,6 +29,7 @@ setup(
         "memcached": ["tornado-sessions-memcached>=0.1,<1"],
         "memory": ["tornado-sessions-memory>=0.1,<1"],
         "mongodb": ["tornado-sessions-mongodb>=0.1,<1"],
+        "mysql": ["tornado-sessions-mysql>=0.1,<1"],
         "postgresql": ["tornado-sessions-postgresql>=0.1,<1"],
         "redis": ["tornado-sessions-redis>=0.1,<1"],
         "sqlite": ["tornado-sessions-sqlite>=0.1,<1"],

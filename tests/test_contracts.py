@@ -19,7 +19,7 @@ URLS = {
     "sqlite": "sqlite:///{directory}/sessions.db",
 }
 NEED_A_SERVER = {
-    *("memcached", "mongodb", "mongodb+srv", "postgresql"),
+    *("memcached", "mongodb", "mongodb+srv", "mysql", "postgresql"),
     *("redis", "redis+cluster", "redis+sentinel", "redis+unix"),
     *("rediss", "rediss+cluster", "rediss+sentinel"),
 }

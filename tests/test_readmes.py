@@ -33,6 +33,7 @@ pages = [
 servers = {
     "memcached": "SESSIONS_TEST_MEMCACHED_URL",
     "mongodb": "SESSIONS_TEST_MONGODB_URL",
+    "mysql": "SESSIONS_TEST_MYSQL_URL",
     "postgresql": "SESSIONS_TEST_POSTGRESQL_URL",
     "redis": "SESSIONS_TEST_REDIS_URL",
 }
