@@ -582,6 +582,62 @@ class FailureTest(_Case):
         self.assertIn("was removed or replaced while it was in use", logged.output[0])
         self.assertTrue(await _has(self.open(), new))
 
+    async def test_no_file_is_made_beside_the_log_of_an_earlier_one(self) -> None:
+        """Behaviour 69: SQLite would apply the log to the new file, and damage it."""
+        backend = self.open()
+        await _insert(backend)
+        self.path.unlink()
+
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            for suffix in ("-wal", "-shm"):
+                beside = f"{self.path}{suffix}"
+                await self._assert_refused(
+                    backend,
+                    f"it is missing, but {beside!r} of an earlier file is there, which"
+                    " would damage a new one. Stop all processes that use it. Then put"
+                    f" the file back, or remove {beside!r} as well.",
+                )
+                self.assertFalse(self.path.exists())
+                os.unlink(beside)
+
+        self.assertTrue(await _has(backend, await _insert(backend)))
+
+    async def test_no_file_is_made_where_a_disk_was_unmounted(self) -> None:
+        """Behaviour 66: sessions that have ended would be alive again on that disk."""
+        other = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(other.cleanup)
+        if os.stat(other.name).st_dev == os.stat(self.directory).st_dev:
+            self.skipTest("both directories are on one device")
+        mounted, directory = self.directory / "data", self.directory / "disk"
+        mounted.mkdir()
+        self.path = mounted / "sessions.db"
+        backend = self.open()
+        key = await _insert(backend)
+        # What "umount" leaves is an empty directory of another device.
+        mounted.rename(directory)
+        mounted.symlink_to(other.name)
+
+        with self.assertLogs("tornado_sessions", "WARNING"):
+            await self._assert_refused(
+                backend,
+                "it is missing, and its directory is on another disk than it was. Mount"
+                " the disk of the sessions again, or restart the process to begin with"
+                " a new file.",
+            )
+        self.assertEqual(os.listdir(other.name), [])
+        mounted.unlink()
+        directory.rename(mounted)
+        self.assertTrue(await _has(backend, key))
+
+    async def _assert_refused(self, backend: SQLiteBackend, told: str) -> None:
+        for _ in range(2):
+            with self.assertRaises(BackendError) as caught:
+                await backend.load(_new_key())
+            self.assertEqual(
+                str(caught.exception),
+                f"The session database {str(self.path)!r} cannot be used: {told}",
+            )
+
     async def test_closing_waits_for_a_connection_that_was_dropped(self) -> None:
         """Otherwise its thread would deliver a result to a loop that is closed."""
         backend, started = self.open(), threading.Event()
@@ -594,7 +650,8 @@ class FailureTest(_Case):
         await writer.create_function("pause", 0, pause)
         pausing = asyncio.ensure_future(writer.execute("SELECT pause()"))
         await asyncio.to_thread(started.wait)
-        self.path.unlink()
+        for path in self.path.parent.iterdir():
+            path.unlink()
         with self.assertLogs("tornado_sessions"):
             self.assertFalse(await _has(backend, _new_key()))
         await backend.close()

@@ -9,7 +9,8 @@ import sqlite3
 import threading
 from typing import Any
 
-from tornado_sessions_sqlite.place import check_directories, check_owners
+from tornado_sessions.errors import BackendError
+from tornado_sessions_sqlite.place import BESIDE, check_directories, check_owners
 from tornado_sessions_sqlite.table import Table
 
 logger = logging.getLogger("tornado_sessions")
@@ -46,6 +47,8 @@ class SessionFile:
         self.path = path
         self.table = table
         self.synchronous = synchronous
+        # The device of its directory, once the file was there.
+        self._device: int | None = None
         self._warned: set[str] = set()
         self._warning = threading.Lock()
 
@@ -69,12 +72,7 @@ class SessionFile:
                 f" (mode {os.stat(directory).st_mode & 0o7777:o}). Unless that is"
                 " meant, run: chmod go-w on that directory."
             )
-        # Only if there is no file: closing a file that SQLite has open releases its
-        # locks, as POSIX has it. The files beside it get its mode.
-        with contextlib.suppress(FileExistsError):
-            # Where the path is a link, the file is created that it leads to.
-            real = os.path.realpath(self.path)
-            os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
+        self._create_if_missing()
         # Checked when it exists, as another user may have been faster.
         check_owners(self.path)
         file = _file_at(self.path)
@@ -91,6 +89,37 @@ class SessionFile:
             raise
         database.path, database.file = self.path, file
         return database
+
+    def _create_if_missing(self) -> None:
+        """Creates an empty file if there is none, and nothing speaks against it."""
+        # Where the path is a link, the file is created that it leads to.
+        real = os.path.realpath(self.path)
+        device = os.stat(os.path.dirname(real)).st_dev
+        beside = [real + suffix for suffix in BESIDE if os.path.exists(real + suffix)]
+        # After what is beside it, which another process may have just created with it.
+        if not os.path.exists(real):
+            self._check_may_create(device, beside)
+        self._device = device
+        # Only if there is no file: closing a file that SQLite has open releases its
+        # locks, as POSIX has it. The files beside it get its mode.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(real, os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _check_may_create(self, device: int, beside: list[str]) -> None:
+        missing = f"The session database {self.path!r} cannot be used: it is missing,"
+        if self._device not in (None, device):
+            # Sessions that end in a new file would be alive in the old one again.
+            raise BackendError(
+                f"{missing} and its directory is on another disk than it was. Mount the"
+                " disk of the sessions again, or restart the process to begin with a new"
+                " file."
+            )
+        if beside:
+            raise BackendError(
+                f"{missing} but {beside[0]!r} of an earlier file is there, which would"
+                " damage a new one. Stop all processes that use it. Then put the file"
+                f" back, or remove {beside[0]!r} as well."
+            )
 
     def _set_up(self, database: Database) -> None:
         [(pages,)] = database.execute("PRAGMA page_count").fetchall()

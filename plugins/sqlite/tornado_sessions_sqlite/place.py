@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from tornado_sessions.errors import BackendError
 
-# What SQLite keeps beside a file, and reads before the file itself.
-_BESIDE = ("-wal", "-shm", "-journal")
+#: What SQLite keeps beside a file, and reads before the file itself.
+BESIDE = ("-wal", "-shm", "-journal")
 
 # More entries than the path of any file has. Links that lead in a circle end here.
 _MOST_ENTRIES = 4096
@@ -62,7 +62,7 @@ def check_directories(path: str) -> list[str]:
 def check_owners(path: str) -> None:
     """Raises `.BackendError` if the file or one beside it belongs to another user."""
     real = os.path.realpath(path)
-    for entry in (real, *(real + suffix for suffix in _BESIDE)):
+    for entry in (real, *(real + suffix for suffix in BESIDE)):
         with contextlib.suppress(FileNotFoundError):
             # Of a link both the link itself and what it leads to.
             _check_owner(path, entry, os.lstat(entry))
