@@ -166,6 +166,20 @@ class EachOtherTest(RevokedCase):
         )
         assert not await self.is_alive(thief)
 
+    async def test_a_session_to_keep_that_is_not_stored_ends_nobody(self) -> None:
+        """Behaviour 78: the one that was to be kept may be that of an id just ended."""
+        own = await self.signed_in(self.elsewhere)
+        for token in (None, secrets.token_urlsafe(32)):
+            error = await self.end_others(
+                self.sessions, await self.sessions.load(token)
+            )
+            assert error == (
+                "The session to keep is not stored: it has ended, or nobody has written"
+                " to it. So revoke_all() has ended no session. Leave keep out to end all"
+                " of them."
+            )
+        assert await self.is_alive(own)
+
     async def test_one_that_has_ended_others_says_so(self) -> None:
         """Behaviour 78: before everything was revoked, its own session included."""
         own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]

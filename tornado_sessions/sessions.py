@@ -215,8 +215,8 @@ class Sessions:
 
         It does to each what `revoke` does. A login that is stored meanwhile is not
         among them. Returns 0 where the backend can end sessions and not list them.
-        Raises `.SessionGoneError` if ``keep`` has ended, and ends nothing more. Of
-        two sessions that end each other at once, one stays.
+        Raises `.SessionGoneError` if ``keep`` has ended or is not stored, and ends
+        nothing more. Of two sessions that end each other at once, one stays.
         """
         check_user(user, "revoke_all()")
         if not (keep is None or isinstance(keep, Session)):

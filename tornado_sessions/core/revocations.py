@@ -67,6 +67,14 @@ class Revocations:
         self, user: str, but: SessionState | None, own: SessionState | None
     ) -> int:
         """Ends all sessions of ``user`` except ``but``. See `.Sessions.revoke_all`."""
+        if but is not None and but.token is None and not but.signs_in:
+            # Its id was dead when the request came, for example. To end all of them
+            # would sign out the very device that asked.
+            raise SessionGoneError(
+                "The session to keep is not stored: it has ended, or nobody has written"
+                " to it. So revoke_all() has ended no session. Leave keep out to end"
+                " all of them."
+            )
         mine = self._own(user, own)
         if not self._store.vault.finds_by_user:
             await self._end_before(user, but, mine)
