@@ -75,6 +75,22 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
         for holder in holders:
             holder.task.result()
 
+    async def test_a_failing_store_may_have_an_error_of_its_own(self) -> None:
+        """Behaviour 80: one that cannot be copied is raised to all that wait."""
+
+        class PigeonError(BackendError):
+            def __init__(self, pigeon: str, place: str) -> None:
+                super().__init__(f"{pigeon} is lost in {place}.")
+
+        lock = StoreLock()
+        first, *others = await waiting(lock, 3)
+        error = PigeonError("Coo", "Bergen")
+        await leave(first, error)
+        await asyncio.wait([each.task for each in [first, *others]], timeout=10)
+
+        assert first.task.exception() is error
+        assert [each.task.exception() for each in others] == [error] * 2
+
     async def test_a_failing_store_fails_all_that_wait(self) -> None:
         """Behaviour 80: at once, and each with an error of its own."""
         lock = StoreLock()

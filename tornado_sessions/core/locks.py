@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import copy
 import types
 import weakref
 from collections.abc import Callable, Iterator
 
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.copies import copy_error
 
 #: How many seconds holders may use the store, one after the other, while one waits.
 LONGEST_WAIT = 10.0
@@ -69,8 +69,7 @@ class StoreLock:
             waiters, self._waiters = self._waiters, None
             for waiter in waiters or ():
                 if not waiter.done():
-                    # A shared error would collect the tracebacks of them all.
-                    waiter.set_exception(_copied(error))
+                    waiter.set_exception(copy_error(error))
         self._release()
 
     def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
@@ -157,12 +156,6 @@ class TimedLock(StoreLock):
 
     def _left(self, ends: float, limit: float) -> float:
         return min(self._used_since + limit, ends) - self._store_time()
-
-
-def _copied(error: BackendError) -> BackendError:
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
 
 
 class StoreLocks:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from tornado_sessions.storage.copies import copy_error
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -135,7 +136,7 @@ class Batches(Generic[Q, R]):
             await self._limit(self._send_all(batch))
         except Exception as error:  # noqa: BLE001  # each caller raises it
             for waiting in batch:
-                _settle(waiting, _copy(error))
+                _settle(waiting, copy_error(error))
         finally:
             for waiting in batch:
                 # Those that have no outcome: the event loop is being closed.
@@ -176,13 +177,3 @@ def _settle(waiting: _Waiting[Any], result: object) -> None:
         waiting.outcome.set_exception(result)
     else:
         waiting.outcome.set_result(result)
-
-
-def _copy(error: Exception) -> Exception:
-    """Returns an error that a caller can raise: a shared one collects tracebacks."""
-    try:
-        own = copy.copy(error)
-    except Exception:  # noqa: BLE001  # its class takes other arguments
-        return error
-    own.__cause__ = error.__cause__
-    return own
