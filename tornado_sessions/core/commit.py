@@ -81,7 +81,10 @@ class Commits:
         """
         refuse_inside(state)
         now = self._rules.now()
-        async with state.turn():
+        lock = state.turn()
+        if not lock.take():
+            await lock.wait()
+        with lock:
             state.judge(now)
             await self.commit_in_turn(state, packed, generation)
 
