@@ -33,7 +33,9 @@ class TwoPartError(Exception):
 class Post:
     """A store that notes what is sent together, and can be told to fail and to wait."""
 
-    def __init__(self, at_once: int = 1, largest: int = 100) -> None:
+    def __init__(
+        self, at_once: int = 1, largest: int = 100, shares: bool = False
+    ) -> None:
         self.sent: list[list[str]] = []
         self.fails: dict[str, Exception] = {}
         self.error: Exception | None = None
@@ -42,7 +44,12 @@ class Post:
         self.arrived = asyncio.Event()
         self.timeouts = Timeouts(60)
         self.batches = Batches[Ask, str](
-            self.send_one, self.send_many, self.limit, at_once=at_once, largest=largest
+            self.send_one,
+            self.send_many,
+            self.limit,
+            at_once=at_once,
+            largest=largest,
+            shares=shares,
         )
 
     async def limit(self, work: Awaitable[None]) -> None:
@@ -107,6 +114,38 @@ async def test_a_lone_operation_is_sent_by_its_caller() -> None:
     assert await task == "a!"
 
 
+async def test_after_a_lone_operation_the_next_one_waits_for_no_others() -> None:
+    """It is sent at once, and those that begin with it leave together after it."""
+    post = Post()
+    await post.ask("a")
+    post.hold()
+    tasks = [post.ask(key) for key in "bcd"]
+    await asyncio.sleep(0)
+
+    assert post.sent == [["a"], ["b"]]
+    post.answers.set()
+    assert await outcomes(*tasks) == ["b!", "c!", "d!"]
+    assert post.sent[2:] == [["c", "d"]]
+
+
+async def test_those_whose_operation_has_ended_join_the_next_batch() -> None:
+    """A batch that was split once does not stay split."""
+    post = Post()
+    await post.ask("z")
+
+    async def ask_again(key: str) -> None:
+        for _ in range(3):
+            await post.batches.send(key.encode(), Ask(key.encode()))
+
+    post.hold()
+    asking = asyncio.gather(*map(ask_again, "abc"))
+    await post.arrived.wait()
+    post.answers.set()
+    await asking
+
+    assert post.sent[:4] == [["z"], ["a"], ["a", "b", "c"], ["a", "b", "c"]]
+
+
 async def test_what_comes_while_a_batch_is_in_progress_leaves_together_after_it() -> (
     None
 ):
@@ -155,6 +194,42 @@ async def test_a_batch_has_one_operation_for_each_key() -> None:
 
     assert await outcomes(*tasks) == ["a1!", "b!", "a2!", "c!"]
     assert post.sent == [["a", "b", "c"], ["a"]]
+
+
+async def test_operations_on_one_key_can_share_a_result() -> None:
+    """Fifty requests of one session make one load."""
+    post = Post(shares=True, largest=2)
+
+    assert await outcomes(*map(post.ask, "abacaa")) == [f"{key}!" for key in "abacaa"]
+    assert post.sent == [["a", "b"], ["c"]]
+
+
+async def test_of_those_that_share_a_result_each_can_be_cancelled() -> None:
+    """The others get the result, also where there is no other key."""
+    for cancelled in range(3):
+        post = Post(shares=True)
+        post.hold()
+        tasks = [post.ask("a") for _ in range(3)]
+        await post.arrived.wait()
+        tasks[cancelled].cancel()
+        await asyncio.wait([tasks[cancelled]])
+        post.answers.set()
+
+        assert (await outcomes(*tasks)).count("a!") == 2
+        assert post.sent == [["a"]]
+
+
+async def test_those_that_share_a_failure_have_each_an_exception() -> None:
+    """A shared one would collect the tracebacks of all."""
+    post = Post(shares=True)
+    post.fails["bad"] = OSError("bad")
+    tasks = [post.ask("a", "bad") for _ in range(3)]
+    await asyncio.wait(tasks)
+
+    raised = [task.exception() for task in tasks]
+    assert [str(error) for error in raised] == ["bad"] * 3
+    assert len({id(error) for error in raised}) == 3
+    assert await post.ask("b") == "b!"
 
 
 async def test_a_failure_of_one_is_its_own() -> None:

@@ -75,8 +75,9 @@ class BatchesOfABackendTest(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
         self.loft = Loft()
         self.backend = FlockBackend("roof", self.loft, timeout=0.1)
-        await self.backend.ping()
-        self.backend.alone = 0
+        # After a lone operation, the next one does not wait for others.
+        await asyncio.gather(*map(self.backend.load, KEYS))
+        self.backend.batches, self.backend.alone = [], 0
 
     async def load_all(self) -> list[Record | BaseException | None]:
         loads = map(self.backend.load, KEYS)
@@ -162,10 +163,19 @@ class BatchesOfABackendTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_more_than_the_largest_batch_are_several(self) -> None:
         """So no statement grows without limit."""
+        backend = FlockBackend("roof", self.loft, timeout=20)
+        await asyncio.gather(*map(backend.load, KEYS))
         keys = [number.to_bytes(32, "big") for number in range(250)]
-        await asyncio.gather(*map(self.backend.load, keys))
+        await asyncio.gather(*map(backend.load, keys))
 
-        self.assertEqual(self.backend.batches, [100, 100, 50])
+        self.assertEqual(backend.batches, [5, 100, 100, 50])
+
+    async def test_a_batch_of_long_records_has_fewer(self) -> None:
+        """Behaviour 70: 8 MiB at the most."""
+        backend = FlockBackend("roof", self.loft, timeout=20, max_bytes=4 * 2**20)
+        await asyncio.gather(*map(backend.load, KEYS))
+
+        self.assertEqual((backend.batches, backend.alone), ([2, 2], 1))
 
 
 class LoopsTest(unittest.TestCase):

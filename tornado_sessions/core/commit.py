@@ -81,10 +81,7 @@ class Commits:
         """
         refuse_inside(state)
         now = self._rules.now()
-        lock = state.turn()
-        if not lock.take():
-            await lock.wait()
-        with lock:
+        async with state.turn():
             state.judge(now)
             await self.commit_in_turn(state, packed, generation)
 

@@ -27,9 +27,7 @@ class Store:
 
     def load(self, token: str) -> Awaitable[Record | None]:
         """See `.Vault.load`."""
-        work = self.vault.load(token)
-        # Here and in `replace`, without a call: these are on the path of each request.
-        return work if self._events.listener is None else self._told("read", work)
+        return self._watch("read", self.vault.load(token))
 
     def insert(self, record: Record) -> Awaitable[Saved]:
         """See `.Vault.insert`."""
@@ -37,8 +35,7 @@ class Store:
 
     def replace(self, token: str, record: Record, version: Version) -> Awaitable[Saved]:
         """See `.Vault.replace`."""
-        work = self.vault.replace(token, record, version)
-        return work if self._events.listener is None else self._told("write", work)
+        return self._watch("write", self.vault.replace(token, record, version))
 
     def delete(self, token: str) -> Awaitable[None]:
         """See `.Vault.delete`."""

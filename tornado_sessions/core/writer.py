@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.codec import encode
 from tornado_sessions.core.envelope import Envelope
@@ -24,16 +22,16 @@ class Writer:
         self._rules = rules
         self._cleanup = cleanup
 
-    def insert(self, state: SessionState, envelope: Envelope) -> Awaitable[Saved]:
+    async def insert(self, state: SessionState, envelope: Envelope) -> Saved:
         """Stores ``envelope`` as seen now, under a new token. See `.Vault.insert`."""
-        return self._store.insert(self._record(state, envelope, is_sent=True))
+        return await self._store.insert(self._record(state, envelope, is_sent=True))
 
-    def replace(
+    async def replace(
         self, state: SessionState, token: str, envelope: Envelope, version: Version
-    ) -> Awaitable[Saved]:
+    ) -> Saved:
         """Stores ``envelope`` as seen now. See `.Vault.replace`."""
         record = self._record(state, envelope, is_sent=not self._rules.revocable)
-        return self._store.replace(token, record, version)
+        return await self._store.replace(token, record, version)
 
     def _record(self, state: SessionState, envelope: Envelope, is_sent: bool) -> Record:
         """Returns the record to store; ``is_sent`` if the client gets a new token."""

@@ -33,6 +33,12 @@ class _Waiting(NamedTuple, Generic[Q]):
     operation: Q
     # Its result is that of the operation, or `_ALONE`.
     outcome: asyncio.Future[Any]
+    #: The futures of other callers that share the result.
+    also: list[asyncio.Future[Any]]
+
+    def unsettled(self) -> list[asyncio.Future[Any]]:
+        """Returns the futures of those that still wait."""
+        return [outcome for outcome in (self.outcome, *self.also) if not outcome.done()]
 
 
 # Tells a caller to run its operation itself: no other one is in its batch.
@@ -46,9 +52,12 @@ class Batches(Generic[Q, R]):
     gets two operations or more, ``largest`` at most, sorted by key, each key once.
     It returns their results in the same order; an `Exception` among them is raised
     to the caller of that operation alone. ``limit`` runs a batch with a timeout.
+    If ``shares``, operations on one key share one result, and otherwise the second
+    one is in a later batch.
 
     At most ``at_once`` batches are in progress: the operations that begin meanwhile
-    leave together when one ends.
+    leave together when one ends. Where the last operation was alone, the next one
+    is sent at once.
     """
 
     def __init__(
@@ -59,15 +68,19 @@ class Batches(Generic[Q, R]):
         *,
         at_once: int,
         largest: int,
+        shares: bool = False,
     ) -> None:
         self._send_one = send_one
         self._send_many = send_many
         self._limit = limit
         self._at_once = at_once
         self._largest = largest
+        self._shares = shares
         self._waiting: list[_Waiting[Q]] = []
         self._in_progress = 0
         self._is_scheduled = False
+        # Whether the last operation to leave was in no batch.
+        self._was_alone = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(self, key: bytes, operation: Q) -> R:
@@ -77,13 +90,16 @@ class Batches(Generic[Q, R]):
         After that the operation goes on. Raises what the driver raises, to each
         caller an exception of its own.
         """
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[R] = loop.create_future()
-        self._waiting.append(_Waiting(key, operation, outcome))
-        if not self._is_scheduled and self._in_progress < self._at_once:
-            self._is_scheduled = True
-            # In an empty context: the batch is not that of the first caller.
-            loop.call_soon(self._leave, context=contextvars.Context())
+        if self._was_alone and not (self._in_progress or self._waiting):
+            self._in_progress += 1
+            try:
+                return await self._send_one(operation)
+            finally:
+                self._end()
+        outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(key, operation, outcome, []))
+        if self._in_progress < self._at_once:
+            self._schedule()
         try:
             result = await outcome
         except asyncio.CancelledError:
@@ -97,11 +113,19 @@ class Batches(Generic[Q, R]):
         finally:
             self._end()
 
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            # In an empty context: the batch is not that of the first caller.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._leave, context=contextvars.Context())
+
     def _leave(self) -> None:
         self._is_scheduled = False
         while self._in_progress < self._at_once and (batch := self._take()):
             self._in_progress += 1
-            if len(batch) == 1:
+            self._was_alone = len(batch) == 1 and not batch[0].also
+            if self._was_alone:
                 # Its caller sends it, so a lone operation costs no task.
                 batch[0].outcome.set_result(_ALONE)
             else:
@@ -111,7 +135,10 @@ class Batches(Generic[Q, R]):
 
     def _end(self) -> None:
         self._in_progress -= 1
-        self._leave()
+        if self._waiting:
+            # Later in this iteration or in the next one: those whose operation has
+            # ended go on before, and their next ones leave together with the others.
+            self._schedule()
 
     def _take(self) -> list[_Waiting[Q]]:
         """Removes and returns the next batch."""
@@ -121,7 +148,9 @@ class Batches(Generic[Q, R]):
             if waiting.outcome.done():
                 # Its caller was cancelled.
                 continue
-            if len(batch) == self._largest or waiting.key in batch:
+            if self._shares and waiting.key in batch:
+                batch[waiting.key].also.append(waiting.outcome)
+            elif len(batch) == self._largest or waiting.key in batch:
                 # Two writes of one key in a batch could both be told "stored".
                 later.append(waiting)
             else:
@@ -136,26 +165,30 @@ class Batches(Generic[Q, R]):
             await self._limit(self._send_all(batch))
         except Exception as error:  # noqa: BLE001  # each caller raises it
             for waiting in batch:
-                _settle(waiting, copy_error(error))
+                _settle(waiting, error)
         finally:
             for waiting in batch:
-                # Those that have no outcome: the event loop is being closed.
-                waiting.outcome.cancel()
+                for outcome in waiting.unsettled():
+                    # The event loop is being closed.
+                    outcome.cancel()
             self._end()
 
     async def _send_all(self, batch: list[_Waiting[Q]]) -> None:
+        if len(batch) == 1:
+            await self._send_shared(batch[0])
+            return
         try:
             results = await self._send_many([waiting.operation for waiting in batch])
         except NothingAppliedError:
             for waiting in batch:
-                if not waiting.outcome.done():
-                    await self._send_again(waiting)
+                if waiting.unsettled():
+                    await self._send_shared(waiting)
         else:
             for waiting, result in list(zip(batch, results, strict=True)):
                 _settle(waiting, result)
 
-    async def _send_again(self, waiting: _Waiting[Q]) -> None:
-        """Sends one operation of a batch that has failed as a whole."""
+    async def _send_shared(self, waiting: _Waiting[Q]) -> None:
+        """Sends one operation by itself, for all callers that share it."""
         try:
             _settle(waiting, await self._send_one(waiting.operation))
         except Exception as error:  # noqa: BLE001  # its caller raises it
@@ -170,10 +203,9 @@ def _result_of(outcome: asyncio.Future[R]) -> R | None:
 
 
 def _settle(waiting: _Waiting[Any], result: object) -> None:
-    if waiting.outcome.done():
-        # Its caller was cancelled after the batch had left.
-        return
-    if isinstance(result, Exception):
-        waiting.outcome.set_exception(result)
-    else:
-        waiting.outcome.set_result(result)
+    # Without those that were cancelled after the batch had left.
+    for outcome in waiting.unsettled():
+        if isinstance(result, Exception):
+            outcome.set_exception(copy_error(result))
+        else:
+            outcome.set_result(result)

@@ -97,7 +97,8 @@ class DriverBackend(Backend, Generic[C]):
         "Check that it runs and can be reached, or raise the option 'timeout'."
     )
 
-    #: How many operations a batch has at the most; see `load_many`.
+    #: How many operations a batch has at the most; see `load_many`. It has fewer if
+    #: ``max_bytes`` is so large that its records could exceed 8 MiB together.
     largest_batch: ClassVar[int] = 100
     #: How many batches of loads are in progress at the most, and how many of writes.
     batches_at_once: ClassVar[int] = 2

@@ -10,6 +10,9 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.batches import Batches
 
+# How long the records of one batch are together, at the most.
+_MOST_BYTES = 2**23
+
 C = TypeVar("C")
 C_contra = TypeVar("C_contra", contravariant=True)
 
@@ -29,6 +32,7 @@ class Plugin(Protocol[C_contra]):
 
     largest_batch: ClassVar[int]
     batches_at_once: ClassVar[int]
+    max_bytes: int
 
     async def load_from(self, connection: C_contra, key: bytes) -> Record | None: ...
     async def insert_into(
@@ -98,13 +102,15 @@ class Operations(Generic[C]):
         self._connection, self._loop = connection, loop
         plugin = self._plugin
         limit = partial(self._limit, connection)
-        at_once, largest = plugin.batches_at_once, plugin.largest_batch
+        at_once = plugin.batches_at_once
+        largest = max(1, min(plugin.largest_batch, _MOST_BYTES // plugin.max_bytes))
         self._loads = Batches(
             partial(plugin.load_from, connection),
             partial(plugin.load_many, connection),
             limit,
             at_once=at_once,
             largest=largest,
+            shares=True,
         )
         self._writes = Batches(
             partial(self._write_alone, connection),
