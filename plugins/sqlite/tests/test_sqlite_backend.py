@@ -305,9 +305,9 @@ class FileTest(_Case):
     async def test_closing_does_not_wait_for_what_comes_later(self) -> None:
         """A socket or a task that is never done keeps no process from its end."""
         backend, ended = self.open(timeout=0.5), asyncio.Event()
-        key = await _insert(backend)
 
         async def go_on() -> None:
+            key = await _insert(backend)
             while not ended.is_set():
                 self.assertTrue(await _has(backend, key))
 
@@ -896,6 +896,11 @@ class SilenceTest(_Case):
         assert loaded is not None
         await backend.replace(key, Record(data, expires=100, user=user), loaded.version)
         self.assertEqual([key async for key, _ in backend.find(user)], [key])
+        # In batches.
+        keys = [key, _new_key(), _new_key()]
+        record = Record(data, user=user)
+        await asyncio.gather(*(backend.insert(key, record) for key in keys))
+        await asyncio.gather(*map(backend.load, keys))
         await backend.purge(50)
         with self.database() as database:
             database.execute("DROP TABLE sessions")
@@ -907,8 +912,10 @@ class SilenceTest(_Case):
         # The driver's log is there, and says what is executed and what fails.
         self.assertIn("SELECT data", shown)
         self.assertIn("<1 parameters>", shown)
+        self.assertIn("<3 parameters>", shown)
+        self.assertIn("execute_together", shown)
         self.assertIn("returning exception no such table", shown)
-        for secret in (key, data, user.encode()):
+        for secret in (*keys, data, user.encode()):
             for form in (
                 repr(secret)[2:-1],
                 secret.hex(),

@@ -6,29 +6,23 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.storage.batches import NothingAppliedError
 from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.storage.operations import Write
 from tornado_sessions.storage.options import split_url
 from tornado_sessions.storage.versions import new_version
 from tornado_sessions_sqlite.database import MovedError, SessionFile
-from tornado_sessions_sqlite.lanes import (
-    Lane,
-    Lanes,
-    Parameters,
-    open_lane,
-    pause_if_locked,
-)
+from tornado_sessions_sqlite.lanes import Lane, Lanes, Parameters, Statement, open_lane
 from tornado_sessions_sqlite.table import Table
 
 __all__ = ["SQLiteBackend"]
 
 logger = logging.getLogger("tornado_sessions")
-
-_Execute = Callable[[str, Parameters], Awaitable[Any]]
 
 # How many records one purge removes: milliseconds of the writing thread.
 _BATCH = 500
@@ -90,6 +84,8 @@ class SQLiteBackend(DriverBackend[Lanes]):
         " an open sqlite3 shell; or raise the option 'timeout'."
     )
     options: ClassVar[Mapping[str, type]] = {"synchronous": str, "table": str}
+    # Each connection executes one batch at a time.
+    batches_at_once = 1
     # SQLite in the child would believe that it holds the locks, which stay with the
     # parent. A file that the child opens loses writes when the parent closes its own.
     opens_after_fork = False
@@ -142,83 +138,127 @@ class SQLiteBackend(DriverBackend[Lanes]):
         return cls(path, **cls.read_options("sqlite", parts.query))
 
     async def load_from(self, lanes: Lanes, key: bytes) -> Record | None:
-        rows = await self._execute(lanes, False, self._table.load, key)
-        # The version includes the indexed columns, see replace_in().
-        return Record(rows[0][0], rows[0][1:]) if rows else None
+        rows = await self._read(lanes, self._table.load, key)
+        return _record(rows[0]) if rows else None
+
+    async def load_many(
+        self, lanes: Lanes, keys: Sequence[bytes]
+    ) -> Sequence[Record | None]:
+        sql = self._table.load_many(len(keys))
+        try:
+            rows = await self._read(lanes, sql, *keys)
+        except sqlite3.Error as error:
+            # A damaged page is that of one record.
+            raise NothingAppliedError from error
+        records = {row[4]: _record(row) for row in rows}
+        return [records.get(key) for key in keys]
 
     async def insert_into(
         self, lanes: Lanes, key: bytes, record: Record
     ) -> Version | None:
-        data, expires, user = record.data, record.expires, record.user
-        number, minute = new_version(), _minute(expires)
-        values = key, number, data, expires, minute, user
-        cursor = await self._execute(lanes, True, self._table.insert, *values)
-        return (number, minute, user) if cursor.rowcount else None
+        return await self._write(lanes, Write(key, record))
 
     async def replace_in(
         self, lanes: Lanes, key: bytes, record: Record, version: Version
     ) -> Version | None:
-        data, expires, user = record.data, record.expires, record.user
-        number, minute = new_version(), _minute(expires)
-        expected, *indexed = version
-        if indexed == [minute, user]:
-            # Most writes of a busy session: they leave the indexes alone, which
-            # halves what is written.
-            sql = self._table.replace
-            values: tuple[object, ...] = number, data, expires, key, expected
-        else:
-            sql = self._table.replace_indexed
-            values = number, data, expires, minute, user, key, expected
-        cursor = await self._execute(lanes, True, sql, *values)
-        return (number, minute, user) if cursor.rowcount else None
+        return await self._write(lanes, Write(key, record, version))
 
     async def delete_from(self, lanes: Lanes, key: bytes) -> None:
-        await self._execute(lanes, True, self._table.delete, key)
+        await self._write(lanes, Write(key))
+
+    async def write_many(
+        self, lanes: Lanes, writes: Sequence[Write]
+    ) -> Sequence[Version | None]:
+        prepared = [self._prepare(write) for write in writes]
+        statements = [statement for statement, _ in prepared]
+        counts = await self._execute(lanes, Lane.execute_together, statements)
+        return [
+            version if count else None
+            for count, (_, version) in zip(counts, prepared, strict=True)
+        ]
 
     async def purge_in(self, lanes: Lanes, now: float) -> int:
-        values = now // 60, now, _BATCH
-        cursor = await self._execute(lanes, True, self._table.purge, *values)
+        values = Parameters((now // 60, now, _BATCH))
+        cursor = await self._execute(lanes, Lane.execute, self._table.purge, values)
         return int(cursor.rowcount)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         last = 0
         # In pages: a read that stays open would keep the write-ahead log growing.
-        while rows := await self.run(
-            self._execute, False, self._table.find, user, last, _PAGE
-        ):
+        while rows := await self.run(self._read, self._table.find, user, last, _PAGE):
             for row in rows:
                 yield row[1], Record(row[2], row[3:])
             last = rows[-1][0]
 
-    async def _execute(
-        self, lanes: Lanes, is_write: bool, sql: str, *values: object
-    ) -> Any:  # noqa: ANN401
-        """Executes one statement, with one hop to the thread.
+    async def _read(
+        self, lanes: Lanes, sql: str, *values: object
+    ) -> Sequence[tuple[Any, ...]]:
+        """Executes one statement, with one hop to the thread. Returns all rows."""
+        rows: Sequence[tuple[Any, ...]] = await self._execute(
+            lanes, Lane.execute_fetchall, sql, Parameters(values)
+        )
+        return rows
 
-        Returns the cursor of a write, and all rows of a read. It is executed again
-        while another connection holds the lock, until the timeout, and if the file
-        was no longer at its path.
+    async def _write(self, lanes: Lanes, write: Write) -> Version | None:
+        statement, version = self._prepare(write)
+        cursor = await self._execute(lanes, Lane.execute, *statement)
+        return version if cursor.rowcount else None
+
+    def _prepare(self, write: Write) -> tuple[Statement, Version | None]:
+        """Returns the statement of a write, and the version that it stores."""
+        key, record, version = write
+        if record is None:
+            return (self._table.delete, Parameters((key,))), None
+        data, expires, user = record.data, record.expires, record.user
+        number, minute = new_version(), _minute(expires)
+        values: tuple[object, ...]
+        if version is None:
+            sql = self._table.insert
+            values = key, number, data, expires, minute, user
+        else:
+            expected, *indexed = version
+            if indexed == [minute, user]:
+                # Most writes of a busy session: they leave the indexes alone, which
+                # halves what is written.
+                sql = self._table.replace
+                values = number, data, expires, key, expected
+            else:
+                sql = self._table.replace_indexed
+                values = number, data, expires, minute, user, key, expected
+        return (sql, Parameters(values)), (number, minute, user)
+
+    async def _execute(
+        self,
+        lanes: Lanes,
+        method: Callable[..., Awaitable[Any]],
+        *arguments: object,
+    ) -> Any:  # noqa: ANN401
+        """Calls ``method`` of the connection that reads or the one that writes.
+
+        It is called again while another connection holds the lock, until the timeout,
+        and if the file was no longer at its path.
         """
-        locked = None
         while True:
-            lane = lanes.writer if is_write else lanes.reader
-            execute: _Execute = lane.execute if is_write else lane.execute_fetchall
+            is_read = method is Lane.execute_fetchall
+            lane = lanes.reader if is_read else lanes.writer
             try:
                 try:
-                    return await execute(sql, Parameters(values))
+                    # If not, it was closed while this one waited for a batch before.
+                    if not lane.is_leaving:
+                        return await method(lane, *arguments)
                 except MovedError:
                     self._drop_moved(lanes)
                 except sqlite3.OperationalError as error:
-                    locked = error
-                    await pause_if_locked(error)
+                    await lane.pause_if_locked(error)
                 lanes = await self.connection()
             except asyncio.CancelledError:
-                if not self.has_timed_out():
-                    raise
-                if locked is not None:
-                    raise locked from None
-                await lane.interrupt()
+                if self.has_timed_out() and self._lock_of(lanes) is None:
+                    await lane.interrupt()
                 raise
+
+    def _lock_of(self, lanes: Lanes) -> sqlite3.OperationalError | None:
+        """Returns the error of the lock that an operation waits for which times out."""
+        return lanes.lock_within(self.timeout / 2)
 
     def _drop_moved(self, lanes: Lanes) -> None:
         if self.drop(lanes):
@@ -241,7 +281,14 @@ class SQLiteBackend(DriverBackend[Lanes]):
     def is_broken(self, lanes: Lanes, error: BaseException) -> bool:
         if isinstance(error, asyncio.CancelledError):
             return False
+        if isinstance(error, asyncio.TimeoutError) and self._lock_of(lanes):
+            return False
         return not any(word in str(error) for word in _PASSING)
+
+    def explain(self, error: Exception, lanes: Lanes | None) -> str:
+        if lanes is not None and self.is_timeout(error):
+            error = self._lock_of(lanes) or error
+        return super().explain(error, lanes)
 
     def dropped(self, lanes: Lanes) -> None:
         for lane in lanes:
@@ -267,6 +314,11 @@ class SQLiteBackend(DriverBackend[Lanes]):
         if dropped := [each for each in self._dropped if each.get_loop() is loop]:
             # Otherwise their threads would deliver to a loop that is closed.
             await asyncio.wait(dropped, timeout=self.timeout)
+
+
+def _record(row: Sequence[Any]) -> Record:
+    # The version includes the indexed columns, see _prepare().
+    return Record(row[0], tuple(row[1:4]))
 
 
 def _minute(expires: float) -> float | None:

@@ -7,9 +7,11 @@ import logging
 import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.batches import NothingAppliedError
 from tornado_sessions_sqlite.place import BESIDE, check_directories, check_owners
 from tornado_sessions_sqlite.table import Table
 
@@ -38,6 +40,31 @@ class Database(sqlite3.Connection):
         if self.file is not None and _file_at(self.path) != self.file:
             raise MovedError
         return super().execute(*arguments)
+
+
+def execute_together(
+    database: sqlite3.Connection, statements: Sequence[tuple[str, Sequence[object]]]
+) -> list[int]:
+    """Executes statements in one transaction. Returns how many rows each has changed.
+
+    Raises `.NothingAppliedError` if one of them fails. An error of the commit is
+    raised as it is: the outcome is then unknown, unless the database is locked.
+    """
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        # With a cursor: the place of the file has been checked.
+        cursor = database.cursor()
+        counts = [cursor.execute(*statement).rowcount for statement in statements]
+    except Exception as error:
+        database.rollback()
+        raise NothingAppliedError from error
+    try:
+        database.commit()
+    except sqlite3.Error:
+        # Where it is locked, the transaction is still open.
+        database.rollback()
+        raise
+    return counts
 
 
 class SessionFile:

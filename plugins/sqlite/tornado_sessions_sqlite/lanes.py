@@ -10,12 +10,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import aiosqlite
 
 from tornado_sessions.storage.timeouts import shielded
+from tornado_sessions_sqlite.database import execute_together
 
 
 class Parameters(tuple[object, ...]):
@@ -30,12 +31,16 @@ class Parameters(tuple[object, ...]):
         return f"<{len(self)} parameters>"
 
 
+#: What is executed, and its parameters.
+Statement = tuple[str, Parameters]
+
+
 class Lane(aiosqlite.Connection):
     """A connection whose thread does not keep the process alive.
 
     A cancelled operation does no harm to it: aiosqlite has a future for each result,
-    so no result reaches another operation, and each statement is a transaction of
-    its own. The statement itself may still be executed.
+    so no result reaches another operation, and what it executes in one call is a
+    transaction of its own. That may still be executed.
     """
 
     def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
@@ -44,6 +49,11 @@ class Lane(aiosqlite.Connection):
         # aiosqlite has no public name for its thread.
         self._thread.daemon = True
         self._is_interrupted = False
+        #: Whether it closes when its statements have been executed.
+        self.is_leaving = False
+        # When the lock of the file was last held by another connection, by the
+        # monotonic clock, and the error that said so.
+        self._lock: tuple[float, sqlite3.OperationalError] | None = None
 
     async def open(self) -> None:
         """Opens the connection. A cancellation waits until it can be closed."""
@@ -60,11 +70,33 @@ class Lane(aiosqlite.Connection):
     async def _connect_in_thread(self) -> None:
         await self
 
+    async def execute_together(self, statements: Sequence[Statement]) -> list[int]:
+        """Executes ``statements`` in one transaction, with one hop to the thread.
+
+        See `.database.execute_together`.
+        """
+        # aiosqlite has no public name for a call in its thread.
+        call: Callable[..., Awaitable[list[int]]] = self._execute
+        return await call(execute_together, self._conn, statements)
+
+    async def pause_if_locked(self, error: sqlite3.OperationalError) -> None:
+        """As `pause_if_locked`. Notes the lock for `lock_within`."""
+        if _is_lock(error):
+            self._lock = time.monotonic(), error
+        await pause_if_locked(error)
+
+    def lock_within(self, seconds: float) -> sqlite3.OperationalError | None:
+        """Returns the error of a lock that was held in the last ``seconds``."""
+        if self._lock is None or time.monotonic() - self._lock[0] > seconds:
+            return None
+        return self._lock[1]
+
     def leave(self) -> asyncio.Future[Any]:
         """Closes the connection when its statements have been executed.
 
         Returns the future that is done when the connection is closed.
         """
+        self.is_leaving = True
         _leaving.add(self._thread)
         closed = self.stop()
         assert closed is not None, "There is an event loop."
@@ -97,6 +129,10 @@ class Lanes(NamedTuple):
     reader: Lane
     writer: Lane
 
+    def lock_within(self, seconds: float) -> sqlite3.OperationalError | None:
+        """Returns the error of a lock that was held in the last ``seconds``."""
+        return self.writer.lock_within(seconds) or self.reader.lock_within(seconds)
+
 
 async def open_lane(open_database: Callable[[], sqlite3.Connection]) -> Lane:
     """Opens a connection, and tries again while others hold the lock of the file."""
@@ -113,9 +149,13 @@ async def open_lane(open_database: Callable[[], sqlite3.Connection]) -> Lane:
 
 async def pause_if_locked(error: sqlite3.OperationalError) -> None:
     """Waits a moment for the lock of another connection. Raises any other ``error``."""
-    if "locked" not in str(error):
+    if not _is_lock(error):
         raise error
     await asyncio.sleep(random.uniform(0.001, 0.02))
+
+
+def _is_lock(error: sqlite3.OperationalError) -> bool:
+    return "locked" in str(error)
 
 
 # The threads of connections that are about to be closed.

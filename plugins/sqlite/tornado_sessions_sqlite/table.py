@@ -35,6 +35,11 @@ _INDEXES = {
 
 _LOAD = 'SELECT data, version, expires_minute, user FROM "{0}" WHERE key = ?'
 
+# Its list of keys is filled in by `Table.load_many`.
+_LOAD_MANY = """
+SELECT data, version, expires_minute, user, key FROM "{0}" WHERE key IN ({1})
+"""
+
 _FIND = """
 SELECT rowid, key, data, version, expires_minute, user FROM "{0}"
 WHERE user = ? AND rowid > ? ORDER BY rowid LIMIT ?
@@ -97,6 +102,10 @@ class Table:
             index.format(name): create.format(name)
             for index, create in _INDEXES.items()
         }
+
+    def load_many(self, count: int) -> str:
+        """Returns the statement that loads the records of ``count`` keys."""
+        return _LOAD_MANY.format(self.name, ", ".join("?" * count))
 
     def set_up(self, database: sqlite3.Connection, path: str) -> list[str]:
         """Creates the table and its indexes where they are missing.
