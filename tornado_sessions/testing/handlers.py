@@ -26,11 +26,13 @@ from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.cookies import CookieContract
 from tornado_sessions.testing.ending import EndingContract
 from tornado_sessions.testing.expiry import ExpiryContract
+from tornado_sessions.testing.failing import FailureContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.laziness import LazinessContract
 from tornado_sessions.testing.responses import ResponseContract
 from tornado_sessions.testing.revoking import RevokingContract
 from tornado_sessions.testing.saving import SavingContract
+from tornado_sessions.testing.serving import ServingContract
 from tornado_sessions.testing.several import SeveralIdsContract
 from tornado_sessions.testing.sockets import SocketContract
 from tornado_sessions.testing.transports import TransportContract
@@ -47,6 +49,8 @@ class HandlerContract(
     SeveralIdsContract,
     ResponseContract,
     SavingContract,
+    FailureContract,
+    ServingContract,
     ConcurrencyContract,
     ExpiryContract,
     TransportContract,
