@@ -33,6 +33,7 @@ from tornado_sessions.testing.purging import PurgingContract
 from tornado_sessions.testing.records import (
     load_record,
     make_record,
+    messages_of,
     new_key,
     new_keys,
     replace_record,
@@ -147,11 +148,4 @@ class BackendContract(
         try:
             backend.from_url("x://me:hunter2@127.0.0.1:1/a/b?no_such_option=1", {})
         except ValueError as error:
-            self.assertNotIn("hunter2", _messages(error))
-
-
-def _messages(error: BaseException | None) -> str:
-    """Returns the messages of an error and of its causes."""
-    if error is None:
-        return ""
-    return f"{error!r} {error} " + _messages(error.__cause__ or error.__context__)
+            self.assertNotIn("hunter2", messages_of(error))

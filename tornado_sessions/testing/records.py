@@ -127,6 +127,13 @@ async def purge_all(backend: Backend, now: float | None = None) -> list[int]:
     return counts
 
 
+def messages_of(error: BaseException | None) -> str:
+    """Returns the messages of an error and of its causes."""
+    if error is None:
+        return ""
+    return f"{error!r} {error} " + messages_of(error.__cause__ or error.__context__)
+
+
 async def run_together(work: Iterable[Awaitable[Any]], *, at_once: int = 50) -> None:
     work = iter(work)
     while some := list(itertools.islice(work, at_once)):
