@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, ClassVar
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 
+from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.driver import COMMON_OPTIONS, DriverBackend
+from tornado_sessions.storage.operations import Write
+from tornado_sessions.storage.timeouts import Timeouts
 from tornado_sessions.storage.versions import new_version
+from tornado_sessions_postgresql.batches import columns, load_many, write_many
 from tornado_sessions_postgresql.connections import (
     Connections,
     OwnConnections,
     PoolConnections,
 )
-from tornado_sessions_postgresql.errors import ADVICE, describe, without_values
+from tornado_sessions_postgresql.errors import (
+    ADVICE,
+    ROLLED_BACK,
+    describe,
+    without_values,
+)
 from tornado_sessions_postgresql.table import Table
 from tornado_sessions_postgresql.urls import Target, read_url, split_options
 
 __all__ = ["PostgreSQLBackend"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 # How many records one purge removes.
 _BATCH = 500
@@ -32,11 +46,17 @@ _PAGE = 100
 # gain nothing.
 _CONNECTIONS = 2
 
-# What is set for each connection of our own. After 50 milliseconds a statement waits
-# for a lock outside of its connection, and others use that meanwhile.
+# What is set for each connection of our own.
 _PARAMETERS = {
+    # In milliseconds: after that others use the connection, see `run`.
     "lock_timeout": "50",
     "default_transaction_isolation": "read committed",
+    # A plan is made once for each statement. While the table is small, PostgreSQL
+    # would read all of it, and go on with that when it has grown.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
 }
 
 
@@ -66,6 +86,7 @@ class PostgreSQLBackend(DriverBackend[Connections]):
         "Check that it runs and can be reached, and whether another transaction holds a"
         " lock, perhaps that of an open psql shell; or raise the option 'timeout'."
     )
+    largest_batch = 64
     options: ClassVar[Mapping[str, type]] = {
         "table": str,
         "statement_cache_size": int,
@@ -94,6 +115,7 @@ class PostgreSQLBackend(DriverBackend[Connections]):
         self._pool = pool
         self._target = target
         self._table = Table(table)
+        self._retries = Timeouts(self.timeout)
         self._dropped: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -112,13 +134,9 @@ class PostgreSQLBackend(DriverBackend[Connections]):
     async def connect(self) -> Connections:
         connections: Connections
         if self._pool is None:
-            connections = OwnConnections(
-                self._open, _CONNECTIONS, self.timeout / 2, self.has_timed_out
-            )
+            connections = OwnConnections(self._open, _CONNECTIONS, self.timeout / 2)
         else:
-            connections = PoolConnections(
-                self._pool, self.timeout / 2, self.has_timed_out
-            )
+            connections = PoolConnections(self._pool, self.timeout / 2)
         try:
             await self._table.set_up(connections, self.address)
         except BaseException:
@@ -137,6 +155,40 @@ class PostgreSQLBackend(DriverBackend[Connections]):
             server_settings=_PARAMETERS if self.statement_cache_size else None,
         )
 
+    async def run(
+        self,
+        operation: Callable[Concatenate[Connections, P], Awaitable[T]],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        # What the server has rolled back because of another transaction is done again.
+        # The wait for a lock is out here, so that it holds up nobody else.
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        try:
+            return await super().run(operation, *arguments, **keywords)
+        except BackendError as error:
+            if not isinstance(error.__cause__, ROLLED_BACK):
+                raise
+            failure = error
+        again = self._run_again(operation, *arguments, **keywords)
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await self._retries.run(again, deadline)
+        raise failure
+
+    async def _run_again(
+        self,
+        operation: Callable[Concatenate[Connections, P], Awaitable[T]],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> T:
+        while True:
+            await asyncio.sleep(random.uniform(0.001, 0.02))
+            try:
+                return await super().run(operation, *arguments, **keywords)
+            except BackendError as error:
+                if not isinstance(error.__cause__, ROLLED_BACK):
+                    raise
+
     async def disconnect(self, connections: Connections) -> None:
         await connections.close()
 
@@ -149,7 +201,7 @@ class PostgreSQLBackend(DriverBackend[Connections]):
     ) -> Version | None:
         version = new_version()
         rows = await connections.fetch(
-            self._table.insert, key, version, *_columns(record)
+            self._table.insert, key, version, *columns(record)
         )
         return version if rows else None
 
@@ -158,12 +210,22 @@ class PostgreSQLBackend(DriverBackend[Connections]):
     ) -> Version | None:
         new = new_version()
         rows = await connections.fetch(
-            self._table.replace, key, version, new, *_columns(record)
+            self._table.replace, key, version, new, *columns(record)
         )
         return new if rows else None
 
     async def delete_from(self, connections: Connections, key: bytes) -> None:
         await connections.fetch(self._table.delete, key)
+
+    async def load_many(
+        self, connections: Connections, keys: Sequence[bytes]
+    ) -> Sequence[Record | Exception | None]:
+        return await load_many(connections, self.table, keys)
+
+    async def write_many(
+        self, connections: Connections, writes: Sequence[Write]
+    ) -> Sequence[Version | Exception | None]:
+        return await write_many(connections, self.table, writes)
 
     async def purge_in(self, connections: Connections, now: float) -> int:
         sql = self._table.purge
@@ -201,10 +263,3 @@ class PostgreSQLBackend(DriverBackend[Connections]):
 
     def cause_of(self, error: Exception) -> Exception:
         return without_values(error)
-
-
-def _columns(record: Record) -> tuple[object, ...]:
-    """Returns the columns of ``record`` without its key and version."""
-    minute = record.expires // 60 if record.expires else None
-    user = None if record.user is None else record.user.encode()
-    return record.data, record.expires, minute, user

@@ -5,13 +5,12 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
 
-from tornado_sessions_postgresql.errors import ROLLED_BACK, breaks_connection
+from tornado_sessions_postgresql.errors import breaks_connection
 
 T = TypeVar("T")
 
@@ -23,12 +22,10 @@ class Connections(abc.ABC):
 
     A connection whose statement was cancelled is closed. That, and the cancellation
     of the statement on the server, is done in the background within ``timeout``.
-    ``has_timed_out`` says whether a cancellation is that of a timeout.
     """
 
-    def __init__(self, timeout: float, has_timed_out: Callable[[], bool]) -> None:
+    def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._has_timed_out = has_timed_out
         #: Connections that are being closed.
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -41,28 +38,8 @@ class Connections(abc.ABC):
         """Executes several statements as one transaction."""
         await self._run(lambda each: each.execute(sql))
 
-    async def _run(self, work: _Work[T]) -> T:
-        """Does ``work``, and again where the server has rolled it back.
-
-        It waits for the locks of others outside of the connection, as they may be held
-        for long.
-        """
-        locked = None
-        try:
-            while True:
-                with contextlib.suppress(*ROLLED_BACK):
-                    try:
-                        return await self._run_once(work)
-                    except asyncpg.LockNotAvailableError as error:
-                        locked = error
-                await asyncio.sleep(random.uniform(0.001, 0.02))
-        except asyncio.CancelledError:
-            if locked is None or not self._has_timed_out():
-                raise
-            raise locked from None
-
     @abc.abstractmethod
-    async def _run_once(self, work: _Work[T]) -> T:
+    async def _run(self, work: _Work[T]) -> T:
         """Does ``work`` with a free connection."""
 
     async def close(self) -> None:
@@ -84,9 +61,8 @@ class OwnConnections(Connections):
         connect: Callable[[], Awaitable[asyncpg.Connection]],
         size: int,
         timeout: float,
-        has_timed_out: Callable[[], bool],
     ) -> None:
-        super().__init__(timeout, has_timed_out)
+        super().__init__(timeout)
         self._connect = connect
         self._is_closed = False
         # The one that was used last comes first. None is not open yet.
@@ -95,7 +71,7 @@ class OwnConnections(Connections):
         for _ in range(size):
             self._free.put_nowait(None)
 
-    async def _run_once(self, work: _Work[T]) -> T:
+    async def _run(self, work: _Work[T]) -> T:
         connection = await self._free.get()
         try:
             if connection is None or connection.is_closed():
@@ -129,16 +105,11 @@ class OwnConnections(Connections):
 class PoolConnections(Connections):
     """The connections of a pool that belongs to the application."""
 
-    def __init__(
-        self,
-        pool: asyncpg.Pool,
-        timeout: float,
-        has_timed_out: Callable[[], bool],
-    ) -> None:
-        super().__init__(timeout, has_timed_out)
+    def __init__(self, pool: asyncpg.Pool, timeout: float) -> None:
+        super().__init__(timeout)
         self._pool = pool
 
-    async def _run_once(self, work: _Work[T]) -> T:
+    async def _run(self, work: _Work[T]) -> T:
         connection = await self._pool.acquire()
         try:
             result = await work(connection)

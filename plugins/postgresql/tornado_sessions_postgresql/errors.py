@@ -49,9 +49,13 @@ _HARMLESS = ("08", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "
 # The server, or the pooler, no longer serves a connection after these.
 _BREAKING = ("08", "25006", "26000", "42P05", "57P")
 
-#: The server has rolled the statement back for the sake of another transaction: at
-#: a deadlock, or where the isolation level is above "read committed".
-ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+#: The server has rolled a statement back because of another transaction: it holds a
+#: lock, there was a deadlock, or the isolation level is above "read committed".
+ROLLED_BACK = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+)
 
 
 def describe(error: Exception) -> str:

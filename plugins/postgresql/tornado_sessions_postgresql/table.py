@@ -94,9 +94,8 @@ DELETE FROM "{0}" WHERE key IN (
 """
 
 _LOOK = """
-SELECT name, relkind, obj_description(oid, 'pg_class') AS comment
-FROM unnest($1::text[]) AS name
-JOIN pg_class ON oid = to_regclass(quote_ident(name))
+SELECT relkind, obj_description(oid, 'pg_class') AS comment
+FROM pg_class WHERE oid = to_regclass(quote_ident($1))
 """
 
 # The columns of the table by which there is an index.
@@ -163,7 +162,7 @@ class Table:
                 raise
 
     async def _is_there(self, database: Database, address: str) -> bool:
-        found = await database.fetch(_LOOK, [self.name])
+        found = await database.fetch(_LOOK, self.name)
         if not found:
             return False
         [row] = found
@@ -197,12 +196,10 @@ class Table:
     async def _statements(self, database: Database, address: str) -> str:
         """Returns what creates the table, and those indexes whose names are free."""
         statements = [self._create]
-        taken = await database.fetch(_LOOK, [*self._indexes])
-        names = {row["name"] for row in taken}
         for (index, create), consequence in zip(
             self._indexes.items(), _CONSEQUENCES.values(), strict=True
         ):
-            if index not in names:
+            if not await database.fetch(_LOOK, index):
                 statements.append(create)
                 continue
             self._warn(
