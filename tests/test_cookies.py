@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tornado_sessions.http.cookies import MAX_AGE_LIMIT, Cookie
+from tornado_sessions.http.cookies import MAX_AGE_LIMIT, CookieSettings
 
 TOKEN = "A" * 43
 
 
-def cookie(name: str = "session", /, **kwargs: Any) -> Cookie:
-    return Cookie(name, kwargs)
+def cookie(name: str = "session", /, **kwargs: Any) -> CookieSettings:
+    return CookieSettings(name, kwargs)
 
 
 def reference(name: str, lines: list[str]) -> list[str]:
@@ -277,7 +277,7 @@ class ContradictionTest:
     ) -> None:
         """Behaviour 54: a browser would refuse the cookie without a word."""
         with pytest.raises(ValueError, match="contradicts") as caught:
-            Cookie(name, kwargs)
+            CookieSettings(name, kwargs)
 
         assert str(caught.value) == (
             f"session_cookie_name={name!r} contradicts {broken} in"
@@ -297,7 +297,7 @@ class ContradictionTest:
     def test_what_needs_secure_says_so(self, attribute: str, value: object) -> None:
         """Behaviour 54: SameSite=None and Partitioned are for https."""
         with pytest.raises(ValueError, match="secure=False") as caught:
-            Cookie("session", {attribute: value, "secure": False})
+            CookieSettings("session", {attribute: value, "secure": False})
 
         assert str(caught.value) == (
             f"session_cookie_kwargs has {attribute}={value!r} with secure=False:"
@@ -376,7 +376,7 @@ class ContradictionTest:
     def test_a_name_consists_of_what_a_name_may(self, name: str) -> None:
         """Behaviour 54: else the header would be another one."""
         with pytest.raises(ValueError, match="is not a cookie's name") as caught:
-            Cookie(name, {})
+            CookieSettings(name, {})
 
         assert str(caught.value) == (
             f"session_cookie_name={name!r} is not a cookie's name. Use letters,"
@@ -418,7 +418,7 @@ class LoopbackTest:
         self, name: str, kwargs: dict[str, Any], line: str
     ) -> None:
         """Behaviour 58: and without what a browser takes with Secure alone."""
-        assert Cookie(name, kwargs).on_loopback().line("x") == line
+        assert CookieSettings(name, kwargs).on_loopback().line("x") == line
 
     def test_one_without_secure_is_the_same(self) -> None:
         """Behaviour 58: there is nothing to take away."""

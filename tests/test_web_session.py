@@ -34,7 +34,7 @@ from tornado_sessions import (
     recent_login,
 )
 from tornado_sessions.core.state import SessionState
-from tornado_sessions.http.cookies import Cookie
+from tornado_sessions.http.cookies import CookieSettings
 from tornado_sessions.http.transports import Transports
 from tornado_sessions.settings import Settings
 
@@ -744,7 +744,7 @@ async def test_a_host_named_localhost_is_not_enough(site: Site) -> None:
 
 async def test_without_secure_the_cookie_goes_out_over_plain_http(site: Site) -> None:
     """Behaviour 58: that is what the warning says to set."""
-    change_settings(site, cookie=Cookie("session", {"secure": False}))
+    change_settings(site, cookie=CookieSettings("session", {"secure": False}))
     host = {"Host": "shop.example"}
     token = cookies(await site.fetch(Write, headers=host))
 

@@ -30,7 +30,7 @@ from tornado_sessions.frames import calls_application, hides_frames
 T = TypeVar("T")
 
 
-class Store(Protocol):
+class Saver(Protocol):
     """What makes the store agree with a session."""
 
     def tell_lost(self, state: SessionState) -> None: ...
@@ -67,15 +67,15 @@ class Session(Values):
     that is lost is logged when the session object goes away.
     """
 
-    __slots__ = ("_store",)
+    __slots__ = ("_saver",)
 
     if TYPE_CHECKING:
         # Set around `__setattr__`, which says what to write for any other name.
-        _store: Store
+        _saver: Saver
 
-    def __init__(self, store: Store, state: SessionState) -> None:
+    def __init__(self, saver: Saver, state: SessionState) -> None:
         super().__init__(state)
-        _set_store(self, store)
+        _set_saver(self, saver)
 
     def __repr__(self) -> str:
         count = len(self._state.values)
@@ -327,7 +327,7 @@ class Session(Values):
         meantime, `.BackendError` if the store fails, and `.SessionDataError`
         for a value that cannot be stored.
         """
-        await self._store.commit(self._state)
+        await self._saver.commit(self._state)
 
     @hides_frames
     async def reload(self) -> None:
@@ -335,7 +335,7 @@ class Session(Values):
 
         Raises as `save` does.
         """
-        await self._store.reload(self._state)
+        await self._saver.reload(self._state)
 
     @overload
     async def transact(self, function: Callable[[Session], Awaitable[T]]) -> T: ...
@@ -361,7 +361,7 @@ class Session(Values):
         again, both are dropped. Raises as `save` does.
         """
         run = functools.partial(self._call, function)
-        return await self._store.transact(self._state, run)
+        return await self._saver.transact(self._state, run)
 
     @calls_application
     def _call(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
@@ -375,8 +375,8 @@ class Session(Values):
 
     def __del__(self) -> None:
         if self._state.is_late:
-            self._store.tell_lost(self._state)
+            self._saver.tell_lost(self._state)
 
 
 # As `object.__setattr__` does, and in a fifth of the time.
-_set_store: Callable[[Session, Store], None] = Session.__dict__["_store"].__set__
+_set_saver: Callable[[Session, Saver], None] = Session.__dict__["_saver"].__set__

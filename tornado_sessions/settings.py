@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tornado_sessions.events import Listener
-from tornado_sessions.http.cookies import ATTRIBUTES, Cookie
+from tornado_sessions.http.cookies import ATTRIBUTES, CookieSettings
 from tornado_sessions.http.transports import Transports
 from tornado_sessions.http.xsrf import XSRFKeys
 from tornado_sessions.storage.backend import Backend
@@ -98,13 +98,15 @@ class Settings:
     socket_interval: float = 30
     #: None where cookies are the only transport.
     transports: Transports | None = None
-    cookie: Cookie = dataclasses.field(default_factory=lambda: Cookie("session", {}))
+    cookie: CookieSettings = dataclasses.field(
+        default_factory=lambda: CookieSettings("session", {})
+    )
     #: The cookie as plain http on loopback can carry it.
-    loopback_cookie: Cookie = dataclasses.field(init=False)
+    loopback_cookie: CookieSettings = dataclasses.field(init=False)
     #: None unless ``session_xsrf`` is set.
     xsrf_keys: XSRFKeys | None = None
-    xsrf_cookie: Cookie | None = None
-    loopback_xsrf_cookie: Cookie | None = dataclasses.field(init=False)
+    xsrf_cookie: CookieSettings | None = None
+    loopback_xsrf_cookie: CookieSettings | None = dataclasses.field(init=False)
     #: For how many seconds the XSRF cookie lasts; None for Tornado's own choice.
     xsrf_max_age: int | None = None
 
@@ -153,7 +155,9 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     _check_limit(values)
     _check_listener(values["session_listener"])
     # The cookie first: its checks need no backend.
-    cookie = Cookie(values["session_cookie_name"], values["session_cookie_kwargs"])
+    cookie = CookieSettings(
+        values["session_cookie_name"], values["session_cookie_kwargs"]
+    )
     _check_xsrf_cookie(cookie, values["session_cookie_name"], settings)
     xsrf_keys = xsrf_cookie = xsrf_max_age = None
     if values["session_xsrf"]:
@@ -185,7 +189,9 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     )
 
 
-def _check_xsrf_cookie(cookie: Cookie, name: str, settings: Mapping[str, Any]) -> None:
+def _check_xsrf_cookie(
+    cookie: CookieSettings, name: str, settings: Mapping[str, Any]
+) -> None:
     theirs = settings.get("xsrf_cookie_name", "_xsrf")
     names = (cookie.name, cookie.on_loopback().name)
     if settings.get("xsrf_cookies") and theirs in names:
@@ -211,8 +217,8 @@ def _xsrf_keys(settings: Mapping[str, Any]) -> XSRFKeys:
 
 
 def _xsrf_cookie(
-    cookie: Cookie, settings: Mapping[str, Any]
-) -> tuple[Cookie, int | None]:
+    cookie: CookieSettings, settings: Mapping[str, Any]
+) -> tuple[CookieSettings, int | None]:
     """Returns the XSRF cookie with the attributes of ours, and its Max-Age."""
     kwargs = dict(settings.get("xsrf_cookie_kwargs") or {})
     days, age = kwargs.pop("expires_days", None), kwargs.pop("max_age", None)

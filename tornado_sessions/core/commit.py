@@ -36,7 +36,7 @@ from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.vault import Saved
 
 # Stores an envelope in place of one version of a record.
-_Store = Callable[[SessionState, str, Envelope, Version], Awaitable[Saved]]
+_Write = Callable[[SessionState, str, Envelope, Version], Awaitable[Saved]]
 
 
 class Commits:
@@ -81,11 +81,11 @@ class Commits:
         """
         refuse_inside(state)
         now = self._rules.now()
-        async with state.turn():
+        async with state.commit_lock():
             state.judge(now)
-            await self.commit_in_turn(state, packed, generation)
+            await self.commit_locked(state, packed, generation)
 
-    def commit_in_turn(
+    def commit_locked(
         self, state: SessionState, packed: Envelope | None, generation: int
     ) -> Awaitable[None]:
         """Commits; the caller holds the lock of ``state``.
@@ -141,9 +141,9 @@ class Commits:
             if former is None:
                 saved = await self._logins.insert(state, packed)
             else:
-                store = self._move if fresh else self._writer.replace
+                write = self._move if fresh else self._writer.replace
                 try:
-                    saved = await self._store_over(state, former, packed, store)
+                    saved = await self._store_over(state, former, packed, write)
                 except SessionGoneError:
                     if not signs_in:
                         raise
@@ -169,14 +169,14 @@ class Commits:
         state.settle(base, saved, packed)
 
     async def _store_over(
-        self, state: SessionState, former: str, packed: Envelope, store: _Store
+        self, state: SessionState, former: str, packed: Envelope, write: _Write
     ) -> Saved:
         """Stores ``packed`` in place of the record of ``former``."""
         base = state.base
         try:
             if state.stale:
-                return await self._store_on_newest(state, former, packed, store)
-            return await store(state, former, packed, state.version)
+                return await self._store_on_newest(state, former, packed, write)
+            return await write(state, former, packed, state.version)
         except ConflictError:
             if state.is_transacting:
                 if packed.auth_time != base.auth_time:
@@ -184,7 +184,7 @@ class Commits:
                     await self._records.newest(state, former)
                 # It runs its function again, on the newest values.
                 raise
-        return await self._store_in_turn(state, former, packed, store)
+        return await self._store_after_conflict(state, former, packed, write)
 
     async def _destroy(self, token: str, ended: Ended) -> None:
         """Ends the session of ``token``, or the one that it has become."""
@@ -266,22 +266,22 @@ class Commits:
         self._sockets.end(token)
         return fresh
 
-    async def _store_in_turn(
-        self, state: SessionState, token: str, packed: Envelope, store: _Store
+    async def _store_after_conflict(
+        self, state: SessionState, token: str, packed: Envelope, write: _Write
     ) -> Saved:
         """Stores ``packed`` after another request has been first."""
         self._events.tell("conflict", token, user=packed.user)
         async with self._locks.of(token) as lock:
             return await retry_conflicts(
-                lambda: self._store_on_newest(state, token, packed, store), lock
+                lambda: self._store_on_newest(state, token, packed, write), lock
             )
 
     async def _store_on_newest(
-        self, state: SessionState, token: str, packed: Envelope, store: _Store
+        self, state: SessionState, token: str, packed: Envelope, write: _Write
     ) -> Saved:
         newest, version = await self._records.newest(state, token)
         merged = applied(state, packed, newest)
-        saved = await store(state, token, merged, version)
+        saved = await write(state, token, merged, version)
         packed.seen, packed.expires = merged.seen, merged.expires
         packed.auth_time = merged.auth_time
         return saved

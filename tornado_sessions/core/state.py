@@ -339,8 +339,8 @@ class SessionState:
                 # Other requests may have kept it alive.
                 self.stale = True
 
-    def turn(self) -> StoreLock:
-        """Returns the lock that the commits of this state wait for."""
+    def commit_lock(self) -> StoreLock:
+        """Returns the lock that a commit of this state holds."""
         if self.lock is None:
             self.lock = StoreLock()
         return self.lock

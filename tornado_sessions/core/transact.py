@@ -70,7 +70,7 @@ class Transactions:
             state.discard()
             return
         now = self._rules.now()
-        async with state.turn():
+        async with state.commit_lock():
             state.judge(now)
             newest, version = await self._records.newest(state, state.token)
             state.discard()
@@ -80,12 +80,12 @@ class Transactions:
         """See `.Session.transact`."""
         refuse_inside(state)
         now = self._rules.now()
-        async with state.turn():
+        async with state.commit_lock():
             state.judge(now)
             state.is_transacting = True
             try:
                 with inside(state):
-                    answer, failure = await self._transact_in_turn(state, function)
+                    answer, failure = await self._transact_locked(state, function)
             finally:
                 state.is_transacting = False
                 # What was packed while it ran holds half of it, if anything.
@@ -99,7 +99,7 @@ class Transactions:
                 del failure
         return answer
 
-    async def _transact_in_turn(
+    async def _transact_locked(
         self, state: SessionState, function: Callable[[], Any]
     ) -> tuple[Any, Exception | None]:
         """Returns what ``function`` returned, and what it raised."""
@@ -116,7 +116,7 @@ class Transactions:
             if state.token != token or not state.signs_in:
                 raise
         # The login begins a fresh session, and the function runs on that.
-        await self._commits.commit_in_turn(state, None, state.generation)
+        await self._commits.commit_locked(state, None, state.generation)
         return await self._transact_stored(state, function, state.token)
 
     async def _transact_stored(
@@ -186,7 +186,7 @@ class Transactions:
                 # stores.
                 raise ConflictError("The values are no longer those it began with.")
             if not kept or state.needs_new_id:
-                await self._commits.commit_in_turn(state, packed, state.generation)
+                await self._commits.commit_locked(state, packed, state.generation)
             elif packed is not base:
                 assert token is not None
                 saved = await self._writer.replace(state, token, packed, state.version)

@@ -33,8 +33,8 @@ _prefixes = {
 }
 
 
-class Cookie:
-    """The name and the attributes of a cookie.
+class CookieSettings:
+    """The name and the attributes of a cookie, without its value.
 
     Created from the settings ``session_cookie_name`` and
     ``session_cookie_kwargs``. Raises `ValueError` if they contradict each other;
@@ -63,7 +63,7 @@ class Cookie:
         self._pair = f"{self.name}="
         self._size = len(self._pair)
 
-    def on_loopback(self) -> Cookie:
+    def on_loopback(self) -> CookieSettings:
         """Returns this cookie for plain http on loopback.
 
         It has no Secure, so it has neither the prefix nor the attributes that
@@ -75,9 +75,9 @@ class Cookie:
         if _is_cross_site(attributes):
             attributes["samesite"] = "Lax"
         prefix = next((p for p in _prefixes if self.name.lower().startswith(p)), "")
-        return Cookie(self.name[len(prefix) :], attributes)
+        return CookieSettings(self.name[len(prefix) :], attributes)
 
-    def for_scripts(self, name: str, kwargs: Mapping[str, Any]) -> Cookie:
+    def for_scripts(self, name: str, kwargs: Mapping[str, Any]) -> CookieSettings:
         """Returns a cookie with another name that scripts can read.
 
         It has the attributes of this one, except HttpOnly. The attributes in
@@ -85,7 +85,7 @@ class Cookie:
         """
         attributes = {**self._attributes, "httponly": False}
         attributes |= _checked(kwargs, "xsrf_cookie")
-        cookie = Cookie.__new__(Cookie)
+        cookie = CookieSettings.__new__(CookieSettings)
         cookie._set(name, attributes, "xsrf_cookie")
         return cookie
 

@@ -11,7 +11,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado_sessions.core.load import MOST_IDS
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
-from tornado_sessions.http.cookies import Cookie
+from tornado_sessions.http.cookies import CookieSettings
 from tornado_sessions.http.transports import (
     HEADER,
     PARAMETER,
@@ -106,7 +106,7 @@ class SessionIds:
     #: How the id comes and goes: by "cookie", "header" or "query"; "" for not at all.
     transport = "cookie"
 
-    _cookie: Cookie | None = None
+    _cookie: CookieSettings | None = None
     _has_cookie = False
 
     def __init__(
@@ -148,14 +148,14 @@ class SessionIds:
         return self.transport == "query"
 
     @property
-    def cookie(self) -> Cookie | None:
+    def cookie(self) -> CookieSettings | None:
         """The session cookie for the protocol of the request; None to withhold it."""
         if not self._has_cookie:
             self._cookie, self._has_cookie = self._find_cookie(), True
         return self._cookie
 
     @property
-    def xsrf_cookie(self) -> Cookie | None:
+    def xsrf_cookie(self) -> CookieSettings | None:
         """The XSRF cookie for the protocol of the request; None to withhold it."""
         cookie, settings = self.cookie, self._settings
         if cookie is None:
@@ -195,7 +195,7 @@ class SessionIds:
             str(error),
         )
 
-    def _find_cookie(self) -> Cookie | None:
+    def _find_cookie(self) -> CookieSettings | None:
         settings, request = self._settings, self._request
         if request.protocol == "https" or not settings.cookie.secure:
             return settings.cookie
