@@ -41,6 +41,17 @@ def is_persistent(envelope: Envelope, rules: Rules) -> bool:
     return rules.persistent if own is None else own
 
 
+def seen_at(envelope: Envelope, now: float) -> float:
+    """Returns when a session was last used that is used at ``now``.
+
+    That is the time that is stored if it is later, by up to `CLOCK_SKEW`: the clock of
+    another server is ahead. Further ahead it is wrong, or it would not be alive.
+    """
+    # To the millisecond: more digits would only take room in every record.
+    now = int(now * 1000) / 1000
+    return envelope.seen if now < envelope.seen <= now + CLOCK_SKEW else now
+
+
 def longest_left(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds a session can be left unused at most."""
     idle, life = envelope.idle, envelope.lifetime

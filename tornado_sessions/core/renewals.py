@@ -8,7 +8,7 @@ import math
 import msgspec
 
 from tornado_sessions.core.envelope import Envelope
-from tornado_sessions.core.expiry import expires_at, is_renewal_due
+from tornado_sessions.core.expiry import expires_at, is_renewal_due, seen_at
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
@@ -44,7 +44,7 @@ class Renewals:
         base, token = state.base, state.token
         assert token is not None
         now = self._rules.now()
-        renewed = msgspec.structs.replace(base, seen=now)
+        renewed = msgspec.structs.replace(base, seen=seen_at(base, now))
         if expires_at(renewed, self._rules) <= now or (
             state.headers_sent and not self._rules.revocable
         ):

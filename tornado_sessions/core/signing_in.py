@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tornado_sessions.core.expiry import seen_at
 from tornado_sessions.core.state import Login, SessionState
 
 #: By how many seconds a sign-in is later than one that it has to come after.
@@ -38,7 +39,8 @@ def sign_in(state: SessionState, user: str, keep: frozenset[str] | None) -> None
         since = state.base.auth_time + SIGN_IN_STEP
     state.login = Login(since, keep)
     # Whoever has a copy of the session from before does not share the handle.
-    state.set_fields(id="", user=user, auth_time=since, seen=now)
+    seen = seen_at(state.current, now)
+    state.set_fields(id="", user=user, auth_time=since, seen=seen)
     state.update_expiry()
 
 

@@ -21,6 +21,7 @@ from tornado_sessions.core.expiry import (
     is_persistent,
     longest_left,
     renewal_interval,
+    seen_at,
 )
 from tornado_sessions.core.locks import StoreLock
 from tornado_sessions.core.packing import count_changes, encode_values
@@ -389,7 +390,8 @@ class SessionState:
     def blank(self) -> Envelope:
         """Returns the envelope of a session that begins now."""
         now = self.rules.now()
-        blank = Envelope(now, now, 0.0, {}, format=FORMAT)
+        blank = Envelope(now, 0.0, 0.0, {}, format=FORMAT)
+        blank.seen = seen_at(blank, now)
         blank.expires = expires_at(blank, self.rules)
         return blank
 

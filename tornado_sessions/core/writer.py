@@ -5,7 +5,7 @@ from __future__ import annotations
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.codec import encode
 from tornado_sessions.core.envelope import Envelope
-from tornado_sessions.core.expiry import KEPT_AFTER_END, expires_at
+from tornado_sessions.core.expiry import KEPT_AFTER_END, expires_at, seen_at
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
@@ -40,8 +40,7 @@ class Writer:
         if state.headers_sent and is_sent:
             state.require_cookie()
         self._cleanup.begin()
-        # To the millisecond: more digits would only take room in every record.
-        envelope.seen = int(self._rules.now() * 1000) / 1000
+        envelope.seen = seen_at(envelope, self._rules.now())
         self._rules.latest = max(self._rules.latest, envelope.seen)
         ends = expires_at(envelope, self._rules)
         if ends > envelope.seen:

@@ -230,6 +230,28 @@ class ExpiryContract(VisitorTests):
         self.time -= 2
         self.assert_ended(ada)
 
+    def test_a_clock_that_is_behind_shortens_no_session(self) -> None:
+        """Behaviours 47, 48: the servers' clocks differ by up to five minutes."""
+        verbs: tuple[Act, ...] = (put(b=1), save, regenerate, login("ada"), _count)
+        for verb in (look, *verbs):
+            ada = self.guest()
+            self.time -= 290
+            ada.does(verb, put(c=1))
+            left = ada.asks(lambda handler: handler.session.expires_in)
+            self.assertEqual(left, 1000)
+            self.time += 290 + 999
+            self.assertEqual(ada.sees().get("a"), 1)
+
+    def test_a_clock_that_was_ahead_extends_no_session(self) -> None:
+        """Behaviours 47, 53: it is set right while a request is in progress."""
+        ada = self.guest()
+        self.time += 900
+        ada.does(put(b=1))
+        ada.does(look, self._take(-900), put(b=2))
+        self.assertEqual(ada.sees(), {"a": 1, "b": 2})
+        self.time += 1000
+        self.assert_ended(ada)
+
     def test_what_a_wrong_clock_takes_for_expired_can_be_ended(self) -> None:
         """Behaviours 42, 44: it is dead when the clock is right again."""
         self.require_revocable()
