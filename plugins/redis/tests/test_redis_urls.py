@@ -57,7 +57,7 @@ class UrlTest(unittest.TestCase):
         self.assertEqual(backend.prefix, "session:")
         self.assertEqual(backend.timeout, 2.0)
         self.assertEqual(backend.max_bytes, 65_536)
-        self.assertEqual(backend.max_connections, 50)
+        self.assertEqual(backend.max_connections, 10)
 
     def test_options_follow_a_question_mark(self) -> None:
         """They are those of the constructor."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.driver import DriverBackend
-from tornado_sessions.storage.versions import new_version
+from tornado_sessions.storage.operations import Write
 from tornado_sessions_redis.checks import warn_of_losses
 from tornado_sessions_redis.connecting import make_connection
 from tornado_sessions_redis.connection import Connection
@@ -20,16 +20,10 @@ from tornado_sessions_redis.errors import (
     describe,
     without_keys,
 )
-from tornado_sessions_redis.layout import (
-    encode_user,
-    encode_version,
-    milliseconds,
-    pack,
-    unpack,
-    user_of,
-)
-from tornado_sessions_redis.scripts import DELIST, ENLIST, INSERT, REPLACE
+from tornado_sessions_redis.layout import Keys, encode_user, unpack, user_of
+from tornado_sessions_redis.scripts import DELIST, call
 from tornado_sessions_redis.urls import check_options, read_url
+from tornado_sessions_redis.writes import write_all
 
 __all__ = ["RedisBackend"]
 
@@ -74,7 +68,7 @@ class RedisBackend(DriverBackend[Connection]):
         *,
         prefix: str = "session:",
         db: int | None = None,
-        max_connections: int = 50,
+        max_connections: int = 10,
         timeout: float = 2.0,
         max_bytes: int = 65_536,
         **options: str | bool,
@@ -88,6 +82,7 @@ class RedisBackend(DriverBackend[Connection]):
             raise ValueError("The option 'max_connections' must be a number above 0.")
         self.prefix = prefix
         self.max_connections = max_connections
+        self._keys = Keys(prefix)
         self._target = target
         self._options = options
         self._is_checked = False
@@ -126,60 +121,46 @@ class RedisBackend(DriverBackend[Connection]):
         await connection.close()
 
     async def load_from(self, connection: Connection, key: bytes) -> Record | None:
-        value = await connection.ask("GET", self._name(key))
+        value = await connection.ask("GET", self._keys.of(key))
         return None if value is None else unpack(value)
 
     async def insert_into(
         self, connection: Connection, key: bytes, record: Record
     ) -> Version | None:
-        version, expires = new_version(), milliseconds(record.expires)
-        name, value = self._name(key), pack(record, version)
-        if record.user is not None:
-            users = self._set_of(encode_user(record.user))
-            member, score = key.hex(), "" if expires is None else expires
-            if not connection.is_cluster:
-                keys = (name, users)
-                done = await connection.run(INSERT, keys, value, score, member)
-                return version if done else None
-            await connection.run(ENLIST, (users,), member, score)
-        until = () if expires is None else ("PXAT", expires)
-        done = await connection.ask("SET", name, value, "NX", *until)
-        return version if done else None
+        return await self._write(connection, Write(key, record))
 
     async def replace_in(
         self, connection: Connection, key: bytes, record: Record, version: Version
     ) -> Version | None:
-        new, expires = new_version(), milliseconds(record.expires)
-        keys, member = [self._name(key)], key.hex()
-        score = "" if expires is None else expires
-        if record.user is not None:
-            users = self._set_of(encode_user(record.user))
-            if connection.is_cluster:
-                # It is on another server. The user in the record decides: a member
-                # without a record does no harm, and a record must not be missing.
-                await connection.run(ENLIST, (users,), member, score)
-            else:
-                keys.append(users)
-        left = await connection.run(
-            REPLACE, keys, pack(record, new), score, member, encode_version(version)
-        )
-        if left is None:
-            return None
-        if left:
-            await connection.ask("ZREM", self._set_of(left), member)
-        return new
+        return await self._write(connection, Write(key, record, version))
 
     async def delete_from(self, connection: Connection, key: bytes) -> None:
-        value = await connection.ask("GETDEL", self._name(key))
-        user = None if value is None else user_of(value)
-        if user is not None:
-            await connection.ask("ZREM", self._set_of(user), key.hex())
+        await self._write(connection, Write(key))
+
+    async def load_many(
+        self, connection: Connection, keys: Sequence[bytes]
+    ) -> Sequence[Record | Exception | None]:
+        values = await connection.get([self._keys.of(key) for key in keys])
+        return [
+            unpack(value) if isinstance(value, bytes) else value for value in values
+        ]
+
+    async def write_many(
+        self, connection: Connection, writes: Sequence[Write]
+    ) -> Sequence[Version | Exception | None]:
+        return await write_all(connection, self._keys, writes)
+
+    async def _write(self, connection: Connection, write: Write) -> Version | None:
+        (outcome,) = await write_all(connection, self._keys, (write,))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def find_in(
         self, connection: Connection, user: str
     ) -> AsyncIterator[list[tuple[bytes, Record]]]:
         name = encode_user(user)
-        users, seen, cursor = self._set_of(name), set[bytes](), 0
+        users, seen, cursor = self._keys.of_user(name), set[bytes](), 0
         while True:
             # Members, each with its score. A member may come twice.
             cursor, found = await connection.ask("ZSCAN", users, cursor, "COUNT", _PAGE)
@@ -194,20 +175,22 @@ class RedisBackend(DriverBackend[Connection]):
     async def _load_page(
         self, connection: Connection, user: bytes, members: list[bytes]
     ) -> list[tuple[bytes, Record]]:
-        keys = [self.prefix.encode() + member for member in members]
-        if connection.is_cluster:
-            values = [await connection.ask("GET", key) for key in keys]
-        else:
-            values = await connection.ask("MGET", *keys)
-            gone = [i for i, value in enumerate(values) if value is None]
-            if gone:
-                # Evicted, or lost in a failover. In a cluster one of them might just
-                # be stored.
-                await connection.run(
+        keys = [self._keys.of_member(member) for member in members]
+        values = await connection.get(keys)
+        for value in values:
+            if isinstance(value, Exception):
+                raise value
+        gone = [place for place, value in enumerate(values) if value is None]
+        if gone and not connection.is_cluster:
+            # Evicted, or lost in a failover. In a cluster one of them might just be
+            # stored.
+            await connection.ask(
+                *call(
                     DELIST,
-                    [self._set_of(user), *(keys[i] for i in gone)],
-                    *(members[i] for i in gone),
+                    [self._keys.of_user(user), *(keys[place] for place in gone)],
+                    *(members[place] for place in gone),
                 )
+            )
         return [
             (bytes.fromhex(member.decode()), unpack(value))
             for member, value in zip(members, values, strict=True)
@@ -227,9 +210,3 @@ class RedisBackend(DriverBackend[Connection]):
 
     def cause_of(self, error: Exception) -> Exception:
         return without_keys(error)
-
-    def _name(self, key: bytes) -> bytes:
-        return (self.prefix + key.hex()).encode()
-
-    def _set_of(self, user: bytes) -> bytes:
-        return self.prefix.encode() + b"user:" + user

@@ -18,23 +18,36 @@ async def warn_of_losses(connection: Connection, address: str) -> None:
     """
     asked = ("maxmemory-policy", "maxmemory", "appendonly", "save")
     try:
-        reply = await connection.ask("CONFIG", "GET", *asked)
+        replies = await connection.ask_everywhere("CONFIG", "GET", *asked)
     except ResponseError:
         # Many a host forbids it.
         return
-    texts = [text.decode() for text in reply]
-    found = dict(zip(texts[::2], texts[1::2], strict=True))
-    policy = found.get("maxmemory-policy", "noeviction")
-    if policy != "noeviction" and found.get("maxmemory", "0") != "0":
+    servers = [_options(reply) for reply in replies]
+    if evicting := list(filter(_evicts, servers)):
+        policy = evicting[0]["maxmemory-policy"]
         logger.warning(
             "Redis %r removes sessions before they expire when its memory is full: its"
             " maxmemory-policy is %r. Set it to 'noeviction'.",
             address,
             policy,
         )
-    if found.get("appendonly") == "no" and found.get("save") == "":
+    if any(map(_forgets, servers)):
         logger.warning(
             "Redis %r loses all sessions when it is restarted: it stores nothing on"
             " disk. Set 'appendonly yes' in its configuration.",
             address,
         )
+
+
+def _options(reply: list[bytes]) -> dict[str, str]:
+    texts = [text.decode() for text in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _evicts(options: dict[str, str]) -> bool:
+    policy = options.get("maxmemory-policy", "noeviction")
+    return policy != "noeviction" and options.get("maxmemory", "0") != "0"
+
+
+def _forgets(options: dict[str, str]) -> bool:
+    return options.get("appendonly") == "no" and options.get("save") == ""

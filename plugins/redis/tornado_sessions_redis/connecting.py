@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from redis.asyncio import RedisCluster, Sentinel
@@ -10,7 +11,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from tornado_sessions_redis.connection import Cluster, Connection, Pool
+from tornado_sessions_redis.cluster import Cluster
+from tornado_sessions_redis.connection import Connection, Pool
 from tornado_sessions_redis.sockets import (
     ClusterSocket,
     ClusterTLSSocket,
@@ -22,9 +24,25 @@ from tornado_sessions_redis.sockets import (
 )
 from tornado_sessions_redis.urls import Target
 
-# They have no types.
+# These have no types.
 _new_sentinel: Any = Sentinel
-_new_sentinel_pool: Any = SentinelConnectionPool
+_SentinelPool: Any = SentinelConnectionPool
+
+
+class _Primaries(_SentinelPool):  # type: ignore[misc]
+    """Connects to the primary that the Sentinels name.
+
+    They are asked by one at a time: the driver changes their order meanwhile, and with
+    two at once it forgets one of them.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._turns = asyncio.Lock()
+
+    async def get_master_address(self) -> Any:  # noqa: ANN401
+        async with self._turns:
+            return await super().get_master_address()
 
 
 def make_connection(
@@ -67,7 +85,7 @@ def _sentinel(
         tls = {name: value for name, value in options.items() if name[:4] == "ssl_"}
         to_sentinels |= {"ssl": True, **tls}
     sentinel = _new_sentinel(target.hosts, sentinel_kwargs=to_sentinels)
-    pool = _new_sentinel_pool(
+    pool = _Primaries(
         target.primary,
         sentinel,
         connection_class=SentinelTLSSocket if target.is_encrypted else SentinelSocket,
@@ -88,7 +106,6 @@ def _cluster(
     options["socket_connect_timeout"] = timeout / 3
     client: Any = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
-        max_connections=most,
         ssl=target.is_encrypted,
         **options,
     )
@@ -97,9 +114,11 @@ def _cluster(
     client.connection_kwargs["connection_class"] = kind
     for node in client.nodes_manager.startup_nodes.values():
         node.connection_class = kind
-    # As it comes, and as a connection to one server returns it.
-    client.set_response_callback("ZSCAN", lambda reply, **_: reply)
-    return Cluster(most, client)
+
+    def make_pool(host: str, port: int) -> Pool:
+        return Pool(most, lambda: kind(host=host, port=port, **options))
+
+    return Cluster(client, make_pool)
 
 
 def _patience(timeout: float) -> dict[str, Any]:

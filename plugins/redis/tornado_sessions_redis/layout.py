@@ -16,6 +16,25 @@ _head = struct.Struct(">qi")
 _LAST = 2**53
 
 
+class Keys:
+    """The keys of records and of users' sets, which begin with ``prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode()
+
+    def of(self, key: bytes) -> bytes:
+        """Returns the key of a record in the store."""
+        return self._prefix + key.hex().encode()
+
+    def of_member(self, member: bytes) -> bytes:
+        """Returns the key of the record that a user's set names."""
+        return self._prefix + member
+
+    def of_user(self, user: bytes) -> bytes:
+        """Returns the key of a user's set."""
+        return self._prefix + b"user:" + user
+
+
 def pack(record: Record, version: int) -> bytes:
     """Returns the value to store for ``record``."""
     if record.user is None:

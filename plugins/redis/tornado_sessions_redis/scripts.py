@@ -1,4 +1,4 @@
-"""The scripts that run in the server: each changes a record, or the set of a user.
+"""The scripts that run in the server, each by the digest of its text.
 
 A user's set has the keys of the user's records in hexadecimal, each with the time
 of its expiry in milliseconds as the score.
@@ -7,14 +7,10 @@ of its expiry in milliseconds as the score.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
 
-
-class Script(NamedTuple):
-    """A script, and the digest by which it is called."""
-
-    text: str
-    digest: str
+# The text of each script, by its digest.
+_texts: dict[str, str] = {}
 
 
 # By how many milliseconds a member of a set outlives its record. In a cluster they
@@ -39,8 +35,24 @@ end
 """
 
 
-def _script(text: str) -> Script:
-    return Script(text, hashlib.sha1(text.encode()).hexdigest())
+def call(
+    digest: str, keys: Sequence[bytes], *arguments: bytes | str | int
+) -> tuple[bytes | str | int, ...]:
+    """Returns the command that runs a script by its digest."""
+    return ("EVALSHA", digest, len(keys), *keys, *arguments)
+
+
+def with_text(
+    command: tuple[bytes | str | int, ...],
+) -> tuple[bytes | str | int, ...]:
+    """Returns the same command for a server that does not know the script."""
+    return ("EVAL", _texts[str(command[1])], *command[2:])
+
+
+def _script(text: str) -> str:
+    digest = hashlib.sha1(text.encode()).hexdigest()
+    _texts[digest] = text
+    return digest
 
 
 #: KEYS: the set of a user. ARGV: the key of a record, when it expires.
