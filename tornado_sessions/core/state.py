@@ -24,7 +24,7 @@ from tornado_sessions.core.expiry import (
     seen_at,
 )
 from tornado_sessions.core.locks import StoreLock
-from tornado_sessions.core.packing import count_changes, encode_values
+from tornado_sessions.core.packing import encode_values
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.storage.backend import Version
@@ -55,7 +55,9 @@ class SessionState:
     """The state of one session in one request.
 
     Its fields are for the core and for the response; an application sees a
-    `.Session`. Without ``base`` it is that of a session that begins now.
+    `.Session`. Without ``base`` the session begins now. The fields are what was
+    loaded, what the request wants, what the commit has to do, what the response has
+    to know, and what is in progress.
     """
 
     __slots__ = (
@@ -78,38 +80,55 @@ class SessionState:
         self.rules = rules
         if base is None:
             base = self.blank()
+
+        # What was loaded.
         #: What the store has, as this request saw it, and under which token and
-        #: version. After a save it is stale: the next one loads the newest, because
-        #: the stored record also has what others had saved.
+        #: version. ``stale``: the record was saved again since, also by this request;
+        #: the next commit loads the newest one first.
         self.base = base
         self.token = token
         self.version = version
         self.stale = False
-        #: What this request wants the fields to be: ``base`` itself until a verb
-        #: changes one.
-        self.current = base
-        #: The values. Those that nobody has looked at are still encoded.
-        self.values: dict[str, Any] = dict(base.values)
-        #: What was packed in one generation is void in the next. One begins with
-        #: another base, see `adopt`, and with the end of a transaction.
-        self.generation = 0
         #: When the session has to have been alive, in seconds since the epoch: when
         #: the request loaded it; on a WebSocket when a message saves or loads it.
         self.judged_at = base.created if loaded_at is None else loaded_at
         self.on_socket = False
-        #: When the store has last noted that the session is in use, as far as this
-        #: request knows; infinity where it is not to be noted. ``renew`` is whether
-        #: the store wants the record saved again in any case.
+        #: When the store last recorded a use of the session; infinity if no use is to
+        #: be recorded. ``renew``: the store wants the record saved again in any case.
         self.noted_at = -math.inf if renew else base.seen
-        self.renewal_failed = False
-        #: What the commit has to do besides storing what changed: give the session a
-        #: new id, and end the sessions of tokens that were destroyed.
+        #: Why nothing can be stored: the request came with several ids. ``found`` has
+        #: those that are alive, each with its user, if they were looked up.
+        self.refusal: str | None = None
+        self.found: Mapping[str, str | None] = _nothing
+        #: Ids of the request whose records exist and are not alive, each with its user.
+        #: `destroy` ends them as well: the session may have another id now, or it has
+        #: expired only by the clock or the settings of this process.
+        self.not_alive: Mapping[str, str | None] = _nothing
+
+        # What the request wants.
+        #: What the fields are to be: ``base`` itself until a verb changes one.
+        self.current = base
+        #: The values. Those that nobody has looked at are still encoded.
+        self.values: dict[str, Any] = dict(base.values)
+        #: The fields and flashes that this request has set itself, by name and key. A
+        #: login keeps no others.
+        self.own: frozenset[str] = frozenset()
+        #: The login of this request: `signs_in` before the commit, `has_signed_in`
+        #: after it.
+        self.login: Login | None = None
+
+        # What the commit has to do, besides storing what has changed.
+        #: Change the id. The commit resets it; ``has_new_id`` stays.
         self.needs_new_id = False
+        #: End the sessions of these tokens.
         self.ended: dict[str, Ended] = _nothing
-        #: What the response has to say about the cookie, and whether what was handed
-        #: out for the id before is void.
+
+        # What the response has to know.
+        #: The session has ended, or ends with the commit: the cookie expires.
         self.destroyed = False
+        #: `regenerate` was called: an XSRF token made for the former id is void.
         self.has_new_id = False
+        #: The cookie is sent again although its id is the same, with a new Max-Age.
         self.cookie_due = False
         #: The headers of the response have been sent.
         self.headers_sent = False
@@ -117,22 +136,16 @@ class SessionState:
         #: changed after that.
         self.finished_by = ""
         self.is_late = False
-        #: Why nothing of it can be stored; None where it can. Of a request that came
-        #: with several ids, those that are alive, each with its user.
-        self.refusal: str | None = None
-        self.found: Mapping[str, str | None] = _nothing
-        #: The tokens of the request that the store knows and that are not alive, each
-        #: with its user. `destroy` ends them as well: the session may have another id
-        #: now, or it has expired by the clock or settings of this process alone.
-        self.not_alive: Mapping[str, str | None] = _nothing
-        #: What this request itself has set: names of fields, and keys of flashes. A
-        #: login takes nothing else of these along.
-        self.own: frozenset[str] = frozenset()
-        self.login: Login | None = None
-        #: In progress are: a commit that gives the client another token; a
-        #: transaction.
+        #: A renewal has failed: the response waits for no second one.
+        self.renewal_failed = False
+
+        # What is in progress.
+        #: A commit that gives the client another token.
         self.is_moving = False
         self.is_transacting = False
+        #: What was packed in one generation is void in the next. One begins with
+        #: another base, see `adopt`, and with the end of a transaction.
+        self.generation = 0
         self.lock: StoreLock | None = None
 
     def __repr__(self) -> str:
@@ -154,12 +167,12 @@ class SessionState:
 
     @property
     def signs_in(self) -> bool:
-        """Whether this request has signed somebody in and has not stored it yet."""
+        """Whether a login of this request is not stored yet."""
         return self.current.auth_time not in (None, self.base.auth_time)
 
     @property
     def has_signed_in(self) -> bool:
-        """Whether this request has signed somebody in and has stored it."""
+        """Whether a login of this request is stored."""
         return self.login is not None and self.login.since == self.base.auth_time
 
     @property
@@ -219,17 +232,6 @@ class SessionState:
             return base
         return msgspec.structs.replace(current, id=self.handle(), values=values)
 
-    def describe_lost(self) -> str:
-        """Returns what was changed and not stored, as a log may say it."""
-        base = self.base
-        changed = count_changes(self.values, base.values)
-        lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
-        if self.current is not base and not same_fields(self.current, base):
-            lost.append("a message or setting of the session")
-        if self.ended:
-            lost.append("its end")
-        return " and ".join(lost)
-
     # What the verbs do.
 
     def set_fields(self, **fields: Any) -> None:
@@ -283,10 +285,7 @@ class SessionState:
         self.values = dict(self.current.values)
 
     def adopt_loaded(
-        self,
-        base: Envelope,
-        version: Version,
-        current: Envelope | None = None,
+        self, base: Envelope, version: Version, current: Envelope | None = None
     ) -> None:
         """Takes what was just loaded, with its version."""
         self.adopt(base, current)

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from tornado_sessions.core.commit import Commits, applied
-from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.envelope import Envelope, same_fields
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.inside import inside, refuse_inside
 from tornado_sessions.core.locks import StoreLocks, TimedLock
+from tornado_sessions.core.packing import count_changes
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
@@ -52,7 +53,7 @@ class Transactions:
 
     def tell_lost(self, state: SessionState) -> None:
         """Logs what was changed after the response and has not been stored."""
-        if lost := state.describe_lost():
+        if lost := _describe_lost(state):
             self._logs.log(
                 logging.WARNING,
                 "The session was changed after the response of %s was finished, and"
@@ -216,3 +217,15 @@ class Transactions:
         elif state.token == token:
             state.adopt(state.base, before)
             state.needs_new_id = fresh
+
+
+def _describe_lost(state: SessionState) -> str:
+    """Returns what was changed and not stored, for a log message."""
+    base, current = state.base, state.current
+    changed = count_changes(state.values, base.values)
+    lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
+    if current is not base and not same_fields(current, base):
+        lost.append("a message or setting of the session")
+    if state.ended:
+        lost.append("its end")
+    return " and ".join(lost)
