@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tornado_sessions import BackendError
-from tornado_sessions.core.locks import StoreLock, TimedLock
+from tornado_sessions.core.locks import StoreLock, StoreLocks, TimedLock
+from tornado_sessions.core.tasks import Tasks
 
 
 class Holder:
@@ -239,3 +240,42 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
         gc.collect()
 
         assert unretrieved == []
+
+
+class ForkTest(unittest.TestCase):
+    """A process that is forked while the event loop runs has a loop of its own."""
+
+    def setUp(self) -> None:
+        self.former = asyncio.new_event_loop()
+        self.addCleanup(self.former.close)
+
+    def test_a_lock_that_the_parent_holds_is_not_waited_for(self) -> None:
+        """Behaviours 67, 80: nobody would ever release it in this process."""
+        locks = StoreLocks()
+
+        async def hold() -> TimedLock:
+            return await locks.of("a").__aenter__()
+
+        async def use() -> None:
+            async with locks.of("a"), locks.of("b"):
+                assert locks.of("a") is locks.of("a")
+
+        held = self.former.run_until_complete(hold())
+        asyncio.run(asyncio.wait_for(use(), 10))
+        self.former.run_until_complete(held.__aexit__(None, None, None))
+
+    def test_a_task_of_the_parent_is_not_waited_for(self) -> None:
+        """Behaviours 65, 67: `close` in the child would never return."""
+        tasks = Tasks()
+
+        async def start() -> asyncio.Task[Any]:
+            return tasks.start(asyncio.Event().wait())
+
+        task = self.former.run_until_complete(start())
+        asyncio.run(asyncio.wait_for(tasks.wait(), 10))
+        task.cancel()
+        self.former.run_until_complete(tasks_end(task))
+
+
+async def tasks_end(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])

@@ -161,17 +161,24 @@ class TimedLock(StoreLock):
 class StoreLocks:
     """One lock for each name, for as long as anybody uses it.
 
-    ``limit`` returns that of a new lock, None for none.
+    ``limit`` returns that of a new lock, None for none. The locks belong to one event
+    loop: in a process that was forked from a running one, nobody would release those
+    of the parent.
     """
 
     def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
         self._limit = limit
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._locks: weakref.WeakValueDictionary[str, TimedLock] = (
             weakref.WeakValueDictionary()
         )
 
     def of(self, name: str) -> TimedLock:
         """Returns the lock of ``name``, the same one for all who hold it."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._locks.clear()
         lock = self._locks.get(name)
         if lock is None:
             lock = self._locks[name] = TimedLock(self._limit())

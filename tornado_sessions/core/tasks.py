@@ -39,9 +39,13 @@ class Tasks:
         return task
 
     async def wait(self) -> None:
-        """Waits until no task runs any more."""
-        while self._running:
-            await asyncio.wait(self._running)
+        """Waits until no task of this event loop runs any more.
+
+        Those of another one may belong to the process that this one is a fork of.
+        """
+        loop = asyncio.get_running_loop()
+        while ours := [task for task in self._running if task.get_loop() is loop]:
+            await asyncio.wait(ours)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
