@@ -110,12 +110,13 @@ async def signed_in(sessions: Sessions) -> Session:
     return session
 
 
+@pytest.mark.parametrize("store", ["sqlite", "cookie"])
 @pytest.mark.parametrize("verb", ["regenerate", "login"])
 def test_a_logout_meets_a_new_id(
-    verb: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
+    verb: str, store: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     """Behaviour 77: nobody is left signed in, whichever process is first."""
-    url = f"sqlite:///{tmp_path}/s.db"
+    url = _url(store, tmp_path)
 
     async def race() -> None:
         sessions, child = open_sessions(url), await start(url)
@@ -149,9 +150,7 @@ def test_one_who_was_signed_out_signs_nobody_out(
     store: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     """Behaviour 78: of two revocations at once, the one that spares nobody wins."""
-    url = f"sqlite:///{tmp_path}/s.db"
-    if store == "cookie":
-        url = f"cookie:?not_before={url}"
+    url = _url(store, tmp_path)
 
     async def race() -> None:
         sessions, child = open_sessions(url), await start(url)
@@ -176,3 +175,8 @@ def test_one_who_was_signed_out_signs_nobody_out(
         await sessions.close()
 
     loop.run_until_complete(race())
+
+
+def _url(store: str, directory: Path) -> str:
+    url = f"sqlite:///{directory}/s.db"
+    return f"cookie:?not_before={url}" if store == "cookie" else url

@@ -88,7 +88,9 @@ class Session(Values):
     def id(self) -> str:
         """A public handle, good for lists and logs.
 
-        It is neither the token nor the store's key, and worthless as a cookie.
+        It is neither the token nor the store's key, and worthless as a cookie. It
+        changes with a login; with the cookie backend also with each new id, if that
+        backend has a store.
         """
         return self._state.handle()
 

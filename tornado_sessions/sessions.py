@@ -49,6 +49,7 @@ class Sessions:
         self.settings = settings
         self.rules = rules = Rules(
             revocable=settings.vault.revocable,
+            ends_copies=settings.vault.ends_copies,
             idle_timeout=settings.idle_timeout,
             lifetime=settings.lifetime,
             persistent=settings.persistent,
@@ -201,7 +202,8 @@ class Sessions:
         """Ends the session of ``user`` whose handle is ``id``.
 
         Returns False where this user has no such session that is alive, whether or
-        not another user has. One that has expired is ended all the same: the clock
+        not another user has. The cookie backend cannot know: it returns False only if
+        the session was ended before. One that has expired is ended all the same: the clock
         of this process may be wrong. A request in progress with the session does not bring it back. To
         a handler that revokes its own through ``self.sessions``, it is as if it had
         called `.Session.destroy`. Raises as `of_user` does.

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.core.codec import tombstone
+from tornado_sessions.core.codec import decode, tombstone
 from tornado_sessions.core.envelope import FORMAT, Envelope, keep_only, same_content
 from tornado_sessions.core.events import Events
-from tornado_sessions.core.expiry import TOMBSTONE_LIFE
+from tornado_sessions.core.expiry import TOMBSTONE_LIFE, last_end
 from tornado_sessions.core.inside import refuse_inside
 from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.logins import Logins
@@ -33,7 +33,7 @@ from tornado_sessions.errors import (
     SessionLimitError,
 )
 from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.storage.vault import Saved
+from tornado_sessions.storage.vault import HasEnded, Saved
 
 # Stores an envelope in place of one version of a record.
 _Write = Callable[[SessionState, str, Envelope, Version], Awaitable[Saved]]
@@ -134,6 +134,9 @@ class Commits:
         # A regenerate() from here on is for the next commit.
         state.needs_new_id = False
         state.is_moving = fresh or former is None
+        if fresh and self._rules.ends_copies and packed.id == base.id:
+            # The copies of the cookie end by their handle.
+            packed = msgspec.structs.replace(packed, id=state.draw_handle())
         signed_in = packed.auth_time
         signs_in = signed_in not in (None, base.auth_time)
         anew = False
@@ -190,8 +193,8 @@ class Commits:
         """Ends the session of ``token``, or the one that it has become."""
         vault = self._store.vault
         if not self._rules.revocable:
-            await self._store.delete(token)
-            self._events.tell("destroyed", token, user=ended.user)
+            if await self._end_copies(token) is None:
+                self._events.tell("destroyed", token, user=ended.user)
         elif vault.is_well_formed(token):
             done = await self._records.end(vault.key_of(token), ended.version)
             if done is not None:
@@ -204,6 +207,14 @@ class Commits:
                 self._events.tell_ended("destroyed", key, user)
                 await self._store.delete_found(key)
         self._sockets.end(token)
+
+    async def _end_copies(
+        self, token: str, successor: str | None = None
+    ) -> HasEnded | None:
+        now = self._rules.now()
+        return await self._store.end(
+            token, now, lambda data: last_end(decode(data), self._rules, now), successor
+        )
 
     async def _begin_anew(
         self, state: SessionState, former: str, packed: Envelope
@@ -247,6 +258,8 @@ class Commits:
         """
         fresh = await self._logins.insert(state, envelope)
         if not self._rules.revocable:
+            if self._rules.ends_copies:
+                await self._end_moved(state, token, envelope, fresh.token)
             self._sockets.end(token)
             return fresh
         # It is listed with the user's sessions, and left out there: a store that is full
@@ -265,6 +278,26 @@ class Commits:
             raise
         self._sockets.end(token)
         return fresh
+
+    async def _end_moved(
+        self, state: SessionState, former: str, envelope: Envelope, token: str
+    ) -> None:
+        """Ends the copies of ``former``, which is ``token`` from now on."""
+        ended = await self._end_copies(former, token)
+        if ended is None:
+            return
+        # Of two logins of one visitor each takes the values along.
+        signs_in = envelope.auth_time != state.base.auth_time
+        if (
+            ended is HasEnded.MOVED
+            and signs_in
+            and state.base.user in (None, envelope.user)
+        ):
+            return
+        raise SessionGoneError(
+            "The session was ended elsewhere while this request gave it another id; what"
+            " the request changed is not stored."
+        )
 
     async def _store_after_conflict(
         self, state: SessionState, token: str, packed: Envelope, write: _Write
@@ -291,7 +324,10 @@ def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:
     """Returns ``newest`` with what the request has changed since it loaded."""
     base = state.base
     if mine.auth_time == base.auth_time:
-        return rebase(base, mine, newest)
+        merged = rebase(base, mine, newest)
+        if mine.id == base.id:
+            return merged
+        return msgspec.structs.replace(merged, id=mine.id)
     # A login: what another request has saved meanwhile comes along where the login
     # would have taken it along.
     keep = None if state.login is None else state.login.keep

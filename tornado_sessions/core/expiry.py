@@ -6,6 +6,8 @@ All times are seconds since the epoch. The settings are the application's; what
 
 from __future__ import annotations
 
+import msgspec
+
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.rules import Rules
 
@@ -50,6 +52,17 @@ def seen_at(envelope: Envelope, now: float) -> float:
     # To the millisecond: more digits would only take room in every record.
     now = int(now * 1000) / 1000
     return envelope.seen if now < envelope.seen <= now + CLOCK_SKEW else now
+
+
+def last_end(envelope: Envelope, rules: Rules, now: float) -> float:
+    """Returns when no copy of a session is alive any more, whoever has used it.
+
+    All copies have the same timeouts. Another request may still be about to store one,
+    and the clocks of two other servers may differ.
+    """
+    renewed = msgspec.structs.replace(envelope, seen=now)
+    latest = max(envelope.expires, expires_at(renewed, rules))
+    return latest + KEPT_AFTER_END + 2 * CLOCK_SKEW
 
 
 def longest_left(envelope: Envelope, rules: Rules) -> float:

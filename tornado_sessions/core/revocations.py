@@ -58,6 +58,8 @@ class Revocations:
 
         ``own`` is the session of the request that revokes.
         """
+        if self._rules.ends_copies:
+            return await self._end_handle(user, id, self._own(user, own))
         run = _Run(user, {id})
         await self._end(run)
         self._note_end(self._own(user, own), run)
@@ -104,6 +106,16 @@ class Revocations:
         # One that is about to be signed in begins a fresh session at its commit.
         if mine is not None and mine.base.id in run.ended and not mine.signs_in:
             mine.note_end()
+
+    async def _end_handle(
+        self, user: str, handle: str, mine: SessionState | None
+    ) -> bool:
+        if not await self._store.end_handle(user, handle, self._rules.now()):
+            return False
+        self._events.tell("revoked", user=user)
+        if mine is not None and mine.base.id == handle and not mine.signs_in:
+            mine.note_end()
+        return True
 
     async def _end_before(
         self, user: str, but: SessionState | None, mine: SessionState | None

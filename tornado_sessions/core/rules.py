@@ -13,6 +13,8 @@ class Rules:
 
     #: See `.Vault.revocable`.
     revocable: bool = True
+    #: See `.Vault.ends_copies`.
+    ends_copies: bool = False
     #: The settings ``session_idle_timeout``, ``session_lifetime`` and
     #: ``session_persistent``.
     idle_timeout: float = 24 * 3600

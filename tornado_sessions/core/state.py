@@ -245,7 +245,13 @@ class SessionState:
 
     def update_expiry(self) -> None:
         """Sets when the session expires unless it is used again."""
-        self.set_fields(expires=expires_at(self.current, self.rules))
+        current, base = self.current, self.base
+        self.set_fields(expires=expires_at(current, self.rules))
+        if self.rules.ends_copies and (
+            (current.idle, current.lifetime) != (base.idle, base.lifetime)
+        ):
+            # An end that one copy knows of has to be kept as long as any other.
+            self.needs_new_id = self.token is not None
 
     def add_flash(self, text: str, category: str) -> None:
         """Adds a message. Of more than 20 the oldest is dropped."""

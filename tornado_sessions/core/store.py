@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.storage.vault import Saved, Vault
+from tornado_sessions.storage.vault import HasEnded, Saved, Vault
 
 T = TypeVar("T")
 
@@ -40,6 +40,20 @@ class Store:
     def delete(self, token: str) -> Awaitable[None]:
         """See `.Vault.delete`."""
         return self._watch("write", self.vault.delete(token))
+
+    def end(
+        self,
+        token: str,
+        now: float,
+        kept_until: Callable[[bytes], float],
+        successor: str | None,
+    ) -> Awaitable[HasEnded | None]:
+        """See `.Vault.end`."""
+        return self._watch("write", self.vault.end(token, now, kept_until, successor))
+
+    def end_handle(self, user: str, handle: str, now: float) -> Awaitable[bool]:
+        """See `.Vault.end_handle`."""
+        return self._watch("write", self.vault.end_handle(user, handle, now))
 
     def delete_unsent(self, token: str) -> None:
         """Removes the record of a token that no client will receive.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -47,6 +48,14 @@ class Saved(NamedTuple):
     version: Version
 
 
+class HasEnded(enum.Enum):
+    """Why a session cannot be ended any more."""
+
+    #: It has another token.
+    MOVED = enum.auto()
+    ENDED = enum.auto()
+
+
 class Vault:
     """Keeps records under tokens, in a backend.
 
@@ -66,6 +75,10 @@ class Vault:
 
     #: See `.Backend.finds_by_user`.
     finds_by_user: bool = False
+
+    #: Whether `end` and `end_handle` work: they end all copies of a token, in a vault
+    #: that is not `revocable`.
+    ends_copies: bool = False
 
     #: Whether all sessions of a user can be ended, by `find` or by `end_before`.
     ends_users: bool = False
@@ -129,6 +142,30 @@ class Vault:
         """Removes the record of ``token``; does nothing if there is none."""
         if _well_formed(token):
             await self.backend.delete(self._key(token))
+
+    async def end(
+        self,
+        token: str,
+        now: float,
+        kept_until: Callable[[bytes], float],
+        successor: str | None = None,
+    ) -> HasEnded | None:
+        """Ends the session of ``token``, and with it all copies, where `ends_copies`.
+
+        Another vault that is not `revocable` can do nothing. ``successor`` is the token
+        that the session has from now on: `load` then returns a tombstone for the
+        old one. Without it, what the session has become is ended. ``kept_until`` returns,
+        from the data of the record, the time after which no copy is valid any more.
+        Returns None, or why there was nothing to end.
+        """
+        return None
+
+    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+        """Ends the session of ``user`` with this handle, where `ends_copies`.
+
+        Returns False if it has ended already, or if ``handle`` is malformed.
+        """
+        raise self._cannot("look up")
 
     # Operations by key: a record may contain the key of another, and `find` yields keys.
 

@@ -56,6 +56,7 @@ class ConcurrencyContract(VisitorTests):
 
     def test_fifty_parallel_writes_in_two_processes_all_survive(self) -> None:
         """Behaviour 36: each its own key, and each a product of one cart."""
+        self.require_revocable()
         self.write_in_parallel([self.site, self.serve_another_process()])
 
     def test_fifty_parallel_transactions_are_all_counted(self) -> None:
@@ -65,6 +66,7 @@ class ConcurrencyContract(VisitorTests):
 
     def test_fifty_parallel_transactions_in_two_processes_are_counted(self) -> None:
         """Behaviour 37: with a suspension inside."""
+        self.require_revocable()
         self.count_in_parallel([self.site, self.serve_another_process()])
 
     def test_a_transaction_sees_the_newest_values(self) -> None:
@@ -181,7 +183,7 @@ class ConcurrencyContract(VisitorTests):
 
     def test_a_logout_with_an_old_id_ends_the_session(self) -> None:
         """Behaviour 77: whichever came first, the load or the new id."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         for verb in (regenerate, login("ada")):
             for loads_first in (True, False):
                 ada = self.visitor()
@@ -201,7 +203,7 @@ class ConcurrencyContract(VisitorTests):
     def test_a_logout_in_another_process_ends_the_session(self) -> None:
         """Behaviour 77: whatever the one it went through knows of it."""
         elsewhere = self.serve_another_process()
-        self.require_revocable()
+        self.require_ending_of_copies()
         ada = self.visitor()
         ada.does(put(a=1))
         late = ada.copy(elsewhere)
@@ -210,7 +212,7 @@ class ConcurrencyContract(VisitorTests):
 
     def test_logouts_and_new_ids_in_parallel_leave_nothing(self) -> None:
         """Behaviour 77: whatever the order of what the store is asked."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         for number in range(10):
             ada = self.visitor()
             ada.does(put(a=1))
@@ -251,7 +253,7 @@ class ConcurrencyContract(VisitorTests):
 
     def test_a_login_holds_where_the_session_has_ended(self) -> None:
         """Behaviour 76: with what its own request has set, and nothing else."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         ada = self.visitor()
         ada.does(put(a=1))
         late = ada.copy()

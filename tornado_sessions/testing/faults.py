@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.storage.vault import Saved, Vault
+from tornado_sessions.storage.vault import HasEnded, Saved, Vault
 
 
 class FaultyVault(Vault):
@@ -25,6 +25,7 @@ class FaultyVault(Vault):
         self.revocable = inner.revocable
         self.finds_by_user = inner.finds_by_user
         self.ends_users = inner.ends_users
+        self.ends_copies = inner.ends_copies
         self.timeout = inner.timeout
         self._suspends = suspends
         #: Which of "load", "save", "delete", "find" and "ping" fail before they reach
@@ -54,6 +55,20 @@ class FaultyVault(Vault):
     async def delete(self, token: str) -> None:
         await self._enter("delete")
         await self.inner.delete(token)
+
+    async def end(
+        self,
+        token: str,
+        now: float,
+        kept_until: Callable[[bytes], float],
+        successor: str | None = None,
+    ) -> HasEnded | None:
+        await self._enter("delete")
+        return await self.inner.end(token, now, kept_until, successor)
+
+    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+        await self._enter("delete")
+        return await self.inner.end_handle(user, handle, now)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         await self._enter("find")

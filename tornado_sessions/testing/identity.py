@@ -20,6 +20,7 @@ from tornado_sessions.testing.applications import (
     save,
 )
 from tornado_sessions.testing.visitors import VisitorTests
+from tornado_sessions.web import SessionMixin
 
 #: Ids that no client was given, but an attacker may send.
 MALFORMED = (
@@ -62,7 +63,7 @@ class IdentityContract(VisitorTests):
         self.time += self.sessions.rules.idle_timeout + 1
         revoked.does(put(a=1))
         tokens = [expired.token, self.altered(expired.token), "malformed"]
-        if self.sessions.rules.revocable:
+        if self.ends_copies:
             tokens.append(revoked.token)
             revoked.does(destroy)
         for act in (look, put(b=2), destroy):
@@ -181,7 +182,7 @@ class IdentityContract(VisitorTests):
 
     def test_the_old_id_is_dead_after_regenerating(self) -> None:
         """Behaviour 9: before the response leaves."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         for act in (regenerate, login("ada")):
             ada = self.visitor()
             ada.does(put(a=1))
@@ -189,6 +190,31 @@ class IdentityContract(VisitorTests):
             ada.does(act)
             self.assertEqual(thief.sees(), {})
             self.assertEqual(ada.sees(), {"a": 1})
+
+    def test_a_late_request_gives_no_ended_session_another_id(self) -> None:
+        """Behaviours 9, 39, 44: whatever makes it ask for one."""
+        self.require_ending_of_copies()
+        for act in (regenerate, _live_longer):
+            ada = self.visitor()
+            ada.does(put(a=1))
+            late = ada.copy()
+            response = late.does(put(a=2), self.meanwhile(ada, destroy), act)
+            self.assertEqual(response.code, 200)
+            self.assert_cookie_lines(response, 0)
+            self.assertEqual(late.sees(), {})
+
+    def test_a_copy_that_lives_longer_ends_with_the_session(self) -> None:
+        """Behaviours 44, 50, 77: whichever request has set its timeouts."""
+        self.require_ending_of_copies()
+        ada = self.visitor()
+        ada.does(put(a=1), login("ada"))
+        thief = ada.copy()
+        thief.does(_live_longer)
+        ada.does(destroy)
+        self.assertEqual(thief.sees(), {})
+        self.time += 2 * self.sessions.rules.idle_timeout
+        self.visitor().does(login("ada"), regenerate, destroy)
+        self.assertEqual(thief.sees(), {})
 
     def test_regenerating_sends_at_most_one_cookie(self) -> None:
         """Behaviour 9: on a new session, twice, and before a destroy()."""
@@ -211,20 +237,21 @@ class IdentityContract(VisitorTests):
 
     def test_regenerating_stores_the_new_record_first(self) -> None:
         """Behaviour 10: a crash in between loses nothing."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         ada = self.visitor()
         ada.does(put(a=1))
         vault = self.watch()
         ada.does(regenerate)
-        self.assertEqual(vault.calls[-3:], ["load", "save", "save"])
+        end = "save" if self.sessions.rules.revocable else "delete"
+        self.assertEqual(vault.calls[-3:], ["load", "save", end])
 
     def test_an_old_record_that_stays_fails_the_request(self) -> None:
         """Behaviour 10: 503, and the new id is never sent."""
-        self.require_revocable()
+        self.require_ending_of_copies()
         ada = self.visitor()
         ada.does(put(a=1))
         vault = self.watch()
-        vault.failing = {"replace"}
+        vault.failing = {"replace" if self.sessions.rules.revocable else "delete"}
         response = ada.does(regenerate, put(a=2))
         self.assertEqual(response.code, 503)
         self.assert_cookie_lines(response, 0)
@@ -313,3 +340,7 @@ def _forms(secret: bytes) -> list[bytes]:
             encoded = encoded_by(b"\0" * offset + secret)
             forms.append(encoded[(0, 2, 3)[offset] : -4])
     return forms
+
+
+def _live_longer(handler: SessionMixin) -> None:
+    handler.session.set_expiry(idle=30 * 86_400, lifetime=90 * 86_400)

@@ -158,7 +158,7 @@ class SavingContract(VisitorTests):
         self.assertEqual(response.code, 500)
         self.assert_cookie_lines(response, 1)
         self.assertIsNone(ada.cookie)
-        if self.sessions.rules.revocable:
+        if self.ends_copies:
             self.assertEqual(captured.sees(), {})
 
     def test_what_came_before_an_http_error_is_saved(self) -> None:

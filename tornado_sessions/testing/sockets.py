@@ -151,7 +151,7 @@ class SocketContract(VisitorTests):
             self.opens(ada, destroy)
 
         self.assertEqual(caught.exception.code, 500)
-        if self.sessions.rules.revocable:
+        if self.ends_copies:
             self.assertEqual(ada.sees(), {})
 
     def test_a_handshake_sends_the_cookie_of_what_was_saved(self) -> None:

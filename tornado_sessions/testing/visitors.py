@@ -224,6 +224,17 @@ class VisitorTests(AsyncHTTPTestCase):
         if not self.sessions.rules.revocable:
             self.skipTest("the server cannot revoke these sessions")
 
+    @property
+    def ends_copies(self) -> bool:
+        """Whether no copy of a cookie works after its session was ended."""
+        rules = self.sessions.rules
+        return rules.revocable or rules.ends_copies
+
+    def require_ending_of_copies(self) -> None:
+        """Skips the test if the copies of a cookie cannot be ended."""
+        if not self.ends_copies:
+            self.skipTest("the copies of these cookies live on")
+
     def require_backend(self) -> Backend:
         """Skips the test if the client holds the record itself."""
         backend = self.backend
@@ -236,6 +247,11 @@ class VisitorTests(AsyncHTTPTestCase):
         if not self.sessions.vault.finds_by_user:
             self.skipTest("this store does not list the sessions of a user")
 
+    def require_revoking(self) -> None:
+        """Skips the test if a session of a user cannot be ended by its handle."""
+        if not (self.sessions.vault.finds_by_user or self.sessions.rules.ends_copies):
+            self.skipTest("this store ends no session by its handle")
+
     def require_ending(self) -> None:
         """Skips the test if the sessions of a user cannot be ended."""
         if not self.sessions.vault.ends_users:
@@ -243,7 +259,7 @@ class VisitorTests(AsyncHTTPTestCase):
 
     def serve_another_process(self) -> Site:
         """Serves the same sessions once more; skips the test if it is not possible."""
-        if not self.require_backend().shared:
+        if not (self.sessions.rules.ends_copies or self.require_backend().shared):
             self.skipTest("processes do not share these sessions")
         return self.serve()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import logging
 import string
 import tempfile
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tornado_sessions_cookie import CookieBackend, ends
+from tornado_sessions_cookie.end import MOST_HANDLES
 from tornado_sessions_cookie.xaes import XAES256GCM
 from tornado_sessions_memory import MemoryBackend
 from tornado_sessions_sqlite import SQLiteBackend
@@ -756,18 +758,124 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         await self.sessions.of_request(state_of(session)).revoke_all("1")
         self.assertIsNone(session.user)
 
-    async def test_only_who_has_signed_in_costs_a_look(self) -> None:
-        """Behaviour 12: a visitor's session is in the cookie, and whole."""
-        session = await self.sessions.load(None)
-        session["a"] = 1
-        await self.sessions.commits.commit(state_of(session))
-        await self.sessions.load(state_of(session).token)
-        self.assertEqual(self.store.loads, 0)
+    async def test_each_session_costs_one_look(self) -> None:
+        """Behaviours 12, 44: and neither a save nor a renewal costs another."""
+        guest = await self.sessions.load(None)
+        guest["a"] = 1
+        await guest.save()
+        for token in (state_of(guest).token or "", await self.signed_in()):
+            self.store.loads = 0
+            session = await self.sessions.load(token)
+            session["b"] = 2
+            await session.save()
+            self.time += self.sessions.rules.idle_timeout / 2
+            session = await self.sessions.load(state_of(session).token)
+            await self.sessions.commits.commit(state_of(session))
+            self.assertEqual(self.store.loads, 2)
+        self.assertEqual(self.entries(), [])
 
-        ada = await self.signed_in()
-        self.store.loads = 0
-        await self.user(ada)
-        self.assertEqual(self.store.loads, 1)
+    async def test_a_copy_ends_with_the_session(self) -> None:
+        """Behaviour 44: also an older one, and one that is stored too late."""
+        for user in ("ada", None):
+            session = await self.sessions.load(None)
+            session["a"] = 1
+            if user:
+                session.login(user)
+            await session.save()
+            first = state_of(session).token
+            late = await self.sessions.load(first)
+            session["a"] = 2
+            await session.save()
+            second = state_of(session).token
+            session.destroy()
+            await session.save()
+            late["b"] = 1
+            await late.save()
+
+            for token in (first, second, state_of(late).token):
+                self.assertTrue((await self.sessions.load(token)).is_new)
+
+    async def test_what_has_expired_is_dropped(self) -> None:
+        """Behaviour 44: with the next end of the same user, and by the purge."""
+        for user in ("ada", None):
+            session = await self.sessions.load(None)
+            session["a"] = 1
+            if user:
+                session.login(user)
+            await session.save()
+            token = state_of(session).token
+            session.destroy()
+            await session.save()
+            self.time += self.sessions.rules.idle_timeout
+            await self.store.purge(self.time)
+            self.assertEqual(len(self.entries()), 1)
+            self.assertTrue((await self.sessions.load(token)).is_new)
+
+            self.time += 1000
+            self.assertTrue((await self.sessions.load(token)).is_new)
+            await self.store.purge(self.time)
+            self.assertEqual(self.entries(), [])
+
+        for _ in range(5):
+            session = await self.sessions.load(await self.signed_in())
+            session.destroy()
+            await session.save()
+            self.time += self.sessions.rules.idle_timeout + 1000
+        (entry,) = self.entries()
+        self.assertEqual(len(json.loads(entry.data)["ended"]), 1)
+
+    async def test_what_is_kept_of_a_user_is_bounded(self) -> None:
+        """Behaviours 44, 78: who was to stay stays, and what had ended has."""
+        old = await self.signed_in()
+        self.assertTrue(await self.sessions.revoke("ada", 16 * "a"))
+        first, ended = await self.signed_in(), []
+        for _ in range(MOST_HANDLES + 50):
+            ended.append(await self.signed_in())
+            session = await self.sessions.load(ended[-1])
+            session.destroy()
+            await session.save()
+        last = await self.signed_in()
+
+        (entry,) = self.entries()
+        self.assertEqual(len(json.loads(entry.data)["ended"]), MOST_HANDLES)
+        for token in (old, first, *ended):
+            self.assertIsNone(await self.user(token))
+        self.assertEqual(await self.user(last), "ada")
+        self.assertFalse(await self.sessions.revoke("ada", 16 * "a"))
+
+    async def test_who_was_spared_can_still_be_ended(self) -> None:
+        """Behaviours 44, 46: by a logout, also where much has ended since."""
+        spared = await self.signed_in()
+        await self.sessions.revoke_all("ada", keep=await self.sessions.load(spared))
+        session = await self.sessions.load(spared)
+        session.destroy()
+        await session.save()
+        self.assertIsNone(await self.user(spared))
+
+        for _ in range(MOST_HANDLES + 1):
+            session = await self.sessions.load(await self.signed_in())
+            session.destroy()
+            await session.save()
+        self.assertIsNone(await self.user(spared))
+
+    async def test_a_session_that_is_ended_by_its_handle_has_moved(self) -> None:
+        """Behaviours 46, 77: what it has become ends, and so does what comes later."""
+        token = await self.signed_in()
+        session = await self.sessions.load(token)
+        handle = session.id
+        for _ in range(3):
+            session.regenerate()
+            await session.save()
+        self.assertNotEqual(session.id, handle)
+        self.assertEqual(await self.user(state_of(session).token or ""), "ada")
+
+        self.assertTrue(await self.sessions.revoke("ada", handle))
+        self.assertIsNone(await self.user(state_of(session).token or ""))
+        self.assertFalse(await self.sessions.revoke("ada", handle))
+
+    def entries(self) -> list[Any]:
+        """Returns what the store has."""
+        return [entry for shard in self.store._shards for entry in shard.values()]
 
     async def test_a_store_that_fails_ends_nobody(self) -> None:
         """Behaviour 30: nor does it let anybody in who might have been ended."""
@@ -790,7 +898,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         self.store.overtaken = 2
         with (
             mock.patch.object(ends, "PATIENCE", -1.0),
-            self.assertRaisesRegex(BackendError, "others kept doing the same"),
+            self.assertRaisesRegex(BackendError, "others kept ending sessions"),
         ):
             await self.sessions.revoke_all("ada")
 
@@ -807,7 +915,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
         ):
             entry.data = data
             with self.assertRaisesRegex(
-                BackendError, "user's ended sessions cannot be read.* [0-9a-f]{16}\\.$"
+                BackendError, "of ended sessions cannot be read.* [0-9a-f]{16}\\.$"
             ) as refused:
                 await self.sessions.load(ada)
             self.assertIsNone(refused.exception.__cause__)

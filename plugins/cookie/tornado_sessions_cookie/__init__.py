@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import logging
-import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from cryptography.exceptions import InvalidTag
 
 from tornado_sessions import (
     UNKNOWN,
     Backend,
     Record,
     Saved,
-    SessionDataError,
     SessionError,
     Vault,
     Version,
 )
-from tornado_sessions.core.codec import decode
-from tornado_sessions.storage.outdated import OutdatedRecord
-from tornado_sessions_cookie.ends import End, Ends
-from tornado_sessions_cookie.keys import (
-    HEADER_SIZE,
-    PURPOSE,
-    Key,
-    checked,
-    header_of,
-    shown,
-    token_length,
-)
+from tornado_sessions.core.codec import decode, tombstone
+from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.storage.vault import HasEnded
+from tornado_sessions_cookie.ends import Ends
+from tornado_sessions_cookie.tokens import Tokens
 from tornado_sessions_cookie.urls import open_store, read_url
 
 __all__ = ["CookieBackend"]
-
-_log = logging.getLogger("tornado_sessions")
-
-_ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
-
-# What a browser keeps of one cookie, name plus value (RFC 6265bis).
-_COOKIE_BYTES = 4096
-_LONGEST_PREFIX = "__Host-Http-"
 
 
 class CookieBackend(Vault):
@@ -53,12 +32,12 @@ class CookieBackend(Vault):
     sealed with the rest, and the core reads it there.
 
     Nothing is on the server, so a session that was deleted lives on in copies
-    of its cookie until it expires, and of two requests at once the response
-    that arrives last wins.
+    of its cookie until it expires. Of two requests at once the response that
+    arrives last wins.
 
-    With a backend ``not_before`` all sessions of a user can be ended at least: it
-    keeps the time from which on their sign-ins count. Each load of a session
-    that somebody has signed in to looks there.
+    With a backend ``not_before`` sessions can be ended, with all copies. It keeps the
+    handles of those that have ended, and for a user the time before which sign-ins
+    do not count. Each load of a session looks there.
 
     ``keys`` are secrets of at least 32 bytes by their version, of which
     ``key_version`` seals and the others open. Raises `ValueError` for keys that
@@ -78,38 +57,14 @@ class CookieBackend(Vault):
         namespace: str = "",
         not_before: Backend | None = None,
     ) -> None:
-        context = [PURPOSE, name.encode(), namespace.encode()]
-        by_version = {
-            version: Key(header_of(version), checked(secret, version), context)
-            for version, secret in keys.items()
-        }
-        if key_version not in by_version:
-            raise ValueError(
-                f"The 'key_version' setting is {shown(key_version)}; it must name one"
-                f" of the versions of cookie_secret: {_listed(by_version)}."
-            )
-        self._sealing = by_version[key_version]
-        self._keys = {key.header: key for key in by_version.values()}
-        # The core puts a prefix in front of the name where the browser can
-        # check it, and takes a name that begins with two underscores as it is.
-        longest_name = name if name.startswith("__") else _LONGEST_PREFIX + name
-        self._name_bytes = len(longest_name.encode())
-        self._shortest = token_length(0)
-        self._longest = _COOKIE_BYTES - self._name_bytes
+        self._tokens = Tokens(keys, key_version, name, namespace)
         self._ends: Ends | None = None
         if not_before is not None:
             self._ends = Ends(not_before, namespace)
-            self.ends_users = True
-            if not not_before.durable:
-                _log.warning(
-                    "%s does not survive a restart, and what it keeps is which sessions"
-                    " have ended: those will live again. Use another backend for the"
-                    " option not_before, such as 'sqlite'.",
-                    type(not_before).__name__,
-                )
+            self.ends_users = self.ends_copies = True
 
     def __repr__(self) -> str:
-        return f"<CookieBackend {len(self._keys)} keys>"
+        return f"<CookieBackend {len(self._tokens)} keys>"
 
     @classmethod
     def from_url(cls, url: str, settings: Mapping[str, Any]) -> CookieBackend:
@@ -145,29 +100,22 @@ class CookieBackend(Vault):
         it. Never raises, whatever ``token`` is; but `.BackendError`
         where the backend ``not_before`` fails.
         """
-        if not self.is_well_formed(token):
-            return None
-        sealed = base64.urlsafe_b64decode(token)
-        key = self._keys.get(sealed[:HEADER_SIZE])
-        if key is None:
-            return None
-        try:
-            data = key.open(sealed)
-        except InvalidTag:
-            return None
-        if self._ends is not None and await self._has_ended(self._ends, data):
-            return None
-        kind = Record if key is self._sealing else OutdatedRecord
-        return kind(data, UNKNOWN)
+        record = self._tokens.open(token)
+        if record is None or self._ends is None:
+            return record
+        session = _decoded(record)
+        # The core reads what cannot be decoded as well, and says so.
+        ended = None if session is None else await self._ends.why_ended(session)
+        if session is None or ended is None:
+            return record
+        if ended is HasEnded.MOVED:
+            # The core needs no key: to destroy the session it calls `end`.
+            return Record(tombstone(session.id, session.user, b"moved"), UNKNOWN)
+        return None
 
     def is_well_formed(self, token: str) -> bool:
         """Whether ``token`` could be one of ours."""
-        if not self._shortest <= len(token) <= self._longest:
-            return False
-        text = token.encode("ascii", "replace")
-        # The decoder would skip what is outside the alphabet. With whole groups
-        # of four from within it, no two tokens say the same.
-        return not (len(text) % 4 or text.translate(None, _ALPHABET))
+        return self._tokens.is_well_formed(token)
 
     async def insert(self, record: Record) -> Saved:
         """Returns a new token that contains ``record``.
@@ -175,14 +123,7 @@ class CookieBackend(Vault):
         Raises `.SessionDataError` if the cookie, with its name, would be larger than
         4096 bytes.
         """
-        count = self._name_bytes + token_length(len(record.data))
-        if count > _COOKIE_BYTES:
-            raise SessionDataError(
-                f"The session takes {count} bytes; a cookie holds at most"
-                f" {_COOKIE_BYTES}. Store less, or use a server-side backend."
-            )
-        token = base64.urlsafe_b64encode(self._sealing.seal(record.data)).decode()
-        return Saved(token, UNKNOWN)
+        return Saved(self._tokens.seal(record), UNKNOWN)
 
     async def replace(self, token: str, record: Record, version: Version) -> Saved:
         """Returns a new token that contains ``record``, as `insert` does.
@@ -193,8 +134,34 @@ class CookieBackend(Vault):
         return await self.insert(record)
 
     async def delete(self, token: str) -> None:
-        """Does nothing: the server keeps nothing, and cannot end a session."""
+        """Does nothing: the server keeps no record. See `end`."""
         return
+
+    async def end(
+        self,
+        token: str,
+        now: float,
+        kept_until: Callable[[bytes], float],
+        successor: str | None = None,
+    ) -> HasEnded | None:
+        """Stores that the session in ``token`` has ended, if there is a store."""
+        record = None if self._ends is None else self._tokens.open(token)
+        session = None if record is None else _decoded(record)
+        if self._ends is None or record is None or session is None:
+            return None
+        moved = None if successor is None else self._tokens.open(successor)
+        return await self._ends.end(
+            session,
+            now,
+            kept_until(record.data),
+            None if moved is None else _decoded(moved),
+        )
+
+    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+        """Stores that the session of ``user`` with this handle has ended."""
+        if self._ends is None:
+            return await super().end_handle(user, handle, now)
+        return await self._ends.end_handle(user, handle, now)
 
     async def end_before(
         self, user: str, time: float, keep: str | None, since: float = 0.0
@@ -212,12 +179,11 @@ class CookieBackend(Vault):
                 " end the sessions of a user. Give it a store for that:"
                 " session_backend='cookie:?not_before=sqlite:///ends.db'."
             )
-        return await self._ends.put(user, End(time, keep), since)
+        return await self._ends.end_before(user, time, keep, since)
 
     async def not_before(self, user: str) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""
-        end = None if self._ends is None else await self._ends.get(user)
-        return 0.0 if end is None else end.before
+        return 0.0 if self._ends is None else await self._ends.not_before(user)
 
     async def ping(self) -> None:
         """Asks the backend ``not_before``; without one there is nothing to ask."""
@@ -233,20 +199,9 @@ class CookieBackend(Vault):
         if self._ends is not None:
             await self._ends.backend.close()
 
-    async def _has_ended(self, ends: Ends, data: bytes) -> bool:
-        try:
-            session = decode(data)
-        except SessionError:
-            # The core reads it as well, and says so.
-            return False
-        if session.user is None:
-            return False
-        end = await ends.get(session.user)
-        if end is None:
-            return False
-        since = session.created if session.auth_time is None else session.auth_time
-        return end.has_ended(session.id, since)
 
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
+def _decoded(record: Record) -> Envelope | None:
+    try:
+        return decode(record.data)
+    except SessionError:
+        return None

@@ -1,111 +1,197 @@
-"""Stores which sessions of users have ended, in the backend ``not_before``."""
+"""Stores which sessions have ended, in the backend ``not_before``."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
+import logging
 import random
+import re
+from collections.abc import Callable
 from time import monotonic
 
-import msgspec
-
 from tornado_sessions import Backend, BackendError, Record, SessionGoneError
-from tornado_sessions.storage.vault import fingerprint
+from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.expiry import CLOCK_SKEW
+from tornado_sessions.core.records import LONGEST_CHAIN
+from tornado_sessions.core.users import sign_in
+from tornado_sessions.storage.vault import HasEnded
+from tornado_sessions_cookie.end import End, Ended, encode_end, read_end
 from tornado_sessions_cookie.keys import joined
 
-_USER_PURPOSE = b"tornado_sessions cookie not before"
+_log = logging.getLogger("tornado_sessions")
 
-# For how many seconds ``end_before`` tries again while others do the same for the
-# same user, and the longest pause between two tries.
+_USER_PURPOSE = b"tornado_sessions cookie not before"
+_VISITOR_PURPOSE = b"tornado_sessions cookie ended"
+
+# The form of a handle that the core has drawn.
+_is_handle = re.compile("[A-Za-z0-9_-]{16}").fullmatch
+
+# For how many seconds a change is tried again while others change the same record,
+# and the longest pause between two tries.
 PATIENCE = 10.0
 _LONGEST_PAUSE = 0.05
 
 
-class End(msgspec.Struct):
-    """What is kept of a user: which of their sessions are none any more."""
-
-    #: Those with an earlier sign-in, in seconds since the epoch.
-    before: float
-    #: But the one with this handle.
-    but: str | None = None
-    #: The first half of the key: a record answers for its own.
-    key: str = ""
-
-    def has_ended(self, handle: str | None, since: float) -> bool:
-        """Whether the session with this handle and this sign-in has ended."""
-        return since < self.before and (handle is None or handle != self.but)
-
-
 class Ends:
-    """Keeps in a backend which sessions of users have ended.
+    """Keeps in a backend which sessions have ended.
 
-    Each user is there under a digest of the namespace and the name. The records are
-    for good: a session may have been given any lifetime of its own.
+    Each user is there under a digest of the namespace and the name, and a session
+    without a user under a digest of its handle. A time before which sign-ins do not
+    count is kept for good: a session may have been given any lifetime of its own.
     """
 
     def __init__(self, backend: Backend, namespace: str) -> None:
         self.backend = backend
-        self._context = joined([_USER_PURPOSE, namespace.encode()])
+        self._users = joined([_USER_PURPOSE, namespace.encode()])
+        self._visitors = joined([_VISITOR_PURPOSE, namespace.encode()])
+        if not backend.durable:
+            _log.warning(
+                "%s does not survive a restart, and what it keeps is which sessions"
+                " have ended: those will live again. Use another backend for the"
+                " option not_before, such as 'sqlite'.",
+                type(backend).__name__,
+            )
 
-    async def get(self, user: str) -> End | None:
-        """Returns what is kept of ``user``, if they ever ended their sessions."""
-        key = self._key(user)
-        return _read_end(key, await self.backend.load(key))
+    async def why_ended(self, session: Envelope) -> HasEnded | None:
+        """Returns whether ``session`` has ended."""
+        if session.user is None and not session.id:
+            return None
+        key = self._key_of(session)
+        end = read_end(key, await self.backend.load(key))
+        if end is None:
+            return None
+        return end.why_ended(session.id, sign_in(session)[0])
 
-    async def put(self, user: str, end: End, since: float) -> float:
-        """Stores ``end`` of ``user`` in place of what was stored before.
+    async def end(
+        self,
+        session: Envelope,
+        now: float,
+        kept_until: float,
+        successor: Envelope | None,
+    ) -> HasEnded | None:
+        """Ends ``session``, which is ``successor`` from now on, if that is given.
 
-        ``since`` is the sign-in of the session that it spares. Returns the time that
-        was stored.
+        Without it, ends what the session has become. After ``kept_until`` every copy
+        has expired. Returns why there was nothing to end.
         """
-        key = self._key(user)
-        end.key = key[:16].hex()
+        key, ended = self._key_of(session), Ended(sign_in(session)[0], kept_until)
+        if successor is not None:
+            ended.successor = successor.id
+            ended.place = self._key_of(successor).hex()
+        why, met = await self._add(key, session.id, ended, now)
+        if successor is None and met is not None and met.successor:
+            place = bytes.fromhex(met.place)
+            return await self._end_last(place, met.successor, now)
+        return why
+
+    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+        """Ends the session of ``user`` with this handle, or what it has become.
+
+        Returns False if it has ended already, and for what is no handle.
+        """
+        if not _is_handle(handle):
+            return False
+        return await self._end_last(self._key_of_user(user), handle, now) is None
+
+    async def _end_last(self, place: bytes, handle: str, now: float) -> HasEnded | None:
+        """Ends the session with this handle, of which no more is known."""
+        for _ in range(LONGEST_CHAIN):
+            # Its sign-in may have been by a clock that is ahead.
+            ended = Ended(now + CLOCK_SKEW, 0.0)
+            why, met = await self._add(place, handle, ended, now)
+            if met is None or not met.successor:
+                return why
+            place, handle = bytes.fromhex(met.place), met.successor
+        return HasEnded.ENDED
+
+    async def _add(
+        self, key: bytes, handle: str, ended: Ended, now: float
+    ) -> tuple[HasEnded | None, Ended | None]:
+        """Ends the session with this handle.
+
+        If it has ended already, returns why, and what is kept of that.
+        """
+        why: HasEnded | None = None
+        met: Ended | None = None
+
+        def add(end: End) -> bool:
+            nonlocal why, met
+            why = end.why_ended(handle, ended.since)
+            met = end.ended.get(handle)
+            if why is not None:
+                return False
+            end.forget(now)
+            end.add(handle, ended)
+            return True
+
+        await self._change(key, add)
+        return why, met
+
+    async def not_before(self, user: str) -> float:
+        """Returns the time before which sign-ins of ``user`` do not count, or zero."""
+        key = self._key_of_user(user)
+        end = read_end(key, await self.backend.load(key))
+        return 0.0 if end is None else end.before
+
+    async def end_before(
+        self, user: str, time: float, but: str | None, since: float
+    ) -> float:
+        """Ends the sessions of ``user`` whose sign-in was before ``time``.
+
+        Except the one with the handle ``but``, whose sign-in was at ``since``. If that
+        one has ended, raises `.SessionGoneError` and stores nothing. Returns the time
+        that counts from now on.
+        """
+        before = 0.0
+
+        def move(end: End) -> bool:
+            nonlocal before
+            spared = None if but is None else end.newest(but)
+            if spared is not None and end.why_ended(spared, since) is not None:
+                raise SessionGoneError(
+                    "The session to keep has been ended by another request, so"
+                    " revoke_all() has ended no other. Whoever uses it has to sign"
+                    " in again."
+                )
+            end.end_before(time, spared)
+            before = end.before
+            return True
+
+        await self._change(self._key_of_user(user), move)
+        return before
+
+    async def _change(self, key: bytes, change: Callable[[End], bool]) -> bool:
+        """Stores what ``change`` makes of the record under ``key``.
+
+        Unless it returns False, which is returned. It is called again after each
+        conflict.
+        """
         deadline, pause = monotonic() + PATIENCE, 0.001
         while True:
             stored = await self.backend.load(key)
-            other = _read_end(key, stored)
-            if other is not None:
-                if end.but is not None and other.has_ended(end.but, since):
-                    raise SessionGoneError(
-                        "The session to keep has been ended by another request, so"
-                        " revoke_all() has ended no other. Whoever uses it has to sign"
-                        " in again."
-                    )
-                # What has ended does not begin again, whatever the clock says.
-                end.before = max(end.before, other.before)
-            record = Record(_encode_end(end))
+            end = read_end(key, stored) or End(0.0, key=key[:16].hex())
+            if not change(end):
+                return False
+            record = Record(encode_end(end), expires=end.kept_until())
             if stored is None:
                 version = await self.backend.insert(key, record)
             else:
                 version = await self.backend.replace(key, record, stored.version)
             if version is not None:
-                return end.before
+                return True
             if monotonic() > deadline:
                 raise BackendError(
-                    "The sessions of the user could not be ended within"
-                    f" {PATIENCE:.0f} s: others kept doing the same. Try again."
+                    f"A session could not be ended within {PATIENCE:.0f} s: others kept"
+                    " ending sessions of the same user. Try again."
                 )
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _key(self, user: str) -> bytes:
-        return hashlib.sha256(self._context + user.encode()).digest()
+    def _key_of(self, session: Envelope) -> bytes:
+        if session.user is not None:
+            return self._key_of_user(session.user)
+        return hashlib.sha256(self._visitors + session.id.encode()).digest()
 
-
-_encode_end = msgspec.json.Encoder().encode
-_decode_end = msgspec.json.Decoder(End).decode
-
-
-def _read_end(key: bytes, record: Record | None) -> End | None:
-    if record is None:
-        return None
-    # A decoder's error can hold what it could not decode, so none is kept.
-    with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
-        end = _decode_end(record.data)
-        if end.key == key[:16].hex():
-            return end
-    raise BackendError(
-        "What the store keeps of a user's ended sessions cannot be read. Something else"
-        f" has written to it: see the record with the fingerprint {fingerprint(key)}."
-    )
+    def _key_of_user(self, user: str) -> bytes:
+        return hashlib.sha256(self._users + user.encode()).digest()
