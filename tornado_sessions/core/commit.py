@@ -81,7 +81,10 @@ class Commits:
         """
         refuse_inside(state)
         now = self._rules.now()
-        async with state.commit_lock():
+        lock = state.commit_lock()
+        if not lock.take():
+            await lock.wait()
+        with lock:
             state.judge(now)
             await self.commit_locked(state, packed, generation)
 

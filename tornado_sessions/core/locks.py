@@ -37,10 +37,15 @@ class StoreLock:
         # make.
         self._waiters: collections.deque[asyncio.Future[None]] | None = None
 
-    async def __aenter__(self) -> StoreLock:
-        if not self._held:
-            self._held = True
-            return self
+    def take(self) -> bool:
+        """Takes the lock if it is free. Returns False if it is held."""
+        if self._held:
+            return False
+        self._held = True
+        return True
+
+    async def wait(self) -> None:
+        """Waits for a lock that is held, and takes it."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = collections.deque()
@@ -56,9 +61,27 @@ class StoreLock:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def __aenter__(self) -> StoreLock:
+        if not self.take():
+            await self.wait()
         return self
 
     async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    # For whoever has called `take` or `wait`: on the path of each request a coroutine
+    # to enter and one to leave would cost more than the rest.
+
+    def __enter__(self) -> StoreLock:
+        return self
+
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

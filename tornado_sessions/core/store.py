@@ -27,7 +27,9 @@ class Store:
 
     def load(self, token: str) -> Awaitable[Record | None]:
         """See `.Vault.load`."""
-        return self._watch("read", self.vault.load(token))
+        work = self.vault.load(token)
+        # Here and in `replace`, without a call: these are on the path of each request.
+        return work if self._events.listener is None else self._told("read", work)
 
     def insert(self, record: Record) -> Awaitable[Saved]:
         """See `.Vault.insert`."""
@@ -35,7 +37,8 @@ class Store:
 
     def replace(self, token: str, record: Record, version: Version) -> Awaitable[Saved]:
         """See `.Vault.replace`."""
-        return self._watch("write", self.vault.replace(token, record, version))
+        work = self.vault.replace(token, record, version)
+        return work if self._events.listener is None else self._told("write", work)
 
     def delete(self, token: str) -> Awaitable[None]:
         """See `.Vault.delete`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.codec import encode
 from tornado_sessions.core.envelope import Envelope
@@ -22,16 +24,16 @@ class Writer:
         self._rules = rules
         self._cleanup = cleanup
 
-    async def insert(self, state: SessionState, envelope: Envelope) -> Saved:
+    def insert(self, state: SessionState, envelope: Envelope) -> Awaitable[Saved]:
         """Stores ``envelope`` as seen now, under a new token. See `.Vault.insert`."""
-        return await self._store.insert(self._record(state, envelope, is_sent=True))
+        return self._store.insert(self._record(state, envelope, is_sent=True))
 
-    async def replace(
+    def replace(
         self, state: SessionState, token: str, envelope: Envelope, version: Version
-    ) -> Saved:
+    ) -> Awaitable[Saved]:
         """Stores ``envelope`` as seen now. See `.Vault.replace`."""
         record = self._record(state, envelope, is_sent=not self._rules.revocable)
-        return await self._store.replace(token, record, version)
+        return self._store.replace(token, record, version)
 
     def _record(self, state: SessionState, envelope: Envelope, is_sent: bool) -> Record:
         """Returns the record to store; ``is_sent`` if the client gets a new token."""

@@ -323,14 +323,14 @@ class ConnectionTest(Facts):
                 f"ALTER TABLE {TABLE} ADD CONSTRAINT short CHECK (length(data) < 7)"
                 " NOT VALID"
             )
-            errors = await asyncio.gather(
-                backend.insert(self.other, record),
-                backend.insert(secrets.token_bytes(32), record),
-                return_exceptions=True,
-            )
-            errors += await asyncio.gather(
-                backend.insert(self.other, record), return_exceptions=True
-            )
+            keys = (self.other, secrets.token_bytes(32))
+            together = (backend.insert(key, record) for key in keys)
+            errors = [
+                *await asyncio.gather(*together, return_exceptions=True),
+                *await asyncio.gather(
+                    backend.insert(self.other, record), return_exceptions=True
+                ),
+            ]
         shown = log.getvalue()
         for error in errors:
             assert isinstance(error, BackendError)

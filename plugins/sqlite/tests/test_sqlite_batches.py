@@ -57,7 +57,7 @@ class _Case(unittest.IsolatedAsyncioTestCase):
 
     async def loaded(self, backend: SQLiteBackend) -> list[bytes | None]:
         records = await asyncio.gather(*map(backend.load, KEYS))
-        return [record and record.data for record in records]
+        return [None if record is None else record.data for record in records]
 
     @contextlib.contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
