@@ -207,6 +207,57 @@ def mongodb(url: str) -> dict[str, type[FloorHandler]]:
     return _routes(Fill, Read, Write)
 
 
+def mysql(url: str) -> dict[str, type[FloorHandler]]:
+    import asyncmy
+
+    address = urlsplit(url)
+    pools: list[Any] = []
+
+    async def execute(sql: str, *values: object) -> Any:  # noqa: ANN401
+        if not pools:
+            create_pool: Any = asyncmy.create_pool
+            pools.append(
+                await create_pool(
+                    host=address.hostname,
+                    port=address.port,
+                    user=address.username,
+                    password=address.password,
+                    database=address.path[1:],
+                    autocommit=True,
+                )
+            )
+            await execute("DROP TABLE IF EXISTS floor")
+            await execute("CREATE TABLE floor (id BINARY(32) PRIMARY KEY, data BLOB)")
+        async with pools[0].acquire() as connection, connection.cursor() as cursor:
+            await cursor.execute(sql, values)
+            return await cursor.fetchone()
+
+    async def load(key: bytes) -> dict[str, Any]:
+        (data,) = await execute("SELECT data FROM floor WHERE id = %s", key)
+        values: dict[str, Any] = json.loads(data)
+        return values
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            data = json.dumps(VALUES).encode()
+            await execute("INSERT INTO floor VALUES (%s, %s)", self.begin(), data)
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            self.write((await load(self.key))["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            values = await load(key)
+            change(values)
+            data = json.dumps(values).encode()
+            await execute("UPDATE floor SET data = %s WHERE id = %s", data, key)
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
 def redis(url: str) -> dict[str, type[FloorHandler]]:
     import redis.asyncio
 

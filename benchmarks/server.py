@@ -31,6 +31,7 @@ FLOORS = {
     "memcached": floors.memcached,
     "memory": floors.memory,
     "mongodb": floors.mongodb,
+    "mysql": floors.mysql,
     "redis": floors.redis,
     "sqlite": floors.sqlite,
 }

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import asyncmy
 from tornado.testing import AsyncHTTPTestCase
 from tornado_sessions_mysql import MySQLBackend
+from tornado_sessions_mysql.connections import Connection, Connections
 
 from servers import MariaDB
 from tornado_sessions.errors import BackendError
@@ -34,6 +35,12 @@ SERVER = os.environ.get("SESSIONS_TEST_MYSQL_URL", "")
 TABLE = f"sessions_{os.getpid()}"
 
 needs_server = unittest.skipUnless(SERVER, "SESSIONS_TEST_MYSQL_URL is not set")
+
+# Connections besides the one that asks.
+_OTHERS = (
+    "SELECT id FROM information_schema.processlist"
+    " WHERE id != CONNECTION_ID() AND command != 'Daemon'"
+)
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
@@ -97,11 +104,10 @@ class Shell:
             return list(await cursor.fetchall())
 
 
-@contextlib.asynccontextmanager
-async def _shell(server: str = "") -> AsyncIterator[Shell]:
+async def _connect(server: str = "") -> Any:  # noqa: ANN401
     parts = urlsplit(server or SERVER)
     connect: Any = asyncmy.connect
-    connection = await connect(
+    return await connect(
         host=parts.hostname,
         port=parts.port,
         user=parts.username,
@@ -109,6 +115,11 @@ async def _shell(server: str = "") -> AsyncIterator[Shell]:
         database=parts.path[1:],
         autocommit=True,
     )
+
+
+@contextlib.asynccontextmanager
+async def _shell(server: str = "") -> AsyncIterator[Shell]:
+    connection = await _connect(server)
     try:
         yield Shell(connection)
     finally:
@@ -223,6 +234,17 @@ class TableTest(BackendTests, unittest.IsolatedAsyncioTestCase):
         async with _shell() as shell:
             [(_, ours)] = await shell.rows(f"SHOW CREATE TABLE `{by_plugin}`")
         self.assertEqual(ours.replace(by_plugin, table), created[0][1])
+
+    async def test_long_records_that_are_written_together_are_stored(self) -> None:
+        """Behaviour 63: they are sent one by one."""
+        backend, keys = self.open(timeout=30), [_new_key() for _ in range(20)]
+
+        await asyncio.gather(*(backend.insert(key, Record(key * 1900)) for key in keys))
+
+        loaded = await asyncio.gather(*map(backend.load, keys))
+        self.assertEqual(
+            [record and record.data[:32] for record in loaded], [*map(bytes, keys)]
+        )
 
     async def test_a_table_that_is_dropped_is_created_again(self) -> None:
         """One operation fails."""
@@ -418,6 +440,64 @@ class LockTest(BackendTests, unittest.IsolatedAsyncioTestCase):
             await shell.run("ROLLBACK")
         self.assertEqual(await self.backend.purge(time.time()), 1)
 
+    async def test_a_lock_holds_up_none_of_those_beside_it(self) -> None:
+        """Behaviour 80: writes that leave together have each its own outcome."""
+        backend = self.backend
+        records = await asyncio.gather(*map(backend.load, self.keys))
+        versions = [record and record.version for record in records]
+        async with _shell() as shell:
+            await shell.run("START TRANSACTION")
+            await shell.run(self._lock(self.keys[2]))
+
+            replaced = await asyncio.gather(
+                *(
+                    backend.replace(key, Record(b"two"), version)
+                    for key, version in zip(self.keys, versions, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            deleted = await asyncio.gather(
+                *map(backend.delete, self.keys), return_exceptions=True
+            )
+
+            await shell.run("ROLLBACK")
+        for outcomes in (replaced, deleted):
+            self.assertIsInstance(outcomes.pop(2), BackendError)
+            self.assertFalse([each for each in outcomes if isinstance(each, Exception)])
+        self.assertNotIn(None, replaced)
+        loaded = await asyncio.gather(*map(backend.load, self.keys))
+        self.assertEqual(
+            [record and record.data for record in loaded],
+            [None, None, b"one", None, None],
+        )
+
+    async def test_a_write_that_is_refused_leaves_those_beside_it(self) -> None:
+        """Behaviour 88: nor is a transaction left open."""
+        backend = self.backend
+        records = await asyncio.gather(*map(backend.load, self.keys))
+        versions = [record and record.version for record in records]
+        await _run(
+            f"ALTER TABLE `{self.table}` ADD CONSTRAINT few CHECK (length(data) < 9)"
+        )
+        data = [b"two", b"two", b"too long a text", b"two", b"two"]
+
+        replaced = await asyncio.gather(
+            *(
+                backend.replace(key, Record(each), version)
+                for key, version, each in zip(self.keys, versions, data, strict=True)
+            ),
+            *(backend.insert(_new_key(), Record(each)) for each in data),
+            return_exceptions=True,
+        )
+
+        for refused in (replaced.pop(7), replaced.pop(2)):
+            self.assertIn("CONSTRAINT `few` failed", str(refused))
+        self.assertFalse([each for each in replaced if not isinstance(each, int)])
+        await asyncio.gather(*map(backend.delete, self.keys[:2]))
+        async with _shell() as shell:
+            rows = await shell.rows(f"SELECT data FROM `{self.table}` ORDER BY 1")
+        self.assertEqual([row[0] for row in rows], [b"one", *[b"two"] * 6])
+
     async def test_a_statement_that_loses_a_deadlock_is_executed_again(self) -> None:
         """Nothing of it was applied, so the caller need not know."""
         backend = self.open(table=self.table, timeout=30)
@@ -455,25 +535,24 @@ class LockTest(BackendTests, unittest.IsolatedAsyncioTestCase):
 class ConnectionTest(BackendTests, unittest.IsolatedAsyncioTestCase):
     """How the connections are opened, replaced and closed."""
 
-    async def test_a_connection_that_the_server_has_closed_is_replaced(self) -> None:
-        """Behaviour 66: as for `wait_timeout`. No request fails."""
-        backend, key = self.open(timeout=30), _new_key()
-        await backend.insert(key, Record(b"one"))
-        await asyncio.gather(*(backend.load(key) for _ in range(20)))
-        async with _shell() as shell:
-            ours = await shell.rows("SELECT CONNECTION_ID()")
-            others = (
-                "SELECT id FROM information_schema.processlist"
-                f" WHERE user = '{urlsplit(SERVER).username}'"
-                f" AND id != {ours[0][0]}"
-            )
-            for (number,) in await shell.rows(others):
-                await shell.run(f"KILL {number}")
-            await _until(lambda: _are_gone(shell, others))
+    async def test_whoever_uses_dropped_connections_closes_its_own(self) -> None:
+        """Nobody else would."""
+        opened = []
 
-        loaded = await asyncio.gather(*(backend.load(key) for _ in range(20)))
+        async def connect() -> Connection:
+            opened.append(Connection(await _connect()))
+            return opened[-1]
 
-        self.assertTrue(all(loaded))
+        connections = Connections(connect, 2, lambda: False)
+        self.assertEqual(await connections.fetch("SELECT 1"), ((1,),))
+        running = asyncio.ensure_future(connections.fetch("SELECT SLEEP(0.2)"))
+        await asyncio.sleep(0)
+
+        connections.drop()
+
+        await running
+        self.assertEqual(await connections.fetch("SELECT 2"), ((2,),))
+        self.assertEqual([each.is_closed() for each in opened], [True, True])
 
     async def test_a_wrong_password_is_said_to_be_one(self) -> None:
         """Behaviour 8: and is not repeated, nor logged."""
@@ -520,23 +599,6 @@ class ConnectionTest(BackendTests, unittest.IsolatedAsyncioTestCase):
             greetings.pop()
         server.close()
 
-    async def test_what_a_closed_backend_still_does_leaves_no_connection(self) -> None:
-        """An operation that goes on closes its own."""
-        table = self.new_table()
-        backend, key = self.open(table=table, timeout=1), _new_key()
-        await backend.insert(key, Record(b"one"))
-        async with _shell() as shell, _shell() as watch:
-            await shell.run("START TRANSACTION")
-            await shell.run(f"SELECT 1 FROM `{table}` FOR UPDATE")
-            running = asyncio.ensure_future(backend.delete(key))
-            await _until(lambda: _waits(watch))
-
-            await backend.close()
-
-            with contextlib.suppress(BackendError):
-                await running
-            await shell.run("ROLLBACK")
-
 
 class OwnServerTests(BackendTests):
     """Tests that change a server, which is one of their own."""
@@ -555,7 +617,36 @@ class OwnServerTests(BackendTests):
 class LimitTest(OwnServerTests, unittest.IsolatedAsyncioTestCase):
     """A server that closes idle connections soon, and takes short packets."""
 
-    options = ("--wait-timeout=1", "--max-allowed-packet=32768")
+    options = ("--wait-timeout=1", "--max-allowed-packet=32768", "--sql-mode=")
+
+    async def test_what_is_too_long_for_a_column_is_refused(self) -> None:
+        """Behaviour 63: with the mode of this server it would be cut."""
+        backend, key = (
+            self.open(self.server.url, table="short", max_bytes=500),
+            _new_key(),
+        )
+        await backend.ping()
+        async with _shell(self.server.url) as shell:
+            await shell.run("ALTER TABLE short MODIFY data TINYBLOB NOT NULL")
+
+        with self.assertRaisesRegex(BackendError, "Data too long for column 'data'"):
+            await backend.insert(key, Record(bytes(300)))
+
+        self.assertIsNone(await backend.load(key))
+
+    async def test_a_connection_that_the_server_has_closed_is_replaced(self) -> None:
+        """Behaviour 66: no request fails on it."""
+        backend, key = self.open(self.server.url, timeout=30), _new_key()
+        await backend.insert(key, Record(b"one"))
+        await asyncio.gather(*(backend.load(key) for _ in range(20)))
+        async with _shell(self.server.url) as shell:
+            for (number,) in await shell.rows(_OTHERS):
+                await shell.run(f"KILL {number}")
+            await _until(lambda: _are_gone(shell, _OTHERS))
+
+        loaded = await asyncio.gather(*(backend.load(key) for _ in range(20)))
+
+        self.assertTrue(all(loaded))
 
     async def test_idle_connections_are_replaced(self) -> None:
         """Behaviour 66: the server closes them after a second."""
@@ -564,11 +655,7 @@ class LimitTest(OwnServerTests, unittest.IsolatedAsyncioTestCase):
         await asyncio.gather(*(backend.load(key) for _ in range(20)))
         async with _shell(self.server.url) as shell:
             await shell.run("SET SESSION wait_timeout = 60")
-            others = (
-                "SELECT 1 FROM information_schema.processlist"
-                " WHERE id != CONNECTION_ID() AND command != 'Daemon'"
-            )
-            await _until(lambda: _are_gone(shell, others))
+            await _until(lambda: _are_gone(shell, _OTHERS))
 
         loaded = await asyncio.gather(*(backend.load(key) for _ in range(20)))
 

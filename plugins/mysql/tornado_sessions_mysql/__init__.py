@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, ClassVar
 
@@ -11,19 +11,18 @@ from asyncmy.constants import CLIENT
 
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.driver import DriverBackend
-from tornado_sessions.storage.versions import new_version
+from tornado_sessions.storage.operations import Write
 from tornado_sessions_mysql.connections import Connection, Connections
 from tornado_sessions_mysql.errors import (
     ADVICE,
-    DUPLICATE,
     NO_TABLE,
     code_of,
     describe,
-    index_of,
     protocol_errors,
     without_values,
 )
-from tornado_sessions_mysql.table import Table
+from tornado_sessions_mysql.rows import insert, replace, write_many
+from tornado_sessions_mysql.table import Table, padded
 from tornado_sessions_mysql.urls import make_ssl_context, read_url
 
 __all__ = ["MySQLBackend"]
@@ -34,8 +33,8 @@ _BATCH = 500
 # How many records `find` reads at a time.
 _PAGE = 100
 
-# How many connections there are. One would do for little traffic. A statement that
-# waits for a lock holds up no others while there are more.
+# How many connections there are: for two batches of loads and two of writes. Each is
+# opened when it is needed, so with little traffic there is one.
 _CONNECTIONS = 4
 
 # In seconds. The operation that needs a connection has a timeout, which includes this.
@@ -159,25 +158,28 @@ class MySQLBackend(DriverBackend[Connections]):
     async def insert_into(
         self, connections: Connections, key: bytes, record: Record
     ) -> Version | None:
-        version = new_version()
-        values = version, *_columns(record), key
-        try:
-            await connections.execute(self._table.insert, *values)
-        except asyncmy.IntegrityError as error:
-            if code_of(error) != DUPLICATE or index_of(error) != "PRIMARY":
-                raise
-            return None
-        return version
+        return await insert(connections, self._table, key, record)
 
     async def replace_in(
         self, connections: Connections, key: bytes, record: Record, version: Version
     ) -> Version | None:
-        new = new_version()
-        values = new, *_columns(record), key, version
-        return new if await connections.execute(self._table.replace, *values) else None
+        return await replace(connections, self._table, key, record, version)
 
     async def delete_from(self, connections: Connections, key: bytes) -> None:
         await connections.execute(self._table.delete, key)
+
+    async def load_many(
+        self, connections: Connections, keys: Sequence[bytes]
+    ) -> list[Record | Exception | None]:
+        sql = self._table.load_many(len(keys))
+        rows = await connections.fetch(sql, *padded(keys, keys[0]))
+        records = {row[0]: Record(row[1], row[2]) for row in rows}
+        return [records.get(key) for key in keys]
+
+    async def write_many(
+        self, connections: Connections, writes: Sequence[Write]
+    ) -> list[Version | Exception | None]:
+        return await write_many(connections, self._table, writes)
 
     async def purge_in(self, connections: Connections, now: float) -> int:
         values = now // 60, now, _BATCH
@@ -211,11 +213,3 @@ class MySQLBackend(DriverBackend[Connections]):
 
     def cause_of(self, error: Exception) -> Exception:
         return without_values(error)
-
-
-def _columns(record: Record) -> tuple[object, ...]:
-    """Returns the columns of ``record`` without its key and version."""
-    minute = record.expires // 60 if record.expires else None
-    user = None if record.user is None else record.user.encode()
-    digest = None if user is None else sha256(user).digest()
-    return record.data, record.expires, minute, user, digest

@@ -47,8 +47,13 @@ class Connection:
         # `wait_timeout`.
         return not self._driver.connected or self._driver._stream_broken
 
+    def is_in_transaction(self) -> bool:
+        """Whether the last statement without an error has left it in one."""
+        inside: bool = self._driver.get_transaction_status()
+        return inside
+
     def close(self) -> None:
-        """Closes it at once."""
+        """Closes it at once. The server rolls back its transaction."""
         self._driver.close()
 
     async def quit(self) -> None:
@@ -78,13 +83,13 @@ class Connections:
 
     async def fetch(self, sql: str, *values: object) -> Sequence[Any]:
         """Executes one statement and returns its rows."""
-        return await self._run(lambda each: each.fetch(sql, *values))
+        return await self.run(lambda each: each.fetch(sql, *values))
 
     async def execute(self, sql: str, *values: object) -> int:
         """Executes one statement and returns how many rows it matched."""
-        return await self._run(lambda each: each.execute(sql, *values))
+        return await self.run(lambda each: each.execute(sql, *values))
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Does ``work``, and again where the server has rolled it back.
 
         That is after a deadlock, and after each second that it waits for the locks of
@@ -113,7 +118,9 @@ class Connections:
                 connection = await self._connect()
             return await work(connection)
         except BaseException as error:
-            if connection is not None and breaks_connection(error):
+            if connection is not None and (
+                breaks_connection(error) or connection.is_in_transaction()
+            ):
                 connection.close()
                 connection = None
             raise

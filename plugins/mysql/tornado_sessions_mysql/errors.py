@@ -86,7 +86,7 @@ ADVICE: Mapping[int | str, str] = {
 }
 
 # What the server says with other numbers may repeat a value of the statement.
-_HARMLESS = (frozenset(ADVICE) | {1053, DEADLOCK, 1317, 1615, 1927, 4031}) - {DUPLICATE}
+_HARMLESS = frozenset(ADVICE) | {1053, DEADLOCK, 1317, 1615, 1927, 4031}
 
 # The server does not serve the connection any more after these, or a statement has to
 # be prepared again.

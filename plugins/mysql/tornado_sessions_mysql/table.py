@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncmy
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions_mysql.errors import TABLE_EXISTS, code_of
+
+T = TypeVar("T")
 
 logger = logging.getLogger("tornado_sessions")
 
@@ -63,6 +65,44 @@ _REPLACE = """
 UPDATE `{0}` SET
     version = ?, data = ?, expires = ?, expires_minute = ?, user = ?, user_digest = ?
 WHERE `key` = ? AND version = ?
+"""
+
+_LOAD_MANY = "SELECT `key`, data, version FROM `{0}` WHERE `key` IN ({1})"
+
+_VERSIONS = "SELECT `key`, version FROM `{0}` WHERE `key` IN ({1})"
+
+# MySQL does not know the type of a parameter by itself here.
+_ROW = """
+SELECT CAST(? AS SIGNED) AS version, CAST(? AS BINARY) AS data,
+    CAST(? AS DOUBLE) AS expires, CAST(? AS DOUBLE) AS expires_minute,
+    CAST(? AS BINARY) AS user, CAST(? AS BINARY) AS user_digest,
+    CAST(? AS BINARY) AS `key`, CAST(? AS SIGNED) AS old_version
+"""
+
+_INSERT_MANY = """
+INSERT INTO `{0}`
+    (version, data, expires, expires_minute, user, user_digest, `key`)
+SELECT version, data, expires, expires_minute, user, user_digest, `key`
+FROM ({2}) AS new WHERE `key` IS NOT NULL
+"""
+
+# In both, rows that others have locked are left out. The limit has the server find the
+# others first. It then joins them by their keys, in this order: a scan would wait for
+# the locks of others.
+_REPLACE_MANY = """
+UPDATE ({2}) AS new STRAIGHT_JOIN (
+    SELECT `key` FROM `{0}` WHERE `key` IN ({1}) LIMIT 1000 FOR UPDATE SKIP LOCKED
+) AS free ON free.`key` = new.`key`
+STRAIGHT_JOIN `{0}` AS old ON old.`key` = free.`key` AND old.version = new.old_version
+SET old.version = new.version, old.data = new.data, old.expires = new.expires,
+    old.expires_minute = new.expires_minute, old.user = new.user,
+    old.user_digest = new.user_digest
+"""
+
+_DELETE_MANY = """
+DELETE FROM `{0}` USING (
+    SELECT `key` FROM `{0}` WHERE `key` IN ({1}) LIMIT 1000 FOR UPDATE SKIP LOCKED
+) AS free STRAIGHT_JOIN `{0}` ON `{0}`.`key` = free.`key`
 """
 
 _DELETE = "DELETE FROM `{0}` WHERE `key` = ?"
@@ -125,7 +165,43 @@ class Table:
         self.delete = _DELETE.format(name)
         self.purge = _PURGE.format(name)
         self._create = _TABLE.format(name, _VERSION)
+        self._statements: dict[tuple[str, int], str] = {}
         self._warned: set[str] = set()
+
+    def load_many(self, count: int) -> str:
+        """Returns the statement that loads ``count`` keys, as `padded` makes them."""
+        return self._repeat(_LOAD_MANY, count)
+
+    def versions(self, count: int) -> str:
+        """Returns the statement that finds the versions of ``count`` keys."""
+        return self._repeat(_VERSIONS, count)
+
+    def insert_many(self, count: int) -> str:
+        """Returns the statement that inserts ``count`` rows.
+
+        The values of a row are those of `replace`.
+        """
+        return self._repeat(_INSERT_MANY, count)
+
+    def replace_many(self, count: int) -> str:
+        """Returns the statement that replaces ``count`` rows which are not locked.
+
+        The values of a row are those of `replace`. The keys follow.
+        """
+        return self._repeat(_REPLACE_MANY, count)
+
+    def delete_many(self, count: int) -> str:
+        """Returns the statement that deletes ``count`` keys which are not locked."""
+        return self._repeat(_DELETE_MANY, count)
+
+    def _repeat(self, template: str, count: int) -> str:
+        count = _padded_length(count)
+        statement = self._statements.get((template, count))
+        if statement is None:
+            keys, rows = ", ".join("?" * count), "UNION ALL".join([_ROW] * count)
+            statement = template.format(self.name, keys, rows)
+            self._statements[template, count] = statement
+        return statement
 
     async def set_up(self, database: Database, address: str, max_bytes: int) -> None:
         """Creates the table if there is none.
@@ -192,3 +268,15 @@ class Table:
         if text not in self._warned:
             self._warned.add(text)
             logger.warning("%s", text)
+
+
+def padded(items: Sequence[T], filler: T) -> list[T]:
+    """Returns ``items`` and as many fillers as a power of two lacks.
+
+    A statement is prepared for each number of them, which are few then.
+    """
+    return [*items, *[filler] * (_padded_length(len(items)) - len(items))]
+
+
+def _padded_length(count: int) -> int:
+    return 1 << (count - 1).bit_length()
