@@ -245,3 +245,24 @@ class MergePropertiesTest:
         sides = ({"cart": base}, {"cart": first}, {"cart": second})
 
         assert merge(*sides) == {"cart": merge(base, first, second)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (1, True),
+        (False, 0),
+        (1, 1.0),
+        ([1, 2], [True, 2]),
+        ([{"a": 0}], [{"a": False}]),
+        ({"a": 1}, {"a": True}),
+    ],
+)
+@pytest.mark.parametrize("theirs", [{"x": "theirs"}, {}])
+def test_values_that_are_equal_in_python_only_are_a_change(
+    old: object, new: object, theirs: dict[str, object]
+) -> None:
+    """Behaviour 19: 1 and True are different in JSON."""
+    merged = merge({"x": old}, {"x": new}, theirs)
+
+    assert repr(merged) == repr({"x": new})

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tornado_sessions.core.codec import decode_value, encode_merged
+from tornado_sessions.core.codec import PLAIN, decode_value, encode_merged
 from tornado_sessions.core.envelope import MERGED_FIELDS, Envelope, latest
 
 # Equal to no value.
@@ -36,17 +36,26 @@ def merge(
         changed = [
             key
             for key, new in mine.items()
-            if type(new) is dict or get(key, _nothing) != new
+            if type(new) not in PLAIN
+            or (old := get(key, _nothing)) != new
+            or type(old) is not type(new)
         ]
         for key in changed:
             old, new, other = get(key, {}), mine[key], into.get(key, {})
             if type(old) is type(new) is type(other) is dict:
-                if key in into or key not in base or new != old:
+                if key in into or key not in base or not _is_same(old, new):
                     into[key] = dict(other)
                     pending.append((old, new, into[key]))
-            elif key not in base or new != old:
+            elif key not in base or not _is_same(old, new):
                 into[key] = new
     return merged
+
+
+def _is_same(old: Any, new: Any) -> bool:  # noqa: ANN401
+    """Whether two values are equal as JSON. In Python 1 equals True as well."""
+    if old != new or type(old) is not type(new):
+        return False
+    return type(new) in PLAIN or encode_merged(old) == encode_merged(new)
 
 
 def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
