@@ -1,23 +1,19 @@
-"""What the Redis backend stores, and what it makes of what a server does."""
+"""What the Redis backend stores, and how it sends its commands."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import secrets
 import sys
 import time
 import unittest
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tornado_sessions_redis import RedisBackend
 
 from servers import Redis, Valkey
-from servers.processes import wait_until
 from tornado_sessions import BackendError, Record
 from tornado_sessions.testing.proxies import LossyProxy
 
@@ -351,165 +347,7 @@ class StoreFacts(_Case):
                 assert isinstance(record, Record), record
                 self.assertEqual(record.data, b"one")
 
-    # What goes wrong.
-
-    async def test_a_wrong_password_is_named(self) -> None:
-        """Behaviour 66: and is not repeated."""
-        url = f"redis://ann:wr0ng@127.0.0.1:{self.server.port}"
-        await self._assert_fails(url, "WRONGPASS", "Check the user and the password")
-
-    async def test_a_missing_password_is_named(self) -> None:
-        """Behaviour 66: with the form of a URL that has one."""
-        url = f"redis://127.0.0.1:{self.server.port}"
-        await self._assert_fails(url, "NOAUTH", "It wants a password")
-
-    async def test_a_missing_permission_is_named(self) -> None:
-        """Behaviour 66: without the key that must not be used."""
-        self.server.ask("ACL", "SETUSER", "ann", "on", ">pw", "~other:*", "+@all")
-        url = f"redis://ann:pw@127.0.0.1:{self.server.port}"
-        await self._assert_fails(url, "NOPERM", "lacks a permission")
-        self.server.ask("ACL", "SETUSER", "ann", "allkeys", "-set", "-evalsha")
-        await self._assert_fails(url, "NOPERM", "lacks a permission")
-
-    async def test_a_replica_is_named(self) -> None:
-        """Behaviour 66: and Sentinel as the way to the primary."""
-        with type(self.server)(replica_of=self.server.port) as replica:
-            backend = self.open(replica.url)
-            wait_until(
-                lambda: "master_link_status:up" in _text(replica.ask("INFO")),
-                "The replica has not found its primary.",
-            )
-            await self._assert_fails(replica.url, "READONLY", "It is a replica.")
-
-            replica.ask("REPLICAOF", "NO", "ONE")
-            await backend.insert(secrets.token_bytes(32), Record(b"one"))
-
-    async def test_a_full_server_is_named(self) -> None:
-        """Behaviour 66: nothing that is stored is lost, and it can be read."""
-        backend, key = self.open(), secrets.token_bytes(32)
-        await backend.insert(key, Record(b"one"))
-        with self._config(maxmemory="1"):
-            await self._assert_fails(self.server.url, "OOM", "Its memory is full.")
-
-            record = await backend.load(key)
-            assert record is not None
-            self.assertEqual(record.data, b"one")
-
-    async def test_a_key_of_another_kind_is_named(self) -> None:
-        """Behaviour 66: somebody else uses the prefix."""
-        backend, key = self.open(), secrets.token_bytes(32)
-        self.server.ask("RPUSH", f"session:{key.hex()}", "one")
-
-        with self.assertRaisesRegex(BackendError, "WRONGTYPE .*Choose another with"):
-            await backend.load(key)
-        with self.assertRaisesRegex(BackendError, "WRONGTYPE .*Choose another with"):
-            await backend.replace(key, Record(b"two"), 1)
-
-    async def test_an_unknown_command_is_named_without_its_key(self) -> None:
-        """Behaviour 8: the server repeats the command with its arguments."""
-        with type(self.server)("--rename-command", "GET", "") as server:
-            backend, key = self.open(server.url), secrets.token_bytes(32)
-            with self.assertRaisesRegex(
-                BackendError, "unknown command 'GET'"
-            ) as caught:
-                await backend.load(key)
-
-        error: BaseException | None = caught.exception
-        while error is not None:
-            self.assertNotIn(key.hex()[:8], f"{error} {error!r}")
-            error = error.__cause__ or error.__context__
-
-    async def test_the_permissions_of_the_readme_are_enough(self) -> None:
-        """They are all that it needs, to list the sessions of a user as well."""
-        (rule,) = [
-            " ".join(block.split())
-            for block in README.read_text().split("\n\n")
-            if "ACL SETUSER" in block
-        ]
-        self.server.ask("SCRIPT", "FLUSH")
-        self.server.ask(*rule.replace("password", "pw").split())
-        url = f"redis://shop:pw@127.0.0.1:{self.server.port}/1"
-        with self.assertNoLogs("tornado_sessions"):
-            backend = self.open(url)
-            key, user = secrets.token_bytes(32), secrets.token_hex(8)
-            expires = time.time() + 100
-            for name in (user, None):
-                version = await backend.insert(key, Record(b"", None, expires, user))
-                record = Record(b"", None, 0, name)
-                await backend.replace(key, record, version)
-                self.assertIsNotNone(await backend.load(key))
-                [_ async for _ in backend.find(user)]
-                self.server.ask("ZADD", f"session:user:{user}", 10**15, "ab" * 32)
-                [_ async for _ in backend.find(user)]
-                await backend.delete(key)
-                await backend.ping()
-
-    # Warnings.
-
-    async def test_a_server_that_evicts_is_warned_of_once(self) -> None:
-        """Its policy, and what to set it to."""
-        policy = {"maxmemory_policy": "volatile-lru", "maxmemory": "100mb"}
-        with self._config(**policy):
-            warnings = await self._warnings()
-
-        (warning,) = warnings
-        self.assertIn("maxmemory-policy is 'volatile-lru'. Set it to", warning)
-
-    async def test_a_policy_without_a_limit_is_no_danger(self) -> None:
-        """Without maxmemory no server evicts anything."""
-        with self._config(maxmemory_policy="allkeys-lru"):
-            self.assertEqual(await self._warnings(), [])
-
-    async def test_a_server_that_stores_nothing_is_warned_of_once(self) -> None:
-        """What to write into its configuration."""
-        with self._config(appendonly="no"):
-            (warning,) = await self._warnings()
-
-        self.assertIn("stores nothing on disk. Set 'appendonly yes'", warning)
-
-    async def _warnings(self) -> list[str]:
-        backend = self.open()
-        with self.assertLogs("tornado_sessions", logging.WARNING) as logs:
-            logging.getLogger("tornado_sessions").warning("This one is always there.")
-            await backend.ping()
-            await backend.close()
-            await backend.ping()
-        return [record.getMessage() for record in logs.records[1:]]
-
     # Helpers.
-
-    @contextlib.contextmanager
-    def _config(self, **values: str) -> Iterator[None]:
-        before = {}
-        for name, value in values.items():
-            option = name.replace("_", "-")
-            reply = self.server.ask("CONFIG", "GET", option)
-            assert isinstance(reply, list)
-            before[option] = _text(reply[1])
-            self.server.ask("CONFIG", "SET", option, value)
-        try:
-            yield
-        finally:
-            for option, value in before.items():
-                self.server.ask("CONFIG", "SET", option, value)
-
-    async def _assert_fails(self, url: str, code: str, advice: str) -> None:
-        """Asserts that a write fails, and that its error says no secret."""
-        backend, key = self.open(url), secrets.token_bytes(32)
-        for user in (None, "ann"):
-            with self.assertRaisesRegex(BackendError, f"{code} .*{advice}") as caught:
-                await backend.insert(key, Record(b"hunter2", user=user))
-            error: BaseException | None = caught.exception
-            while error is not None:
-                text = f"{error} {error!r}"
-                for secret in (
-                    key.hex(),
-                    "hunter2",
-                    "wr0ng",
-                    str(self.server.password),
-                ):
-                    self.assertNotIn(secret, text)
-                error = error.__cause__ or error.__context__
 
     async def _ask(self, database: int, *command: str) -> list[bytes]:
         backend = self.open(f"{self.server.url}/{database}")

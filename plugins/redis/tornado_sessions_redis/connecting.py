@@ -58,6 +58,9 @@ def make_connection(
         "password": target.password,
         **_patience(timeout),
     }
+    if options.get("ssl_cert_reqs") == "none":
+        # Older versions of the driver refuse the two together.
+        options["ssl_check_hostname"] = False
     if target.kind == "cluster":
         return _cluster(target, most, timeout, options)
     options["db"] = target.database
