@@ -2,7 +2,7 @@
 
 Memory, cookie and SQLite as a ratio to a bare Tornado handler, beside what the
 same adds that is done by hand, with JSON and none of our promises; memcached,
-MongoDB, MySQL and Redis as a multiple of that. Those four need servers:
+MongoDB, MySQL, PostgreSQL and Redis as a multiple of that. Those five need servers:
 ``python -m servers python -m benchmarks``.
 
 Server and load have a core each. Every measurement of a route is paired with
@@ -171,7 +171,7 @@ def _pin(core: int) -> None:
 
 def _servers() -> list[str]:
     """Returns the URLs of the stores that ``python -m servers`` has started."""
-    names = ("MEMCACHED", "MONGODB", "MYSQL", "REDIS")
+    names = ("MEMCACHED", "MONGODB", "MYSQL", "POSTGRESQL", "REDIS")
     urls = [os.environ.get(f"SESSIONS_TEST_{name}_URL", "") for name in names]
     return [url for url in urls if url]
 

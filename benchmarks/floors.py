@@ -282,6 +282,48 @@ def redis(url: str) -> dict[str, type[FloorHandler]]:
     return _routes(Fill, Read, Write)
 
 
+def postgresql(url: str) -> dict[str, type[FloorHandler]]:
+    import asyncpg
+
+    pools: list[Any] = []
+
+    async def fetch(sql: str, *values: object) -> list[Any]:
+        if not pools:
+            pools.append(await asyncpg.create_pool(url))
+            await pools[0].execute(
+                "DROP TABLE IF EXISTS floor;"
+                "CREATE TABLE floor (key bytea PRIMARY KEY, version bigint, data bytea)"
+            )
+        rows: list[Any] = await pools[0].fetch(sql, *values)
+        return rows
+
+    class Fill(FloorHandler):
+        async def get(self) -> None:
+            data = json.dumps(VALUES).encode()
+            await fetch("INSERT INTO floor VALUES ($1, 0, $2)", self.begin(), data)
+
+    class Read(FloorHandler):
+        async def get(self) -> None:
+            [row] = await fetch("SELECT data FROM floor WHERE key = $1", self.key)
+            self.write(json.loads(row["data"])["key5"])
+
+    class Write(FloorHandler):
+        async def get(self) -> None:
+            key = self.key
+            sql = "SELECT data, version FROM floor WHERE key = $1"
+            [(data, version)] = await fetch(sql, key)
+            values = json.loads(data)
+            change(values)
+            await fetch(
+                "UPDATE floor SET data = $3, version = $2 + 1"
+                " WHERE key = $1 AND version = $2",
+                *(key, version, json.dumps(values).encode()),
+            )
+            self.write("hello")
+
+    return _routes(Fill, Read, Write)
+
+
 def _routes(
     fill: type[FloorHandler], read: type[FloorHandler], write: type[FloorHandler]
 ) -> dict[str, type[FloorHandler]]:

@@ -32,6 +32,7 @@ FLOORS = {
     "memory": floors.memory,
     "mongodb": floors.mongodb,
     "mysql": floors.mysql,
+    "postgresql": floors.postgresql,
     "redis": floors.redis,
     "sqlite": floors.sqlite,
 }
