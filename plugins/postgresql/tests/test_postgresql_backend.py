@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import unittest
 
+import asyncpg
 from tornado.testing import AsyncHTTPTestCase
 from tornado_sessions_postgresql import PostgreSQLBackend
 
@@ -13,13 +15,22 @@ from tornado_sessions.storage.backend import Backend
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
 
 SERVER = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
-POOLER = os.environ.get("SESSIONS_TEST_PGBOUNCER_URL", "")
 
 # Test runs may share a server.
 TABLE = f"sessions_{os.getpid()}"
 
 needs_server = unittest.skipUnless(SERVER, "SESSIONS_TEST_POSTGRESQL_URL is not set")
-needs_pooler = unittest.skipUnless(POOLER, "SESSIONS_TEST_PGBOUNCER_URL is not set")
+
+
+def tearDownModule() -> None:
+    if SERVER:
+        asyncio.run(_drop())
+
+
+async def _drop() -> None:
+    connection = await asyncpg.connect(SERVER)
+    await connection.execute(f"DROP TABLE IF EXISTS {TABLE}")
+    await connection.close()
 
 
 @needs_server
