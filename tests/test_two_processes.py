@@ -1,4 +1,4 @@
-"""Tests of two processes that change one session at once, on one SQLite file."""
+"""Tests of two processes that change one session at once, in one store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 import tornado.web
 
 from tornado_sessions import Session, SessionGoneError, Sessions
 from tornado_sessions.core.values import state_of
+
+POSTGRESQL = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
 
 ROUNDS = 12
 SECRET = "s" * 43
@@ -94,6 +97,26 @@ def open_sessions(url: str) -> Sessions:
 
 
 @pytest.fixture
+def url(store: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of a ``store`` that no other test uses."""
+    file = f"sqlite:///{tmp_path}/s.db"
+    if store != "postgresql":
+        yield f"cookie:?not_before={file}" if store == "cookie" else file
+        return
+    if not POSTGRESQL:
+        pytest.skip("SESSIONS_TEST_POSTGRESQL_URL is not set.")
+    table = f"two_processes_{os.getpid()}"
+    yield f"{POSTGRESQL}?table={table}"
+    asyncio.run(drop(table))
+
+
+async def drop(table: str) -> None:
+    connection = await asyncpg.connect(POSTGRESQL)
+    await connection.execute(f"DROP TABLE {table}")
+    await connection.close()
+
+
+@pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     yield loop
@@ -110,13 +133,12 @@ async def signed_in(sessions: Sessions) -> Session:
     return session
 
 
-@pytest.mark.parametrize("store", ["sqlite", "cookie"])
+@pytest.mark.parametrize("store", ["sqlite", "postgresql", "cookie"])
 @pytest.mark.parametrize("verb", ["regenerate", "login"])
 def test_a_logout_meets_a_new_id(
-    verb: str, store: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
+    verb: str, url: str, loop: asyncio.AbstractEventLoop
 ) -> None:
     """Behaviour 77: nobody is left signed in, whichever process is first."""
-    url = _url(store, tmp_path)
 
     async def race() -> None:
         sessions, child = open_sessions(url), await start(url)
@@ -145,12 +167,11 @@ def test_a_logout_meets_a_new_id(
     loop.run_until_complete(race())
 
 
-@pytest.mark.parametrize("store", ["sqlite", "cookie"])
+@pytest.mark.parametrize("store", ["sqlite", "postgresql", "cookie"])
 def test_one_who_was_signed_out_signs_nobody_out(
-    store: str, tmp_path: Path, loop: asyncio.AbstractEventLoop
+    url: str, loop: asyncio.AbstractEventLoop
 ) -> None:
     """Behaviour 78: of two revocations at once, the one that spares nobody wins."""
-    url = _url(store, tmp_path)
 
     async def race() -> None:
         sessions, child = open_sessions(url), await start(url)
@@ -175,8 +196,3 @@ def test_one_who_was_signed_out_signs_nobody_out(
         await sessions.close()
 
     loop.run_until_complete(race())
-
-
-def _url(store: str, directory: Path) -> str:
-    url = f"sqlite:///{directory}/s.db"
-    return f"cookie:?not_before={url}" if store == "cookie" else url

@@ -73,7 +73,8 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
         other = self.certificate.with_name("other.pem")
         command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=other"
         process = await asyncio.create_subprocess_exec(
-            *(*command.split(), "-keyout", other.with_suffix(".key"), "-out", other),
+            *command.split(),
+            *("-keyout", str(other.with_suffix(".key")), "-out", str(other)),
             stderr=subprocess.DEVNULL,
         )
         self.assertEqual(await process.wait(), 0)
