@@ -13,6 +13,7 @@ import unittest
 from typing import Any
 
 from tornado_sessions_memory import MemoryBackend
+from tornado_sessions_memory.table import Table
 
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
@@ -383,20 +384,27 @@ class MemoryTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_nothing_is_left_of_what_is_gone(self) -> None:
         """Behaviour 71: sessions that come and go leave nothing to grow."""
-        backend = MemoryBackend()
+        table, empty = Table(), Table()
         for round_ in range(20):
-            keys = await _insert(backend, *[None, "ann", f"user{round_}"] * 20)
-            for key in keys[:30]:
-                await _save_again(backend, key, expires=round_ * 1000.0)
-            for key in keys:
-                await backend.delete(key)
+            users = [None, "ann", f"user{round_}"] * 20
+            entries = [
+                table.insert(_new_key(), Record(b"data", user=user)) for user in users
+            ]
+            for entry in entries[:30]:
+                table.remove(
+                    table.replace(entry, Record(b"more", expires=round_ * 1000.0))
+                )
+            for entry in entries[30:]:
+                table.remove(entry)
 
-        empty, attributes = vars(MemoryBackend()), vars(backend)
-        for name in ("_shards", "_users", "_peers", "_most", "_slots", "_count"):
-            self.assertEqual(attributes[name], empty[name], name)
-        self.assertIsNone(attributes["_anonymous"].first)
-        self.assertIsNone(attributes["_anonymous"].last)
-        self.assertEqual(backend.memory, 0)
+        owners = table.owners
+        self.assertEqual((table.count, table.memory), (0, 0))
+        self.assertEqual(table.shards, empty.shards)
+        self.assertEqual(table.expiry.slots, {})
+        self.assertEqual(owners.users, empty.owners.users)
+        self.assertEqual((owners.peers, owners.most), ({}, 0))
+        self.assertIsNone(owners.anonymous.first)
+        self.assertIsNone(owners.anonymous.last)
 
 
 class FindTest(unittest.IsolatedAsyncioTestCase):

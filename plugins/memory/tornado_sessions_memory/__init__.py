@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import msgspec
 import tornado.process
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record, Version
 from tornado_sessions.storage.options import read_options, split_url
+from tornado_sessions_memory.table import Table
 
 __all__ = ["MemoryBackend"]
 
@@ -22,68 +20,6 @@ _log = logging.getLogger("tornado_sessions")
 
 # How many records one purge removes: a millisecond or two of work.
 _BATCH = 250
-
-# How many seconds, at most, one purge has to put in order.
-_SLOT = 900
-
-
-# When a record expires that never does: later than any purge asks.
-_NEVER = 2**62
-
-
-# What a session takes beside its data, in bytes: its key, its entry, and its share
-# of the dicts and of the chains. And what a user takes beside the name.
-_RECORD_OVERHEAD = 384
-_USER_OVERHEAD = 112
-
-
-class _Chain(msgspec.Struct, gc=False, eq=False):
-    """The two ends of a chain of entries."""
-
-    first: bytes | None = None
-    last: bytes | None = None
-
-
-class _Second(_Chain, gc=False, eq=False):
-    """The entries that expire in one second, or in the fraction before it."""
-
-    end: int = 0
-
-
-class _Owner(_Chain, gc=False, eq=False):
-    """The entries of one user, or all anonymous ones, in the order of their saves."""
-
-    #: None for the anonymous ones.
-    name: str | None = None
-    count: int = 0
-    # The neighbours among the users who have as many sessions.
-    before: str | None = None
-    after: str | None = None
-
-
-class _Peers(msgspec.Struct, gc=False, eq=False):
-    """The users who have as many sessions; whoever saved last is the last one."""
-
-    first: str | None = None
-    last: str | None = None
-
-
-# An entry is part of two chains: of those of the same owner, in the order of their
-# saves, and of those that expire in the same second. It knows its neighbours by
-# their keys, not as objects, and a user knows other users by their names: so
-# nothing refers to anything that refers back, and the garbage collector, which
-# would take a second to look through a million sessions, has nothing to look at.
-class _Entry(msgspec.Struct, gc=False, eq=False):
-    """A record as it is stored. It is the record's version, too."""
-
-    key: bytes
-    data: bytes
-    owner: _Owner
-    second: _Second
-    older: bytes | None = None
-    newer: bytes | None = None
-    before: bytes | None = None
-    after: bytes | None = None
 
 
 class MemoryBackend(Backend):
@@ -155,41 +91,40 @@ class MemoryBackend(Backend):
     async def load(self, key: bytes) -> Record | None:
         if os.getpid() != self._process:
             self._enter_process()
-        stored = self._shards[key[0]].get(key)
+        stored = self._table.shards[key[0]].get(key)
         return None if stored is None else Record(stored.data, stored)
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
         if os.getpid() != self._process:
             self._enter_process()
-        if key in self._shards[key[0]]:
+        table = self._table
+        if key in table.shards[key[0]]:
             return None
-        self._count += 1
-        return self._store(key, record, self._gain(record.user))
+        version = table.insert(key, record)
+        if table.count > self.max_records or table.memory > self.max_memory:
+            self._make_room(key)
+        return version
 
     async def replace(
         self, key: bytes, record: Record, version: Version
     ) -> Version | None:
         if os.getpid() != self._process:
             self._enter_process()
-        stored = self._shards[key[0]].get(key)
+        table = self._table
+        stored = table.shards[key[0]].get(key)
         if stored is None or stored is not version:
             return None
-        self._unlink(stored)
-        owner = stored.owner
-        if owner.name != record.user:
-            self._lose(owner)
-            owner = self._gain(record.user)
-        elif owner.name is not None:
-            self._touch(owner, owner.name)
-        # One object for each key, however many requests bring their own.
-        return self._store(stored.key, record, owner)
+        stored = table.replace(stored, record)
+        if table.memory > self.max_memory:
+            self._make_room(key)
+        return stored
 
     async def delete(self, key: bytes) -> None:
         if os.getpid() != self._process:
             self._enter_process()
-        stored = self._shards[key[0]].get(key)
+        stored = self._table.shards[key[0]].get(key)
         if stored is not None:
-            self._remove(stored)
+            self._table.remove(stored)
 
     async def purge(self, now: float) -> int:
         """Removes up to 250 of the records that expired before ``now``.
@@ -198,32 +133,14 @@ class MemoryBackend(Backend):
         """
         if os.getpid() != self._process:
             self._enter_process()
-        removed = 0
-        while self._slots:
-            slot = self._slots[min(self._slots)]
-            for end in sorted(slot):
-                if end >= now:
-                    return removed
-                second = slot[end]
-                while second.first is not None:
-                    if removed == _BATCH:
-                        return removed
-                    self._remove(self._entry(second.first))
-                    removed += 1
-        return removed
+        return self._table.purge(now, _BATCH)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         if os.getpid() != self._process:
             self._enter_process()
-        keys = []
-        owner = self._users[hash(user) & 255].get(user)
-        key = None if owner is None else owner.last
-        while key is not None:
-            keys.append(key)
-            key = self._entry(key).older
-        for key in keys:
-            # Whoever asks may delete and save between two answers.
-            stored = self._shards[key[0]].get(key)
+        for key in self._table.keys_of(user):
+            # The caller may delete and save between two records.
+            stored = self._table.shards[key[0]].get(key)
             if stored is not None and stored.owner.name == user:
                 yield key, Record(stored.data, stored)
 
@@ -234,12 +151,12 @@ class MemoryBackend(Backend):
     @property
     def memory(self) -> int:
         """How many bytes all sessions take: their data, and an estimate of the rest."""
-        return self._memory
+        return self._table.memory
 
     def __repr__(self) -> str:
         return (
-            f"<MemoryBackend {self._count} of {self.max_records} records,"
-            f" {self._memory} of {self.max_memory} bytes>"
+            f"<MemoryBackend {self._table.count} of {self.max_records} records,"
+            f" {self.memory} of {self.max_memory} bytes>"
         )
 
     def _enter_process(self) -> None:
@@ -257,51 +174,22 @@ class MemoryBackend(Backend):
         )
 
     def _drop_all(self) -> None:
-        # In 256 parts, by the first byte of the key and by the hash of the user:
-        # one dict of a million would stop the loop for long whenever it grows.
-        self._shards: list[dict[bytes, _Entry]] = [{} for _ in range(256)]
-        self._count = 0
-        self._memory = 0
-        self._anonymous = _Owner()
-        self._users: list[dict[str, _Owner]] = [{} for _ in range(256)]
-        # By how many sessions they have, and the highest such number.
-        self._peers: dict[int, _Peers] = {}
-        self._most = 0
-        # By the slot, so that the earliest second is found among few.
-        self._slots: dict[int, dict[int, _Second]] = {}
+        self._table = Table()
         self._warned: set[str] = set()
-
-    def _entry(self, key: bytes) -> _Entry:
-        return self._shards[key[0]][key]
-
-    # Making room.
 
     def _make_room(self, saved: bytes) -> None:
         """Ends other sessions until both bounds are kept, but not the one just saved."""
-        while self._count > 1:
-            if self._count > self.max_records:
+        table = self._table
+        while table.count > 1:
+            if table.count > self.max_records:
                 self._warn("max_records", self.max_records, "sessions")
-            elif self._memory > self.max_memory:
+            elif table.memory > self.max_memory:
                 self._warn("max_memory", self.max_memory, "bytes")
             else:
                 return
-            oldest = self._anonymous.first
-            if oldest is None or oldest == saved:
-                oldest = self._oldest_of_most(saved)
-            self._remove(self._entry(oldest))
+            key = table.owners.next_to_go(saved)
+            table.remove(table.shards[key[0]][key])
             self.evictions += 1
-
-    def _oldest_of_most(self, saved: bytes) -> bytes:
-        """Returns the oldest session of a user who has most, and never ``saved``."""
-        user = self._peers[self._most].first
-        assert user is not None
-        owner = self._owner(user)
-        if owner.first == saved:
-            # It is their only one, so nobody has more; and there is somebody else.
-            assert owner.after is not None
-            owner = self._owner(owner.after)
-        assert owner.first is not None
-        return owner.first
 
     def _warn(self, option: str, bound: int, unit: str) -> None:
         if option in self._warned:
@@ -317,155 +205,6 @@ class MemoryBackend(Backend):
             option,
             bound * 10,
         )
-
-    def _remove(self, entry: _Entry) -> None:
-        self._unlink(entry)
-        self._lose(entry.owner)
-        del self._shards[entry.key[0]][entry.key]
-        self._count -= 1
-
-    def _store(self, key: bytes, record: Record, owner: _Owner) -> _Entry:
-        entry = self._link(key, record, owner)
-        if self._count > self.max_records or self._memory > self.max_memory:
-            self._make_room(key)
-        return entry
-
-    # The chains of entries.
-
-    def _link(self, key: bytes, record: Record, owner: _Owner) -> _Entry:
-        shards, data = self._shards, record.data
-        if type(data) is not bytes:
-            # It would change, or keep alive what it was cut from.
-            data = bytes(data)
-        second = self._second(record.expires)
-        entry = _Entry(key, data, owner, second)
-        shards[key[0]][key] = entry
-        self._memory += len(data) + _RECORD_OVERHEAD
-
-        if (last := owner.last) is None:
-            owner.first = key
-        else:
-            shards[last[0]][last].newer = key
-            entry.older = last
-        owner.last = key
-
-        if (last := second.last) is None:
-            second.first = key
-        else:
-            shards[last[0]][last].after = key
-            entry.before = last
-        second.last = key
-        return entry
-
-    def _unlink(self, entry: _Entry) -> None:
-        shards, owner, second = self._shards, entry.owner, entry.second
-        self._memory -= len(entry.data) + _RECORD_OVERHEAD
-
-        older, newer = entry.older, entry.newer
-        if older is None:
-            owner.first = newer
-        else:
-            shards[older[0]][older].newer = newer
-        if newer is None:
-            owner.last = older
-        else:
-            shards[newer[0]][newer].older = older
-
-        before, after = entry.before, entry.after
-        if before is None:
-            second.first = after
-        else:
-            shards[before[0]][before].after = after
-        if after is None:
-            second.last = before
-        else:
-            shards[after[0]][after].before = before
-        if second.first is None:
-            self._forget(second)
-
-    def _second(self, expires: float) -> _Second:
-        end = math.ceil(expires) if expires else _NEVER
-        slot = self._slots.get(end // _SLOT)
-        if slot is None:
-            slot = self._slots[end // _SLOT] = {}
-        second = slot.get(end)
-        if second is None:
-            second = slot[end] = _Second(end=end)
-        return second
-
-    def _forget(self, second: _Second) -> None:
-        slot = self._slots[second.end // _SLOT]
-        del slot[second.end]
-        if not slot:
-            del self._slots[second.end // _SLOT]
-
-    # The users, by how many sessions each has.
-
-    def _owner(self, user: str) -> _Owner:
-        return self._users[hash(user) & 255][user]
-
-    def _gain(self, user: str | None) -> _Owner:
-        """Returns the owner of what is saved for ``user``, who has one more now."""
-        if user is None:
-            return self._anonymous
-        users = self._users[hash(user) & 255]
-        owner = users.get(user)
-        if owner is None:
-            owner = users[user] = _Owner(name=user)
-            self._memory += _size_of(user)
-        else:
-            self._leave(owner)
-        owner.count += 1
-        self._enter(owner, user)
-        return owner
-
-    def _lose(self, owner: _Owner) -> None:
-        """Notes that ``owner`` has one session less."""
-        if (user := owner.name) is None:
-            return
-        self._leave(owner)
-        owner.count -= 1
-        if owner.count:
-            self._enter(owner, user)
-        else:
-            del self._users[hash(user) & 255][user]
-            self._memory -= _size_of(user)
-
-    def _touch(self, owner: _Owner, user: str) -> None:
-        """Makes ``owner`` the last of its peers."""
-        if owner.after is not None:
-            self._leave(owner)
-            self._enter(owner, user)
-
-    def _enter(self, owner: _Owner, user: str) -> None:
-        peers = self._peers.get(owner.count)
-        if peers is None:
-            peers = self._peers[owner.count] = _Peers(user)
-        elif peers.last is not None:
-            self._owner(peers.last).after = user
-        owner.before, owner.after, peers.last = peers.last, None, user
-        self._most = max(self._most, owner.count)
-
-    def _leave(self, owner: _Owner) -> None:
-        peers, before, after = self._peers[owner.count], owner.before, owner.after
-        if before is None:
-            peers.first = after
-        else:
-            self._owner(before).after = after
-        if after is None:
-            peers.last = before
-        else:
-            self._owner(after).before = before
-        if peers.first is None:
-            del self._peers[owner.count]
-            if owner.count == self._most:
-                # Whoever leaves had one more than the next, or goes there now.
-                self._most -= 1
-
-
-def _size_of(user: str) -> int:
-    """Returns what a user takes beside their sessions, in bytes."""
-    return sys.getsizeof(user) + _USER_OVERHEAD
 
 
 _OPTIONS = {
