@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from tests.sites import Site, application, expecting
+from tests.socket_sites import Site as SocketSite
 
 
 def pytest_sessionstart() -> None:
@@ -35,3 +37,19 @@ def site(app: Application, http_server: HTTPServer, base_url: str) -> Iterator[S
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Takes parts of the messages that a test expects at ERROR; no others come."""
     yield from expecting(caplog)
+
+
+@pytest.fixture
+def socket_site(
+    app: Application, io_loop: IOLoop, http_server: HTTPServer, base_url: str
+) -> Iterator[SocketSite]:
+    site = SocketSite(app, base_url)
+    yield site
+    io_loop.run_sync(site.close, timeout=3)
+
+
+@pytest.fixture
+def late_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the store alone, but for what a test of sockets does."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("tornado_sessions.core.sockets._FIRST_CHECK", 3600)
