@@ -16,7 +16,6 @@ from tornado_sessions.web import SessionMixin
 
 START = {"a": 1, "b": {"c": [1, 2]}}
 
-
 READS: tuple[Act, ...] = (
     lambda handler: handler.session.get("a"),
     lambda handler: handler.session["b"],
