@@ -25,10 +25,6 @@ from tornado_sessions_mysql.errors import (
 )
 from tornado_sessions_mysql.table import Table, padded
 
-# A batch of more bytes is sent one by one: it would block the event loop, and may be
-# more than the server takes in a packet.
-_MOST_BYTES = 500_000
-
 # In seconds, before each attempt: how long a batch waits for the locks of others.
 _PAUSES = (0, 0.005, 0.02, 0.05)
 
@@ -77,7 +73,8 @@ async def write_many(
     A row that somebody else has locked holds up none of the others: its write is tried
     again in a moment, and its outcome may be that it is locked.
     """
-    if sum(len(write.record.data) for write in writes if write.record) > _MOST_BYTES:
+    length = sum(len(write.record.data) for write in writes if write.record)
+    if length > table.largest_batch:
         raise NothingAppliedError
     kinds: dict[_Work, list[Write]] = {_insert: [], _replace: [], _delete: []}
     for write in writes:

@@ -130,6 +130,9 @@ WHERE table_schema = DATABASE() AND table_name = ? AND seq_in_index = 1
 
 _LARGEST_PACKET = "SELECT @@max_allowed_packet"
 
+# In bytes. More would block the event loop.
+_LARGEST_BATCH = 500_000
+
 # What a packet has beside the data of a session, such as the name of a user.
 _BESIDE_DATA = 8192
 
@@ -165,6 +168,8 @@ class Table:
         self.delete = _DELETE.format(name)
         self.purge = _PURGE.format(name)
         self._create = _TABLE.format(name, _VERSION)
+        #: How many bytes of data are written together at the most.
+        self.largest_batch = 0
         self._statements: dict[tuple[str, int], str] = {}
         self._warned: set[str] = set()
 
@@ -217,6 +222,7 @@ class Table:
                 if code_of(error) != TABLE_EXISTS:
                     raise
         [[largest]] = await database.fetch(_LARGEST_PACKET)
+        self.largest_batch = min(_LARGEST_BATCH, largest // 2)
         if largest < max_bytes + _BESIDE_DATA:
             self._warn(
                 f"MySQL {address!r} takes packets of {largest} bytes, which is too few"
