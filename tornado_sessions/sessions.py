@@ -11,6 +11,7 @@ import tornado.web
 from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
+from tornado_sessions.core.ending import ending_vault
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.load import Loader
 from tornado_sessions.core.locks import StoreLocks
@@ -58,7 +59,9 @@ class Sessions:
         self.logs = logs = LimitedLog(logger)
         self.events = Events(settings.listener, rules, lambda: self.vault, logs)
         self.tasks = Tasks()
-        self.store = store = Store(settings.vault, self.tasks, self.events)
+        self.store = store = Store(
+            ending_vault(settings.vault), self.tasks, self.events
+        )
         self.cleanup = Cleanup(store, rules, self.tasks)
         self.records = records = Records(store, rules, self.events, logs)
         self.sockets = Sockets(

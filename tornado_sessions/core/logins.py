@@ -70,8 +70,9 @@ class Logins:
             raise SessionError(state.refusal)
         if self._store.vault.ends_users and not self._store.vault.finds_by_user:
             # What has been ended may have been by a clock that is ahead of this one.
-            not_before = await self._store.vault.not_before(user)
-            envelope.auth_time = max(envelope.auth_time or 0.0, not_before)
+            since = envelope.auth_time or 0.0
+            not_before = await self._store.vault.not_before(user, since)
+            envelope.auth_time = max(since, not_before)
         if limit is None:
             return await self._writer.insert(state, envelope)
         # The record that the login takes the place of is the same session.

@@ -117,7 +117,8 @@ class Backend(abc.ABC):
     durable: ClassVar[bool] = True
     #: Whether several processes can use the same records.
     shared: ClassVar[bool] = True
-    #: Whether `find` works.
+    #: Whether `find` works. If not, the core stores one more record for each user who
+    #: signs in, and loads it with each of their sessions, for `.Sessions.revoke_all`.
     finds_by_user: ClassVar[bool] = False
     #: The largest size of ``data`` in bytes; None for no limit. The core checks it
     #: before it calls `insert` or `replace`. Make it an option with this name, which

@@ -90,6 +90,7 @@ class Vault:
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         self.backend = backend
+        self.namespace = namespace
         self._pool = backend if isinstance(backend, PoolBackend) else None
         self.finds_by_user = self.ends_users = backend.finds_by_user
         self.timeout = backend.timeout
@@ -227,10 +228,11 @@ class Vault:
         """
         raise self._cannot("end")
 
-    async def not_before(self, user: str) -> float:
+    async def not_before(self, user: str, time: float) -> float:
         """Returns the time that `end_before` has stored for ``user``, or zero.
 
-        The time of a new login must not be earlier.
+        A login at ``time`` then counts from there if that is later. A vault whose store
+        may forget the time stores this one if there is none.
         """
         return 0.0
 

@@ -94,9 +94,9 @@ class FaultyVault(Vault):
         await self._enter("save")
         return await self.inner.end_before(user, time, keep, since)
 
-    async def not_before(self, user: str) -> float:
+    async def not_before(self, user: str, time: float) -> float:
         await self._enter("load")
-        return await self.inner.not_before(user)
+        return await self.inner.not_before(user, time)
 
     def key_of(self, token: str) -> bytes:
         return self.inner.key_of(token)

@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tornado_sessions_cookie import CookieBackend, ends
-from tornado_sessions_cookie.end import MOST_HANDLES
+from tornado_sessions_cookie import CookieBackend
 from tornado_sessions_cookie.xaes import XAES256GCM
 from tornado_sessions_memory import MemoryBackend
 from tornado_sessions_sqlite import SQLiteBackend
@@ -32,6 +31,8 @@ from tornado_sessions import (
     Sessions,
     Version,
 )
+from tornado_sessions.core import ends
+from tornado_sessions.core.end import MOST_HANDLES
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.storage.outdated import OutdatedRecord

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,13 +16,16 @@ from tornado_sessions import (
     Version,
 )
 from tornado_sessions.core.codec import decode, tombstone
+from tornado_sessions.core.ends import Ends
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.storage.vault import HasEnded
-from tornado_sessions_cookie.ends import Ends
 from tornado_sessions_cookie.tokens import Tokens
 from tornado_sessions_cookie.urls import open_store, read_url
 
 __all__ = ["CookieBackend"]
+
+
+_log = logging.getLogger("tornado_sessions")
 
 
 class CookieBackend(Vault):
@@ -61,6 +65,13 @@ class CookieBackend(Vault):
         self._ends: Ends | None = None
         if not_before is not None:
             self._ends = Ends(not_before, namespace)
+            if not not_before.durable:
+                _log.warning(
+                    "%s does not survive a restart, and what it keeps is which sessions"
+                    " have ended: those will live again. Use another backend for the"
+                    " option not_before, such as 'sqlite'.",
+                    type(not_before).__name__,
+                )
             self.ends_users = self.ends_copies = True
 
     def __repr__(self) -> str:
@@ -181,7 +192,7 @@ class CookieBackend(Vault):
             )
         return await self._ends.end_before(user, time, keep, since)
 
-    async def not_before(self, user: str) -> float:
+    async def not_before(self, user: str, time: float) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""
         return 0.0 if self._ends is None else await self._ends.not_before(user)
 

@@ -1,4 +1,4 @@
-"""Defines what the store ``not_before`` keeps of a user: which sessions have ended."""
+"""Defines the record of a user's sessions that have ended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 
 import msgspec
 
-from tornado_sessions import BackendError, Record
 from tornado_sessions.core.signing_in import SIGN_IN_STEP
+from tornado_sessions.errors import BackendError
+from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.vault import HasEnded, fingerprint
 
 #: How many sessions of a user are kept one by one. If there are more, all sessions end

@@ -1,28 +1,25 @@
-"""Stores which sessions have ended, in the backend ``not_before``."""
+"""Stores which sessions have ended, for a store that cannot list those of a user."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import random
 import re
 from collections.abc import Callable
 from time import monotonic
 
-from tornado_sessions import Backend, BackendError, Record, SessionGoneError
+from tornado_sessions.core.end import End, Ended, encode_end, read_end
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import CLOCK_SKEW
 from tornado_sessions.core.records import LONGEST_CHAIN
 from tornado_sessions.core.users import sign_in
+from tornado_sessions.errors import BackendError, SessionGoneError
+from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.storage.vault import HasEnded
-from tornado_sessions_cookie.end import End, Ended, encode_end, read_end
-from tornado_sessions_cookie.keys import joined
 
-_log = logging.getLogger("tornado_sessions")
-
-_USER_PURPOSE = b"tornado_sessions cookie not before"
-_VISITOR_PURPOSE = b"tornado_sessions cookie ended"
+_USER = b"tornado_sessions ended of user\0"
+_VISITOR = b"tornado_sessions ended of visitor\0"
 
 # The form of a handle that the core has drawn.
 _is_handle = re.compile("[A-Za-z0-9_-]{16}").fullmatch
@@ -43,15 +40,10 @@ class Ends:
 
     def __init__(self, backend: Backend, namespace: str) -> None:
         self.backend = backend
-        self._users = joined([_USER_PURPOSE, namespace.encode()])
-        self._visitors = joined([_VISITOR_PURPOSE, namespace.encode()])
-        if not backend.durable:
-            _log.warning(
-                "%s does not survive a restart, and what it keeps is which sessions"
-                " have ended: those will live again. Use another backend for the"
-                " option not_before, such as 'sqlite'.",
-                type(backend).__name__,
-            )
+        # Of one length, so that no other namespace and user come out the same.
+        scope = hashlib.sha256(namespace.encode()).digest()
+        self._users = _USER + scope
+        self._visitors = _VISITOR + scope
 
     async def why_ended(self, session: Envelope) -> HasEnded | None:
         """Returns whether ``session`` has ended."""
@@ -92,7 +84,7 @@ class Ends:
         """
         if not _is_handle(handle):
             return False
-        return await self._end_last(self._key_of_user(user), handle, now) is None
+        return await self._end_last(self.key_of_user(user), handle, now) is None
 
     async def _end_last(self, place: bytes, handle: str, now: float) -> HasEnded | None:
         """Ends the session with this handle, of which no more is known."""
@@ -130,9 +122,32 @@ class Ends:
 
     async def not_before(self, user: str) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""
-        key = self._key_of_user(user)
+        key = self.key_of_user(user)
         end = read_end(key, await self.backend.load(key))
         return 0.0 if end is None else end.before
+
+    async def begin(self, user: str, time: float) -> float:
+        """Stores that sign-ins of ``user`` before ``time`` do not count.
+
+        Unless something is kept of that user. Returns the time that counts.
+        """
+        before = time
+
+        def begin(end: End) -> bool:
+            nonlocal before
+            if end.before:
+                # Another login has been first.
+                before = end.before
+                return False
+            before = end.before = time
+            return True
+
+        key = self.key_of_user(user)
+        known = read_end(key, await self.backend.load(key))
+        if known is not None:
+            return known.before
+        await self._change(key, begin)
+        return before
 
     async def end_before(
         self, user: str, time: float, but: str | None, since: float
@@ -158,7 +173,7 @@ class Ends:
             before = end.before
             return True
 
-        await self._change(self._key_of_user(user), move)
+        await self._change(self.key_of_user(user), move)
         return before
 
     async def _change(self, key: bytes, change: Callable[[End], bool]) -> bool:
@@ -190,8 +205,8 @@ class Ends:
 
     def _key_of(self, session: Envelope) -> bytes:
         if session.user is not None:
-            return self._key_of_user(session.user)
+            return self.key_of_user(session.user)
         return hashlib.sha256(self._visitors + session.id.encode()).digest()
 
-    def _key_of_user(self, user: str) -> bytes:
+    def key_of_user(self, user: str) -> bytes:
         return hashlib.sha256(self._users + user.encode()).digest()
