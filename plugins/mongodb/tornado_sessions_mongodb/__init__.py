@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pymongo
 from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tornado_sessions.storage.backend import Backend, Record, Version
+from tornado_sessions.storage.batches import NothingAppliedError
 from tornado_sessions.storage.driver import COMMON_OPTIONS, DriverBackend
 from tornado_sessions.storage.versions import new_version
 from tornado_sessions_mongodb.connection import Connection, collection_of
@@ -178,6 +180,21 @@ class MongoDBBackend(DriverBackend[Connection]):
             is_limited=self._limits_sockets,
         )
         return None if document is None else _record(document)
+
+    async def load_many(
+        self, connection: Connection, keys: Sequence[bytes]
+    ) -> Sequence[Record | None]:
+        cursor = connection.collection.find({"_id": {"$in": [*keys]}})
+        try:
+            # One reply holds them all: a batch has 100 records and 8 MiB at the most.
+            found = await connection.call(
+                cursor.to_list, len(keys), is_limited=self._limits_sockets
+            )
+            records = {document["_id"]: _record(document) for document in found}
+        except (BSONError, KeyError) as error:
+            # One document is not ours, or is damaged.
+            raise NothingAppliedError from error
+        return [records.get(key) for key in keys]
 
     async def insert_into(
         self, connection: Connection, key: bytes, record: Record
