@@ -12,13 +12,14 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from servers.processes import Server
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.driver import DriverBackend
+from tornado_sessions.storage.operations import Write
 
 # How many records `find` sends at a time, and `purge` removes.
 _PAGE = 100
@@ -129,6 +130,88 @@ class ShelfBackend(DriverBackend[Client]):
             last = page[-1][0]
 
 
+class BatchShelfBackend(ShelfBackend):
+    """A good backend that sends what begins together in batches.
+
+    The operations on the keys in `failing` fail, and those on the keys in `hanging`
+    get no answer, whether alone or in a batch.
+    """
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self.failing: set[bytes] = set()
+        self.hanging: set[bytes] = set()
+        #: How many operations each batch had.
+        self.batches: list[int] = []
+
+    async def load_from(self, client: Client, key: bytes) -> Record | None:
+        await self._admit([key])
+        return await super().load_from(client, key)
+
+    async def insert_into(
+        self, client: Client, key: bytes, record: Record
+    ) -> Version | None:
+        await self._admit([key])
+        return await super().insert_into(client, key, record)
+
+    async def replace_in(
+        self, client: Client, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        await self._admit([key])
+        return await super().replace_in(client, key, record, version)
+
+    async def load_many(
+        self, client: Client, keys: Sequence[bytes]
+    ) -> Sequence[Record | Exception | None]:
+        self.batches.append(len(keys))
+        good = await self._admit(keys)
+        calls = [["load", {"key": key.hex()}] for key in good]
+        answers = await client.ask("answer_all", calls=calls)
+        found = dict(zip(good, answers, strict=True))
+        return [
+            self._error()
+            if key in self.failing
+            else None
+            if found[key] is None
+            else _record(found[key])
+            for key in keys
+        ]
+
+    async def write_many(
+        self, client: Client, writes: Sequence[Write]
+    ) -> Sequence[Version | Exception | None]:
+        self.batches.append(len(writes))
+        good = await self._admit([write.key for write in writes])
+        calls = [_call(write) for write in writes if write.key in good]
+        answers = await client.ask("answer_all", calls=calls)
+        stored = dict(zip(good, answers, strict=True))
+        return [
+            self._error() if write.key in self.failing else stored[write.key]
+            for write in writes
+        ]
+
+    async def _admit(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Returns the keys that do not fail, unless one of them hangs."""
+        if not self.hanging.isdisjoint(keys):
+            await asyncio.Event().wait()
+        if len(keys) == 1 and keys[0] in self.failing:
+            raise self._error()
+        return [key for key in keys if key not in self.failing]
+
+    def _error(self) -> ShelfError:
+        return ShelfError("The server refuses this key.")
+
+
+def _call(write: Write) -> list[Any]:
+    """Returns what the server is asked for a write."""
+    key = {"key": write.key.hex()}
+    if write.record is None:
+        return ["delete", key]
+    if write.version is None:
+        return ["insert", {**key, **_fields(write.record)}]
+    return ["replace", {**key, "version": write.version, **_fields(write.record)}]
+
+
 def _fields(record: Record) -> dict[str, Any]:
     return {
         "data": base64.b64encode(record.data).decode(),
@@ -157,6 +240,9 @@ class _Shelf:
     def answer(self, name: str, arguments: dict[str, Any]) -> object:
         method: Callable[..., object] = getattr(self, name)
         return method(**arguments)
+
+    def answer_all(self, calls: list[tuple[str, dict[str, Any]]]) -> list[object]:
+        return [self.answer(*call) for call in calls]
 
     def load(self, key: str) -> dict[str, Any] | None:
         return self._records.get(key)

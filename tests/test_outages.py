@@ -10,14 +10,16 @@ import logging
 import socket
 import time
 import unittest
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from tests.shelf import Client, ShelfBackend, ShelfError, ShelfServer
+from tests.shelf import BatchShelfBackend, Client, ShelfBackend, ShelfError, ShelfServer
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import UNKNOWN, Record, Version
+from tornado_sessions.storage.batches import NothingAppliedError
+from tornado_sessions.storage.operations import Write
 from tornado_sessions.testing import BackendContract, OutageContract
 
 
@@ -42,6 +44,18 @@ class ShelfOutageTest(OutageContract, unittest.IsolatedAsyncioTestCase):
 
     def make_backend(self, port: int, timeout: float) -> ShelfBackend:
         return ShelfBackend(port, timeout=timeout)
+
+
+class BatchShelfContractTest(ShelfContractTest):
+    """So is the one that sends batches."""
+
+    def make_backend(self) -> ShelfBackend:
+        return BatchShelfBackend(self.server.port)
+
+
+class BatchShelfOutageTest(ShelfOutageTest):
+    def make_backend(self, port: int, timeout: float) -> ShelfBackend:
+        return BatchShelfBackend(port, timeout=timeout)
 
 
 class SwallowsErrorsOfLoad(ShelfBackend):
@@ -117,6 +131,17 @@ class RepeatsAWrite(ShelfBackend):
             return await super().insert_into(client, key, record)
         except (OSError, ShelfError):
             return await super().insert_into(client, key, record)
+
+
+class RepeatsABatch(BatchShelfBackend):
+    async def write_many(
+        self, client: Client, writes: Sequence[Write]
+    ) -> Sequence[Version | Exception | None]:
+        try:
+            return await super().write_many(client, writes)
+        except (OSError, ShelfError) as error:
+            # As if it knew.
+            raise NothingAppliedError from error
 
 
 class PutsTheKeyIntoAMessage(ShelfBackend):
@@ -233,6 +258,7 @@ _FAULTS = {
     MakesACancellationAnError: "a_cancelled_operation_is_cancelled",
     HasNoTimeout: "a_store_that_never_answers_fails_every_operation",
     RepeatsAWrite: "a_write_whose_reply_is_lost_is_not_repeated",
+    RepeatsABatch: "a_batch_whose_reply_is_lost_is_not_repeated",
     PutsTheKeyIntoAMessage: "a_store_that_is_down_fails_every_operation",
     LogsTheKey: "a_store_that_is_down_fails_every_operation",
     ReusesAConnectionAfterATimeout: "a_store_that_hangs_fails_what_is_in_progress",

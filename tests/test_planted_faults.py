@@ -13,14 +13,16 @@ import socket
 import threading
 import time
 import unittest
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from tornado_sessions_memory import MemoryBackend
 
-from tests.shelf import Client, ShelfBackend, ShelfServer
+from tests.shelf import BatchShelfBackend, Client, ShelfBackend, ShelfServer
 from tornado_sessions.storage.backend import Backend, Record, Version
+from tornado_sessions.storage.batches import NothingAppliedError
+from tornado_sessions.storage.operations import Write
 from tornado_sessions.testing import BackendContract
 
 
@@ -429,8 +431,120 @@ class CutsLongRecords(MemoryBackend):
         return await super().insert(key, record)
 
 
+# Batches.
+
+_Records = Sequence[Record | Exception | None]
+_Outcomes = Sequence[Version | Exception | None]
+
+
+class ReturnsTheRecordOfAnotherKey(BatchShelfBackend):
+    async def load_many(self, client: Client, keys: Sequence[bytes]) -> _Records:
+        first, *others = await super().load_many(client, keys)
+        return [*others, first]
+
+
+class LeavesOutWhatIsMissing(BatchShelfBackend):
+    async def load_many(self, client: Client, keys: Sequence[bytes]) -> _Records:
+        found = await super().load_many(client, keys)
+        return [record for record in found if record is not None]
+
+
+class FailsAsAWholeForOneKey(BatchShelfBackend):
+    """Where a record is missing, it takes that for an error."""
+
+    async def load_many(self, client: Client, keys: Sequence[bytes]) -> _Records:
+        found = await super().load_many(client, keys)
+        if None in found:
+            raise OSError("A record is missing.")
+        return found
+
+
+class SwapsOutcomes(BatchShelfBackend):
+    async def write_many(self, client: Client, writes: Sequence[Write]) -> _Outcomes:
+        return [*await super().write_many(client, writes)][::-1]
+
+
+class ReturnsTheVersionsOfOthers(BatchShelfBackend):
+    """Who has stored is right."""
+
+    async def write_many(self, client: Client, writes: Sequence[Write]) -> _Outcomes:
+        outcomes = await super().write_many(client, writes)
+        versions = [version for version in outcomes if version is not None]
+        return [version and versions.pop() for version in outcomes]
+
+
+class TellsAllThatTheyAreStored(BatchShelfBackend):
+    async def write_many(self, client: Client, writes: Sequence[Write]) -> _Outcomes:
+        outcomes = await super().write_many(client, writes)
+        return [outcome or 1 for outcome in outcomes]
+
+
+class RepeatsWhatWasApplied(BatchShelfBackend):
+    async def write_many(self, client: Client, writes: Sequence[Write]) -> _Outcomes:
+        await super().write_many(client, writes)
+        raise NothingAppliedError
+
+
+class TellsTwoWritesOfOneKeyThatTheyAreStored(BatchShelfBackend):
+    """The second one is taken for the first."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._writing: dict[bytes, asyncio.Task[Version | None]] = {}
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        if key not in self._writing:
+            writing = asyncio.ensure_future(super().replace(key, record, version))
+            self._writing[key] = writing
+            writing.add_done_callback(lambda _: self._writing.pop(key))
+        return await self._writing[key]
+
+
+class CancelsAllWithOne(BatchShelfBackend):
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._writing: set[asyncio.Task[Any]] = set()
+
+    async def replace(
+        self, key: bytes, record: Record, version: Version
+    ) -> Version | None:
+        writing = asyncio.ensure_future(super().replace(key, record, version))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        try:
+            return await writing
+        except asyncio.CancelledError:
+            for other in self._writing:
+                other.cancel()
+            raise
+
+
+class JoinsALoadInProgress(BatchShelfBackend):
+    """That has begun before the write whose result it should see."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._loading: dict[bytes, asyncio.Task[Record | None]] = {}
+
+    async def load(self, key: bytes) -> Record | None:
+        if key not in self._loading:
+            loading = asyncio.ensure_future(self._load_slowly(key))
+            self._loading[key] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(key))
+        return await self._loading[key]
+
+    async def _load_slowly(self, key: bytes) -> Record | None:
+        record = await super().load(key)
+        # As on a busy network.
+        await asyncio.sleep(0.01)
+        return record
+
+
 _AFTER_CLOSING = "a_closed_backend_never_claims_what_is_not_so"
 _AFTER_A_FORK = "parent_and_child_do_not_disturb_each_other"
+_OUTCOMES = "writes_that_begin_together_have_each_its_own_outcome"
 _EXACT = "purging_is_exact_to_a_second"
 
 _FAULTS: dict[type[Backend], str] = {
@@ -468,6 +582,20 @@ _FAULTS: dict[type[Backend], str] = {
     AsksForTheVersionAfterTheWrite: "a_write_never_returns_the_version_of_another_write",
     ReturnsTheVersionThatItReplaced: "a_write_returns_the_version_that_it_has_stored",
     ReturnsWhetherItHasStored: "inserting_never_overwrites",
+    ReturnsTheRecordOfAnotherKey: "loads_that_begin_together_return_each_its_own",
+    LeavesOutWhatIsMissing: "loads_that_begin_together_return_each_its_own",
+    FailsAsAWholeForOneKey: "loads_that_begin_together_return_each_its_own",
+    SwapsOutcomes: _OUTCOMES,
+    ReturnsTheVersionsOfOthers: (
+        "a_version_that_a_write_returned_is_that_of_its_own_key"
+    ),
+    TellsAllThatTheyAreStored: _OUTCOMES,
+    RepeatsWhatWasApplied: _OUTCOMES,
+    TellsTwoWritesOfOneKeyThatTheyAreStored: (
+        "of_two_writes_of_one_key_together_one_is_stored"
+    ),
+    CancelsAllWithOne: "a_cancelled_write_does_not_harm_those_beside_it",
+    JoinsALoadInProgress: "a_load_that_begins_after_a_write_sees_it",
     CutsLongRecords: "without_max_bytes_long_records_are_stored_whole",
 }
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.testing.proxies import LossyProxy
-from tornado_sessions.testing.records import make_record, new_key
+from tornado_sessions.testing.records import make_record, new_key, new_keys
 from tornado_sessions.testing.stores import SHORT, data_of, fails, operations_of
 from tornado_sessions.testing.unreachable import UnreachableContract
 
@@ -141,6 +141,41 @@ class OutageContract(UnreachableContract):
                     self.assert_is_failure(error)
                 else:
                     self.assertIsNotNone(stored, "The write met itself.")
+
+    async def test_a_batch_whose_reply_is_lost_is_not_repeated(self) -> None:
+        """Behaviour 30: of the writes that began together none is told of a conflict."""
+        server = self.start_server()
+        with LossyProxy(server.port) as proxy:
+            backend = self.open_backend(proxy.port)
+            await self.until_good(backend)
+            # Twice: its connections are open then.
+            for _ in range(2):
+                keys = new_keys(5)
+                record = make_record(b"old")
+                await asyncio.gather(*(backend.insert(key, record) for key in keys))
+                records = await asyncio.gather(*map(backend.load, keys))
+            new = make_record(b"new")
+            proxy.lose_replies()
+
+            outcomes = await asyncio.wait_for(
+                asyncio.gather(
+                    *(
+                        backend.replace(key, new, record.version)
+                        for key, record in zip(keys, records, strict=True)
+                        if record is not None
+                    ),
+                    *(backend.insert(new_key(), new) for _ in range(5)),
+                    return_exceptions=True,
+                ),
+                self.patience,
+            )
+
+            self.assertEqual(len(outcomes), 10)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    self.assert_is_failure(outcome)
+                else:
+                    self.assertIsNotNone(outcome, "The write met itself.")
 
     async def test_an_acknowledged_write_survives_a_killed_server(self) -> None:
         """Behaviour 27: where the backend declares that it is durable."""

@@ -156,6 +156,23 @@ class TogetherContract(BackendTests):
             for first, second in zip(won[:30], won[:29:-1], strict=True):
                 self.assertNotEqual(first, second)
 
+    async def test_a_load_that_begins_after_a_write_sees_it(self) -> None:
+        """Behaviour 37: whatever other loads of the key are in progress."""
+        backend, key = self.open_backend(), new_key()
+        [version] = await self._versions(backend, [key])
+        for number in range(10):
+            loads = [asyncio.ensure_future(backend.load(key)) for _ in range(5)]
+            for _ in range(number):
+                await asyncio.sleep(0)
+            data = b"%d" % number
+            stored = await backend.replace(key, make_record(data), version)
+            record = await load_record(backend, key)
+
+            self.assertIsNotNone(stored)
+            self.assertEqual(record.data, data)
+            version = record.version
+            await asyncio.wait(loads)
+
     async def test_of_two_writes_of_one_key_together_one_is_stored(self) -> None:
         """Behaviour 36: also where others begin with them."""
         backend, key, others = self.open_backend(), new_key(), new_keys(10)
