@@ -35,7 +35,7 @@ A complete backend, for one process::
             self._records[key] = Record(record.data, version)
             return version
 
-Test a backend with `tornado_sessions.testing.BackendContract`.
+The page docs/writing-a-backend.md has one for a real store, and how to test it.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Record(msgspec.Struct, frozen=True):
     #: The version of a record that was loaded. It is not set on one to be stored.
     version: Version = None
     #: When the store may remove the record, in seconds since the epoch; zero
-    #: for never. It is five minutes after the expiry of the session, because a
-    #: request that loaded it in time may save it later. The largest value is
+    #: for never. This is not the end of the session: it is five minutes later,
+    #: because a request that loaded the session in time may save it later. The end
+    #: of the session is in ``data``, and only the core reads it. The largest value is
     #: `sys.float_info.max`, about 1.8e308: a store with a smaller type for times
-    #: uses the largest value of that type. Only for the purge of the store;
-    #: ``load`` need not return it.
+    #: uses the largest value of that type. ``load`` need not return it.
     expires: float = 0.0
     #: The user of the session, for ``find``; ``load`` need not return it.
     user: str | None = None
@@ -107,7 +107,11 @@ class Backend(abc.ABC):
 
     An operation is sent once. If a driver retries a write whose reply was lost,
     it finds the version that its first attempt has stored, and reports a conflict
-    although it has succeeded: `.Session.transact` runs again, and counts twice. Turn such retries off, unless the server recognizes them.
+    although it has succeeded: `.Session.transact` runs again, and counts twice. Turn
+    such retries off, unless the server recognizes them.
+
+    Several operations are in progress at once. None of them may wait for the store
+    in the event loop: a synchronous driver needs a thread.
     """
 
     #: Whether records survive a restart of the store. The core does not use
@@ -122,8 +126,9 @@ class Backend(abc.ABC):
     finds_by_user: ClassVar[bool] = False
     #: The largest size of ``data`` in bytes; None for no limit. The core checks it
     #: before it calls `insert` or `replace`. Make it an option with this name, which
-    #: the error tells users to set. The backends of this library use 65,536 by default. A session of that size blocks the event
-    #: loop for a few milliseconds, and the time grows with the size.
+    #: the error tells users to set. The backends of this library use 65,536 by
+    #: default. A session of that size blocks the event loop for a few milliseconds,
+    #: and the time grows with the size.
     max_bytes: int | None = None
     #: After how many seconds an operation fails; None if it never waits. If the
     #: commit of one request takes longer, others of the same session do not wait
@@ -188,8 +193,9 @@ class Backend(abc.ABC):
         """Removes one batch of records whose ``expires`` is before ``now``.
 
         A record may be removed up to a second late, and never early. Returns how
-        many were removed; it is called again until it returns 0. A store that
-        removes expired records itself has nothing to do here.
+        many were removed; it is called again until it returns 0. A batch is some
+        hundred records, and less than 2,000. A store that removes expired records
+        itself has nothing to do here.
         """
         return 0
 

@@ -1,42 +1,8 @@
 """The base class for a backend whose store has a client library.
 
-A whole backend on it, for a driver that is called ``pigeon``::
-
-    class PigeonBackend(DriverBackend[pigeon.Loft]):
-        store = "The loft"
-        errors = (pigeon.Error,)
-        advice = {"no seeds": "Feed them."}
-
-        @classmethod
-        def from_url(cls, url, settings):
-            address, _, query = url.partition("?")
-            return cls(address, **cls.read_options("pigeon", query))
-
-        async def connect(self):
-            return await pigeon.connect(self.address)
-
-        async def disconnect(self, loft):
-            await loft.close()
-
-        async def load_from(self, loft, key):
-            note = await loft.fetch(key)
-            return note and Record(note.text, note.number)
-
-        async def insert_into(self, loft, key, record):
-            number = new_version()
-            is_new = await loft.put_new(key, number, record.data)
-            return number if is_new else None
-
-        async def replace_in(self, loft, key, record, version):
-            number = new_version()
-            is_that = await loft.put_over(key, version, number, record.data)
-            return number if is_that else None
-
-        async def delete_from(self, loft, key):
-            await loft.remove(key)
-
-The rest comes with it: connecting at first use, once in each event loop and
-process; a timeout for each operation; the driver's errors as `.BackendError`.
+It connects at the first use, once in each event loop and process, has a timeout
+for each operation, and turns the driver's errors into `.BackendError`. The page
+docs/writing-a-backend.md has a complete backend, and explains the connections.
 """
 
 from __future__ import annotations
@@ -72,8 +38,9 @@ COMMON_OPTIONS: Mapping[str, type] = {"timeout": float, "max_bytes": int}
 class DriverBackend(Backend, Generic[C]):
     """A backend on a client library; ``C`` is the type of its connection.
 
-    A connection may be a pool or a client that holds several. `address` names
-    the store in messages, so it must hold no password. Each operation ends
+    A connection may be a pool or a client that holds several. It serves all
+    operations at once. `address` names the store in messages, so it must hold no
+    password. Each operation ends
     within ``timeout`` seconds. Raises `ValueError` for a ``timeout`` or
     ``max_bytes`` that is not above zero.
     """
@@ -228,7 +195,8 @@ class DriverBackend(Backend, Generic[C]):
         """Whether the connection must not be used after ``error``.
 
         The error is one of the driver, a timeout or a cancellation. A pool that
-        replaces its broken connections by itself is never broken.
+        replaces its broken connections by itself is never broken. Other operations
+        may be in progress on the connection: they keep it, see `dropped`.
         """
         return False
 
@@ -240,7 +208,11 @@ class DriverBackend(Backend, Generic[C]):
         return False
 
     def dropped(self, connection: C) -> None:
-        """Called when a broken or closed connection is not used again; does no I/O."""
+        """Called when a broken or closed connection gets no new operation.
+
+        `disconnect` is not called for it: free its sockets here, without I/O. The
+        operations in progress on it then fail with the driver's error.
+        """
         return
 
     def is_timeout(self, error: Exception) -> bool:

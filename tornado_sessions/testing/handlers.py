@@ -61,7 +61,8 @@ class HandlerContract(
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.
 
-    The store may hold anything: no test uses a session of another. What the
-    vault and its backend declare, such as ``revocable`` and ``shared``, decides
+    The store may hold anything: no test uses a session of another. Some tests make
+    several applications. If the store is shared, all of one test must use the same
+    store. What the vault and its backend declare, such as ``revocable`` and ``shared``, decides
     which tests run; one that is skipped says so.
     """
