@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,10 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
+from tests.session_views import Clock, Loaded, load, make_sessions, view
 from tests.sites import Site, application, expecting
 from tests.socket_sites import Site as SocketSite
+from tornado_sessions import Session, Sessions
 
 
 def pytest_sessionstart() -> None:
@@ -53,3 +56,23 @@ def late_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the store alone, but for what a test of sockets does."""
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     monkeypatch.setattr("tornado_sessions.core.sockets._FIRST_CHECK", 3600)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(clock: Clock) -> Sessions:
+    return make_sessions(clock)
+
+
+@pytest.fixture
+def new(sessions: Sessions) -> Session:
+    return view(sessions)
+
+
+@pytest.fixture
+def loaded(sessions: Sessions) -> Loaded:
+    return functools.partial(load, sessions)
