@@ -21,6 +21,7 @@ The numbers in the docstrings are those of the library's list of behaviours.
 
 from __future__ import annotations
 
+from tornado_sessions.testing.authentication import AuthenticationContract
 from tornado_sessions.testing.changes import ChangeContract
 from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.cookies import CookieContract
@@ -29,7 +30,9 @@ from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.failing import FailureContract
 from tornado_sessions.testing.identity import IdentityContract
 from tornado_sessions.testing.laziness import LazinessContract
+from tornado_sessions.testing.limits import LimitContract
 from tornado_sessions.testing.responses import ResponseContract
+from tornado_sessions.testing.revoked import RevokedContract
 from tornado_sessions.testing.revoking import RevokingContract
 from tornado_sessions.testing.saving import SavingContract
 from tornado_sessions.testing.serving import ServingContract
@@ -56,8 +59,11 @@ class HandlerContract(
     TransportContract,
     SocketContract,
     XSRFContract,
+    AuthenticationContract,
     UsersContract,
+    RevokedContract,
     RevokingContract,
+    LimitContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.
 

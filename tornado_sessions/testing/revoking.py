@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.storage.vault import Saved
 from tornado_sessions.testing.applications import (
-    Act,
     Crowd,
     Site,
     login,
     put,
     regenerate,
 )
+from tornado_sessions.testing.devices import (
+    UserTests,
+    new_user,
+    revoke_all,
+    revoke_others,
+)
 from tornado_sessions.testing.faults import FaultyVault
-from tornado_sessions.testing.visitors import Visitor, VisitorTests
+from tornado_sessions.testing.visitors import Visitor
 from tornado_sessions.web import SessionMixin
 
 
-class RevokingContract(VisitorTests):
+class RevokingContract(UserTests):
     """What holds of parallel requests that end the sessions of one user."""
 
     def test_of_two_sessions_that_end_each_other_one_stays(self) -> None:
@@ -38,53 +42,53 @@ class RevokingContract(VisitorTests):
     def test_two_requests_that_spare_one_session_both_succeed(self) -> None:
         """Behaviour 78: as when somebody clicks twice."""
         self.require_ending()
-        user = _new_user()
-        others = [self._device(user) for _ in range(3)]
-        device = self._device(user)
+        user = new_user()
+        others = [self.device(user) for _ in range(3)]
+        device = self.device(user)
         self.time += 1
         crowd = Crowd(2)
 
         async def revoke_twice() -> list[int]:
             responses = await asyncio.gather(
                 *(
-                    each.send(_load, crowd.join, _revoke_others(user))
+                    each.send(_load, crowd.join, revoke_others(user))
                     for each in (device.copy(), device.copy())
                 )
             )
             return [response.code for response in responses]
 
         self.assertEqual(self.complete(revoke_twice()), [200, 200])
-        self.assertEqual(self._user_of(device), user)
-        self.assertEqual({self._user_of(other) for other in others}, {None})
+        self.assertEqual(self.user_of(device), user)
+        self.assertEqual({self.user_of(other) for other in others}, {None})
 
     def test_what_a_spared_session_becomes_meanwhile_is_spared(self) -> None:
         """Behaviours 76, 78: its new record is stored, its old one is not replaced yet."""
         self.require_listing()
         for act in (login, lambda user: regenerate):
-            user = _new_user()
-            other, device = self._device(user), self._device(user)
+            user = new_user()
+            other, device = self.device(user), self.device(user)
             copy = device.copy()
             vault = self._interrupt()
             codes: list[int] = []
 
-            async def revoke_others(
+            async def revoke_meanwhile(
                 user: str = user, copy: Visitor = copy, codes: list[int] = codes
             ) -> None:
-                codes.append((await copy.send(_revoke_others(user))).code)
+                codes.append((await copy.send(revoke_others(user))).code)
 
-            vault.before_move = revoke_others
+            vault.before_move = revoke_meanwhile
             codes.append(device.does(act(user), put(a=1)).code)
             self.assertEqual(codes, [200, 200])
-            self.assertEqual(self._user_of(device), user)
+            self.assertEqual(self.user_of(device), user)
             self.assertEqual(device.sees(), {"a": 1})
-            self.assertIsNone(self._user_of(other))
+            self.assertIsNone(self.user_of(other))
 
     def test_a_login_while_everything_is_revoked_holds(self) -> None:
         """Behaviour 76: with a session before, or without; the others are ended."""
         self.require_listing()
         for keeps in (False, True):
-            user = _new_user()
-            other, device = self._device(user), self._device(user)
+            user = new_user()
+            other, device = self.device(user), self.device(user)
             fresh, visitor = self.visitor(), self.visitor()
             visitor.does(put(a=1))
             vault = self._interrupt()
@@ -96,19 +100,19 @@ class RevokingContract(VisitorTests):
                     self.assertEqual((await each.send(login(user))).code, 200)
 
             vault.before_end = sign_in
-            act = _revoke_others(user) if keeps else _revoke_all(user)
+            act = revoke_others(user) if keeps else revoke_all(user)
             self.assertEqual(device.does(act).code, 200)
-            self.assertIsNone(self._user_of(other))
-            self.assertEqual(self._user_of(device), user if keeps else None)
+            self.assertIsNone(self.user_of(other))
+            self.assertEqual(self.user_of(device), user if keeps else None)
             self.assertEqual(
-                [self._user_of(each) for each in (fresh, visitor)], [user] * 2
+                [self.user_of(each) for each in (fresh, visitor)], [user] * 2
             )
 
     def end_each_other(self, elsewhere: Site) -> None:
         """Lets two requests end all sessions but their own, both as far at a time."""
         for _ in range(3):
-            user = _new_user()
-            devices = [self._device(user) for _ in range(3)]
+            user = new_user()
+            devices = [self.device(user) for _ in range(3)]
             own, other = devices[0], devices[1].copy(elsewhere)
             self.time += 1
             first_calls = Crowd(2)
@@ -119,12 +123,12 @@ class RevokingContract(VisitorTests):
                 user: str = user, both: tuple[Visitor, Visitor] = (own, other)
             ) -> list[int]:
                 crowd = Crowd(2)
-                act = _revoke_others(user)
+                act = revoke_others(user)
                 sent = (each.send(_load, crowd.join, act) for each in both)
                 return [each.code for each in await asyncio.gather(*sent)]
 
             codes = self.complete(end_each_other())
-            alive = [self._user_of(device) for device in devices]
+            alive = [self.user_of(device) for device in devices]
             self.assertEqual(sorted(codes), [200, 409])
             self.assertEqual(
                 alive, [user if code == 200 else None for code in codes] + [None]
@@ -134,14 +138,6 @@ class RevokingContract(VisitorTests):
         sessions = (site or self.site).sessions
         vault = sessions.vault = _InterruptedVault(sessions.vault)
         return vault
-
-    def _device(self, user: str) -> Visitor:
-        visitor = self.visitor()
-        visitor.does(login(user))
-        return visitor
-
-    def _user_of(self, visitor: Visitor) -> object:
-        return visitor.asks(lambda handler: handler.session.user)
 
 
 class _InterruptedVault(FaultyVault):
@@ -163,24 +159,5 @@ class _InterruptedVault(FaultyVault):
         return await super().replace(token, record, version)
 
 
-def _new_user() -> str:
-    # The store may hold sessions of other tests.
-    return f"user {secrets.token_hex(8)}"
-
-
 def _load(handler: SessionMixin) -> None:
     handler.session.get("loaded before")
-
-
-def _revoke_all(user: str) -> Act:
-    async def revoke(handler: SessionMixin) -> None:
-        await handler.sessions.revoke_all(user)
-
-    return revoke
-
-
-def _revoke_others(user: str) -> Act:
-    async def revoke(handler: SessionMixin) -> None:
-        await handler.sessions.revoke_all(user, keep=handler.session)
-
-    return revoke
