@@ -56,7 +56,7 @@ ADVICE: Mapping[int | str, str] = {
     1049: _LOGIN,
     1054: _STRANGE,
     DUPLICATE: _CONSTRAINT,
-    1064: "It takes MySQL 8.0 or MariaDB 10.6, or a newer one of either.",
+    1064: "It takes MySQL 8.0.17 or MariaDB 10.6, or a newer one of either.",
     1114: _SPACE,
     1142: _GRANT,
     1143: _GRANT,
