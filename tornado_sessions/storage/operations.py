@@ -68,22 +68,28 @@ class Operations(Generic[C]):
         self._plugin = plugin
         self._limit = limit
         #: Loads the record of a key.
-        self.load = self._load_in_batch if loads_many else plugin.load_from
+        self.load: Callable[[C, bytes], Awaitable[Record | None]] = (
+            self._load_in_batch if loads_many else plugin.load_from
+        )
         #: Does a `Write`.
-        self.write = self._write_in_batch if writes_many else self._write_alone
+        self.write: Callable[[C, Write], Awaitable[Version | None]] = (
+            self._write_in_batch if writes_many else self._write_alone
+        )
         # The batches of one connection in one event loop.
         self._connection: C | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loads: Batches[bytes, Record | None]
         self._writes: Batches[Write, Version | None]
 
-    async def _load_in_batch(self, connection: C, key: bytes) -> Record | None:
-        self._use(connection)
-        return await self._loads.send(key, key)
+    # Not coroutine functions: each would cost every operation a part of a microsecond.
 
-    async def _write_in_batch(self, connection: C, write: Write) -> Version | None:
+    def _load_in_batch(self, connection: C, key: bytes) -> Awaitable[Record | None]:
         self._use(connection)
-        return await self._writes.send(write.key, write)
+        return self._loads.send(key, key)
+
+    def _write_in_batch(self, connection: C, write: Write) -> Awaitable[Version | None]:
+        self._use(connection)
+        return self._writes.send(write.key, write)
 
     async def _write_alone(self, connection: C, write: Write) -> Version | None:
         key, record, version = write
