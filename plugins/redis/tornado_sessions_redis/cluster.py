@@ -82,6 +82,10 @@ class Cluster(Connection):
         """Sends commands to one server, and to another those that it has not."""
         try:
             replies = await pool.ask_many(commands)
+        except asyncio.CancelledError:
+            # It may hang, and another one may have taken its place.
+            self._doubt()
+            raise
         except ERRORS as error:
             replies = copies(error, len(commands))
         for place, reply in enumerate(replies):

@@ -106,11 +106,12 @@ def _cluster(
     target: Target, most: int, timeout: float, options: dict[str, Any]
 ) -> Cluster:
     # So that there is time for another node, if one of them hangs.
-    options["socket_connect_timeout"] = timeout / 3
+    patience = timeout / 3
+    options["socket_connect_timeout"] = patience
     client: Any = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
         ssl=target.is_encrypted,
-        **options,
+        **{**options, "socket_timeout": patience},
     )
     # The client takes no class, and hands these on to each node that it finds.
     kind = ClusterTLSSocket if target.is_encrypted else ClusterSocket
