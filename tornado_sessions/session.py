@@ -42,7 +42,7 @@ class Saver(Protocol):
 
 
 class Session(Values):
-    """One visitor's values: a mapping that outlives the request.
+    """One visitor's values: a mapping whose values are kept across requests.
 
     It has the methods of a dict and is none. What takes nothing else, such as
     ``json.dumps`` and `.RequestHandler.write`, takes ``dict(session)``.
@@ -138,7 +138,7 @@ class Session(Values):
     def expires(self) -> float:
         """When the session ends, in seconds since the epoch.
 
-        As it was before this request, which may push the end forward.
+        This is the end before this request; the request may extend it.
         """
         return self._state.current.expires
 

@@ -137,7 +137,7 @@ class Sessions:
     def of_request(self, own: SessionState | None) -> Sessions:
         """Returns these sessions for a request whose session is ``own``.
 
-        What that request revokes of its own is to it as if it had been destroyed.
+        If that request revokes its own session, this counts as `.Session.destroy`.
         """
         sessions = copy.copy(self)
         sessions._own = own
@@ -221,7 +221,7 @@ class Sessions:
         It does to each what `revoke` does. A login that is stored meanwhile is not
         among them. Returns 0 where the backend can end sessions and not list them.
         Raises `.SessionGoneError` if ``keep`` has ended or is not stored, and ends
-        nothing more. Of two sessions that end each other at once, one stays.
+        nothing more. If two sessions revoke each other, one survives.
         """
         check_user(user, "revoke_all()")
         if not (keep is None or isinstance(keep, Session)):

@@ -1,4 +1,4 @@
-"""Decides which of two sessions of a user lives that end each other."""
+"""If two sessions of a user revoke each other, decides which one survives."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from tornado_sessions.storage.backend import Record
 
 
 class Claim:
-    """The claim of one session of ``user`` to stay while the others are ended.
+    """The claim of one session of ``user`` to survive while the others are ended.
 
-    While a request ends the others, its mark is in the record of its own session,
-    and in whatever that becomes. Of two that have marks, the higher one stays. The
-    mark is stored before the others are listed. So of two requests each sees the
-    mark of the other, or finds its own session ended before it was marked.
+    While a request ends the others, the record of its own session has a mark. A
+    change of the id copies the mark to the new record. If two sessions have marks,
+    the one with the higher mark survives. The mark is stored before the others are
+    listed. So a request either sees the mark of the other one, or finds that its own
+    session has ended and cannot be marked.
 
-    A login of this very request outranks a session that was only loaded.
+    A login of this request has a higher mark than a session that was only loaded.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Claim:
         self._user = user
         self._state = state
         self._rank = int(state.has_signed_in)
-        #: Whether the session counts, with its mark. That is empty if there is no
-        #: place for it.
+        #: Whether `take` is done. The ``mark`` is empty if it could not be stored: the
+        #: record is full, or the session is not among those that are ended.
         self.is_taken = False
         self.mark = ""
 
     async def handles(self) -> set[str]:
-        """Returns the handles of the session, whatever its id is now.
+        """Returns all handles that the session has had in this request, and has now.
 
         Raises `.SessionGoneError` if it has ended.
         """
@@ -64,24 +65,25 @@ class Claim:
         return handles if found is None else handles | {found[2].id}
 
     async def take(self, by_force: bool) -> bool:
-        """Stores the mark. Returns False if the session has that of another request.
+        """Stores the mark. Returns False if the session has another request's mark.
 
-        ``by_force`` replaces that one. Raises `.SessionGoneError` if the session has
-        ended.
+        With ``by_force`` it replaces that mark. Raises `.SessionGoneError` if the
+        session has ended.
         """
         mark = f"{self._rank}{secrets.token_urlsafe(6)}"
 
         async def take() -> bool:
             found = await self._find()
             if found is None or found[2].user != self._user:
-                # It is none of those that are ended.
+                # The session is not among those that are ended.
                 return True
             if found[2].claim and not by_force:
                 return False
             try:
                 await self._replace(found, mark)
             except SessionDataError:
-                # The record has no room left. It gives way to every mark.
+                # The record is full. Without a mark the session never survives
+                # another one that has a mark.
                 return True
             self.mark = mark
             return True
@@ -115,7 +117,7 @@ class Claim:
             await backoff.wait()
 
     async def _find(self) -> Found | None:
-        """Returns the record of the session; None if it has none that counts.
+        """Returns the record of the session. None if it is not stored yet.
 
         Raises `.SessionGoneError` if it has ended.
         """
@@ -128,7 +130,7 @@ class Claim:
         if found is not None and is_alive(found[2], self._rules, self._rules.now()):
             return found
         if state.signs_in:
-            # It begins a fresh session at its commit.
+            # The login begins a new session at its commit.
             return None
         raise SessionGoneError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.rules import Rules
 
 #: How many seconds the clocks of two servers may differ.
@@ -21,6 +21,14 @@ KEPT_AFTER_END = 300.0
 #: For how many seconds a record says which one has replaced it: five minutes, and
 #: as long again as the clock of the server that purges may be ahead.
 TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
+
+
+def blank_envelope(rules: Rules, now: float) -> Envelope:
+    """Returns the envelope of a session that begins at ``now``."""
+    blank = Envelope(now, 0.0, 0.0, {}, format=FORMAT)
+    blank.seen = seen_at(blank, now)
+    blank.expires = expires_at(blank, rules)
+    return blank
 
 
 def expires_at(envelope: Envelope, rules: Rules) -> float:
@@ -88,10 +96,10 @@ def is_renewal_due(envelope: Envelope, rules: Rules, now: float) -> bool:
 def is_alive(
     envelope: Envelope, rules: Rules, now: float, judged_at: float | None = None
 ) -> bool:
-    """Whether a session has neither expired nor comes from the future.
+    """Whether a session has not expired, and does not come from the future.
 
-    Whether it has expired is judged by ``judged_at``, if that is given: by when a
-    request began.
+    Whether it has expired is decided for the time ``judged_at``, if it is given: when
+    a request began.
     """
     if judged_at is None:
         judged_at = now
@@ -100,7 +108,9 @@ def is_alive(
     return (
         judged_at < envelope.expires
         and judged_at < expires_at(envelope, rules)
-        and envelope.created <= now + CLOCK_SKEW >= envelope.seen
+        # No other clock is that far ahead.
+        and envelope.created <= now + CLOCK_SKEW
+        and envelope.seen <= now + CLOCK_SKEW
     )
 
 

@@ -15,16 +15,17 @@ from tornado_sessions.storage.copies import copy_error
 #: How many seconds holders may use the store, one after the other, while one waits.
 LONGEST_WAIT = 10.0
 
-# How often in its limit a wait is looked at, at most, while its time stands still.
+# How many times a wait is checked within its limit while the holder does not use the
+# store.
 _TICKS = 20
 
 
 class StoreLock:
-    """Lets one task at a time use the store for one session, in the order they came.
+    """Lets one task at a time use the store for one session, in the order of arrival.
 
-    When the holder leaves with a `.BackendError`, everybody who is waiting raises
-    a copy of it. If each waiter tried for itself, the last of twenty would wait
-    for twenty timeouts of a store that hangs.
+    If the holder leaves with a `.BackendError`, each waiter raises a copy of it. If
+    each waiter tried for itself, the last of twenty would wait for twenty timeouts
+    of a store that hangs.
     """
 
     __slots__ = ("__weakref__", "_held", "_waiters", "has_failed")
@@ -55,7 +56,7 @@ class StoreLock:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                # It was handed the lock in the same turn of the loop.
+                # It was given the lock in the same iteration of the event loop.
                 self._release()
             raise
         finally:
@@ -96,14 +97,14 @@ class StoreLock:
         self._release()
 
     def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
-        """Starts what fails ``waiter``; here nothing does."""
+        """Starts a timer that fails ``waiter``. This class has none."""
         return None
 
     def _release(self) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                # It is held all the time, so that nobody comes in between.
+                # It stays held, so that no other task can take it in between.
                 waiter.set_result(None)
                 return
         self._held = False
@@ -112,9 +113,9 @@ class StoreLock:
 class TimedLock(StoreLock):
     """A lock whose waiters fail if the store is slow, and not only if it fails.
 
-    If a holder uses the store for ``limit`` seconds without a break, all of them
-    raise a `.BackendError`. So does whoever has waited for `LONGEST_WAIT`. The waits
-    for a store that is slow would add up.
+    If a holder uses the store for ``limit`` seconds without a break, all waiters
+    raise a `.BackendError`. A waiter also raises one after `LONGEST_WAIT`: with a slow
+    store, the waits would add up.
     """
 
     __slots__ = ("_aside", "_aside_since", "_limit", "_used_since")
@@ -122,7 +123,7 @@ class TimedLock(StoreLock):
     def __init__(self, limit: float | None) -> None:
         super().__init__()
         self._limit = limit
-        # How long holders have done something else, and since when one does.
+        # For how long holders have not used the store, and since when one does not.
         self._aside = 0.0
         self._aside_since: float | None = None
         # Since when the holder uses the store without a break, see `_store_time`.
@@ -135,7 +136,7 @@ class TimedLock(StoreLock):
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Marks what the holder does without the store: it counts for no limit."""
+        """Stops the clock of all limits while the holder does not use the store."""
         loop = asyncio.get_running_loop()
         self._aside_since = loop.time()
         try:
@@ -146,7 +147,7 @@ class TimedLock(StoreLock):
             self._used_since = self._store_time()
 
     def _store_time(self) -> float:
-        """Returns the time, in seconds, without that which holders spent aside."""
+        """Returns the time in seconds, without the time that holders spent aside."""
         now = self._aside_since
         if now is None:
             now = asyncio.get_running_loop().time()
@@ -165,7 +166,7 @@ class TimedLock(StoreLock):
             return
         left = self._left(ends, limit)
         if left > 0:
-            # While the holder is aside, nothing of it passes.
+            # While the holder is aside, the time left does not get less.
             delay = max(left, limit / _TICKS)
             waiter.get_loop().call_later(delay, self._give_up, waiter, ends, limit)
             return

@@ -24,14 +24,13 @@ from tornado_sessions.errors import (
 from tornado_sessions.logs import LimitedLog
 from tornado_sessions.storage.backend import Record, Version
 
-# How many times a session may have been given another id for an old one to lead to
-# it. Each tombstone is one load.
+# How many tombstones are followed, one load each, from an old id to the session.
 LONGEST_CHAIN = 256
 
-# What a record holds whose session has ended, until it is removed.
+# The content of the record of a session that has ended, until it is removed.
 _ENDED = encode(Envelope(0.0, 0.0, 0.0, {}, format=FORMAT))
 
-#: The key of a record, the record, and what it holds.
+#: The key of a record, the record, and its decoded content.
 Found: TypeAlias = tuple[bytes, Record, Envelope]
 
 
@@ -52,12 +51,12 @@ class Records:
     ) -> Envelope | None:
         """Decodes a record. Returns None if the session has ended.
 
-        Whether it has expired is judged by the time ``judged_at``, if that is given.
+        Whether it has expired is decided for the time ``judged_at``, if it is given.
         """
         envelope = self.decode(token, record)
         if envelope is None or is_alive(envelope, self._rules, now, judged_at):
             return envelope
-        # That it was replaced while it was used is no news.
+        # A tombstone is not logged: the change of the id was.
         if not envelope.successor:
             self.tell_expired(token, envelope, now if judged_at is None else judged_at)
         return None
@@ -71,7 +70,7 @@ class Records:
             return None
 
     async def newest(self, state: SessionState, token: str) -> tuple[Envelope, Version]:
-        """Returns what the store has of a session now, and its version.
+        """Loads the newest envelope of a session, and its version.
 
         Raises `.SessionGoneError` if the session was ended, or had expired when
         the request began.
@@ -95,7 +94,7 @@ class Records:
                 and self.read(token, record, self._rules.now()) is not None
             )
         except BackendError:
-            # Nobody is put out because of that. The requests tell of it.
+            # Keep the socket open; requests report the failure.
             return True
         except Exception:  # noqa: BLE001 - the requests raise it
             self._logs.log(
@@ -105,7 +104,7 @@ class Records:
 
     def tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
         if envelope.expires <= 0:
-            # What is left of one that was ended.
+            # The session was ended, and its record is not removed yet.
             self._events.tell_unknown(token)
             return
         reason = reason_of_end(envelope, self._rules, now)
@@ -116,11 +115,10 @@ class Records:
     async def last(
         self, key: bytes, users: Collection[str | None] | None = None
     ) -> Found | None:
-        """Returns the record under ``key``, or the last that has replaced it.
+        """Loads the record under ``key``, and follows its tombstones to the last one.
 
-        With its key and what it holds. It may be one that has ended. With
-        ``users``, only a session of one of these leads on to the next. Returns
-        None if there is none, and if it cannot be decoded.
+        Returns None if a record is missing or cannot be decoded, and if one belongs
+        to none of ``users``. The session of the last record may have ended.
         """
         for _ in range(LONGEST_CHAIN):
             record = await self._store.load_found(key)
@@ -148,13 +146,13 @@ class Records:
         key: bytes,
         version: Version = None,
     ) -> tuple[bytes, Envelope | None] | None:
-        """Ends the session under ``key``, or the one that it has become.
+        """Ends the session under ``key``, also if its id has changed.
 
-        ``version`` is that of the record, if it is known. The record is replaced,
-        and not just removed: so no tombstone is lost, and no save or move that is
-        under way brings the session back. Whoever calls this removes what is left
-        with `.Store.delete_found`. Returns the key of what it has ended, and what was
-        there if that was loaded; None if there was nothing to end.
+        ``version`` is that of the record, if it is known. The record is replaced
+        before it is removed. So no tombstone is lost, and no save or change of the id
+        that is in progress brings the session back. The caller removes the replaced
+        record with `.Store.delete_found`. Returns its key, and its envelope if that was
+        loaded. Returns None if there was nothing to end.
         """
         backoff = Backoff()
         envelope: Envelope | None = None
@@ -165,7 +163,7 @@ class Records:
                     return None
                 key, record, envelope = last
                 if envelope.expires <= 0:
-                    # Somebody has ended it and may have failed to remove it.
+                    # Another request has ended it, and may have failed to remove it.
                     await self._store.delete_found(key)
                     return None
                 version = record.version
@@ -180,9 +178,9 @@ class Records:
             await backoff.wait()
 
     async def end_version(self, version: Version) -> bool:
-        """Ends the session whose record has that version.
+        """Ends the session whose record has this version.
 
-        Returns False if the store has another version of it, or none.
+        Returns False if the store has another version of the record, or none.
         """
         try:
             record = Record(_ENDED, expires=self._rules.now())

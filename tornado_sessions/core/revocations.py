@@ -18,8 +18,8 @@ from tornado_sessions.core.store import Store
 from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
 from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
 
-#: How often a revocation waits for another one that goes first: for ten seconds or so.
-#: One that takes longer has failed half-way.
+#: How many times a revocation waits for one with a higher mark, about ten seconds in
+#: all. If that one takes longer, it has failed and left its mark behind.
 MOST_WAITS = 400
 
 
@@ -30,11 +30,11 @@ class _Run:
     user: str
     #: The handles of the sessions to end; None for all that the first listing has.
     chosen: set[str] | None
-    #: That of the session to keep.
+    #: The claim of the session to keep, if there is one.
     claim: Claim | None = None
-    #: Whether nothing more is ended once that session has ended.
+    #: Whether the revocation stops if the session to keep has ended.
     must_stay: bool = True
-    #: The handles of those that were alive.
+    #: The handles of the sessions that were ended and had been alive.
     ended: set[str] = dataclasses.field(default_factory=set)
     contest: Backoff = dataclasses.field(default_factory=Backoff)
     waits: int = 0
@@ -70,8 +70,8 @@ class Revocations:
     ) -> int:
         """Ends all sessions of ``user`` except ``but``. See `.Sessions.revoke_all`."""
         if but is not None and but.token is None and not but.signs_in:
-            # Its id was dead when the request came, for example. To end all of them
-            # would sign out the very device that asked.
+            # For example, its session had ended before the request. To end all sessions
+            # would also sign out the device that asked to keep its own.
             raise SessionGoneError(
                 "The session to keep is not stored: it has ended, or nobody has written"
                 " to it. So revoke_all() has ended no session. Leave keep out to end"
@@ -83,7 +83,7 @@ class Revocations:
             return 0
         kept = but
         if kept is None and mine is not None and mine.has_signed_in:
-            # A login of this very request holds.
+            # A login of this request stays valid.
             kept = mine
         run = _Run(user, None, must_stay=but is not None)
         if kept is not None:
@@ -93,17 +93,17 @@ class Revocations:
         return len(run.ended)
 
     def _own(self, user: str, own: SessionState | None) -> SessionState | None:
-        """Returns the session of the request, if it is one of ``user``.
+        """Returns the session of the request, if its record belongs to ``user``.
 
-        It is none of theirs while it is nobody's, though it may be about to be signed
-        in under the same handle.
+        An anonymous session belongs to no user, even if this request signs in and has
+        not stored that yet.
         """
         if own is None or own.token is None or own.base.user != user:
             return None
         return own
 
     def _note_end(self, mine: SessionState | None, run: _Run) -> None:
-        # One that is about to be signed in begins a fresh session at its commit.
+        # A login that is not stored yet begins a new session at its commit.
         if mine is not None and mine.base.id in run.ended and not mine.signs_in:
             mine.note_end()
 
@@ -123,7 +123,7 @@ class Revocations:
         spared, since = None, 0.0
         if but is not None and but.base.user != user:
             but = None
-        # What is about to be signed in will be so after this.
+        # A login that is not stored yet will get a later time.
         if but is not None and not but.signs_in:
             spared, since = but.base.id, sign_in(but.base)[0]
         known = [sign_in(each.base)[0] for each in (mine, but) if each is not None]
@@ -134,28 +134,29 @@ class Revocations:
         if mine is None or mine.base.id == spared or mine.signs_in:
             return
         if mine.has_signed_in:
-            # A login of this very request holds: it is stored with a later time.
+            # A login of this request stays valid: it is stored with a later time.
             move_sign_in(mine, mine.base.auth_time, before)
         else:
             mine.note_end()
 
     def _later_than(self, sign_ins: list[float]) -> float:
-        """Returns the time, or a later one if this clock is known to be behind.
+        """Returns the current time, or a later one if this clock is behind.
 
-        It is later than ``sign_ins``, those of the user that are known, and than the
-        use of any session that this process knows of.
+        It is later than ``sign_ins``, the known logins of the user, and later than the
+        last use of any session that this process knows of.
         """
         now = self._rules.now()
-        # Not much later: then a clock was wrong, and what is stored is for good.
+        # At most five minutes later. If a time is further ahead, that clock was wrong,
+        # and the time that is stored here is never removed.
         seen = min(self._rules.latest, now + CLOCK_SKEW)
         latest = max([seen, *sign_ins])
         return now if latest < now else latest + SIGN_IN_STEP
 
     async def _end(self, run: _Run) -> None:
-        """Ends sessions until none is left that was to end.
+        """Ends sessions until none of the chosen ones is left.
 
-        Raises `.SessionGoneError` if the session to keep ends meanwhile: at once if it
-        ``must_stay``, else when the others have ended.
+        Raises `.SessionGoneError` if the session to keep ends meanwhile: at once with
+        ``must_stay``, otherwise after the others have ended.
         """
         is_kept = run.claim is not None
         try:
@@ -171,7 +172,7 @@ class Revocations:
             ) from error
         except BaseException:
             if run.claim is not None:
-                # A mark that stays delays other revocations, and does no other harm.
+                # A mark that is left behind only delays other revocations.
                 with contextlib.suppress(SessionError):
                     await run.claim.release()
             raise
@@ -182,10 +183,10 @@ class Revocations:
             )
 
     async def _end_round(self, run: _Run) -> bool:
-        """Lists the sessions and ends those that are due. Returns True if none is.
+        """Lists the sessions and ends those that are due. Returns True if none is due.
 
-        It ends only what is still as it was listed. What has changed since, and what
-        it has become, is due in the next round.
+        It ends a session only in the version that was listed. A session that has
+        changed since, also its id, is due in the next round.
         """
         listed = await self._users.look_up(run.user)
         if run.chosen is None:
@@ -203,23 +204,24 @@ class Revocations:
         return not due
 
     async def _goes_first(self, run: _Run, listed: Listing, due: set[str]) -> bool:
-        """Returns whether what is ``due`` may be ended in this round.
+        """Returns whether the sessions in ``due`` may be ended in this round.
 
-        Takes out what is spared. Raises `.SessionGoneError` if the session to keep has
-        ended.
+        Removes the session to keep from ``due``. Raises `.SessionGoneError` if that
+        session has ended. Returns False to list again: after the mark was stored, and
+        while another session has a higher mark.
         """
         claim = run.claim
         if claim is None:
             return True
         due -= await claim.handles()
-        # What the session is about to become has the mark already.
+        # If its id is being changed, the new record has the mark already.
         due -= {each for each, marks in listed.marks.items() if claim.mark in marks}
         if not due:
             await claim.release()
             return True
         is_overdue = run.waits >= MOST_WAITS
         if not claim.is_taken and await claim.take(by_force=is_overdue):
-            # Those count that have been marked meanwhile.
+            # List again, to see the marks that others have stored before this one.
             return False
         others = [max(listed.marks[each]) for each in due & listed.marks.keys()]
         if claim.is_taken and (is_overdue or claim.mark >= max(others, default="")):
@@ -245,9 +247,9 @@ class Revocations:
             await run.backoff.wait()
 
     async def _follow(self, user: str, listed: Listing, chosen: set[str]) -> None:
-        """Adds to ``chosen`` what the sessions have become.
+        """Adds to ``chosen`` the new handles of sessions whose id has changed.
 
-        Adds to ``listed`` what had moved to a place that the listing had passed.
+        Adds their new records to ``listed`` if the listing has missed them.
         """
         pending = list(chosen & listed.moved.keys())
         while pending:

@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Raw
 
 from tornado_sessions.core.codec import PLAIN, decode_value
-from tornado_sessions.core.envelope import FORMAT, Envelope, latest, same_fields
+from tornado_sessions.core.envelope import Envelope, latest, same_fields
 from tornado_sessions.core.expiry import (
+    blank_envelope,
     expires_at,
     is_persistent,
     longest_left,
     renewal_interval,
-    seen_at,
 )
 from tornado_sessions.core.locks import StoreLock
 from tornado_sessions.core.packing import encode_values
@@ -79,7 +79,7 @@ class SessionState:
     ) -> None:
         self.rules = rules
         if base is None:
-            base = self.blank()
+            base = blank_envelope(rules, rules.now())
 
         # What was loaded.
         #: What the store has, as this request saw it, and under which token and
@@ -276,9 +276,8 @@ class SessionState:
         if self.token is not None:
             version = None if self.stale else self.version
             self._end({self.token: Ended(self.base.user, version)})
-        if self.not_alive:
-            self._end({token: Ended(user) for token, user in self.not_alive.items()})
-            self.not_alive = _nothing
+        self._end({token: Ended(user) for token, user in self.not_alive.items()})
+        self.not_alive = _nothing
         self.note_end()
 
     # What the core notes.
@@ -324,12 +323,15 @@ class SessionState:
         self.token = self.version = None
         self.stale = self.needs_new_id = False
         self._forget_request()
-        self.adopt(self.blank())
+        self.adopt(blank_envelope(self.rules, self.rules.now()))
 
     def discard(self) -> None:
         """Drops what this request changed. What it destroyed stays destroyed."""
         # Another base: what a commit in progress stores of a new session ends again.
-        self.adopt(self.blank() if self.token is None else self.base)
+        if self.token is None:
+            self.adopt(blank_envelope(self.rules, self.rules.now()))
+        else:
+            self.adopt(self.base)
         self.needs_new_id = False
         self._forget_request()
 
@@ -389,16 +391,6 @@ class SessionState:
                 " out, so none can be begun. Write to the session before flush() and"
                 " finish(), and before a WebSocket is opened."
             )
-
-    # What these are made of.
-
-    def blank(self) -> Envelope:
-        """Returns the envelope of a session that begins now."""
-        now = self.rules.now()
-        blank = Envelope(now, 0.0, 0.0, {}, format=FORMAT)
-        blank.seen = seen_at(blank, now)
-        blank.expires = expires_at(blank, self.rules)
-        return blank
 
     def _end(self, ended: Mapping[str, Ended]) -> None:
         self.ended = {**self.ended, **ended}

@@ -181,7 +181,7 @@ class SessionMixin(tornado.web.RequestHandler):
         exchange = self._session_exchange
         exchange.refuse_inside_transaction()
         if not self._headers_written:
-            # With the footers it comes from finish(), and everything is committed.
+            # `include_footers` means that finish() called this, after the commit.
             commit = None if include_footers else exchange.due_commit(self._status_code)
             if commit is not None:
                 return commit.start(self._commit_and_send, finishes=False)

@@ -36,7 +36,7 @@ _WITHHELD = (
     " network that you trust: session_cookie_kwargs={'secure': False}."
 )
 
-# What is the cause of several cookies with our name is outside of the request.
+# The request does not show why there are several cookies with our name.
 _ONE_ALIVE = (
     "A request came with %s, of which one is alive; that one is taken. Another"
     " application on this host may use the name with another path, or settings were"
@@ -66,10 +66,10 @@ _NOTHING = TakenIds()
 
 
 def take_ids(request: HTTPServerRequest, names: object) -> TakenIds:
-    """Takes the ids out of the header and the URL of a request.
+    """Removes the ids from the header and the URL of a request, and returns them.
 
     After that no log, no link and no error report repeats them. ``names`` is the
-    setting ``session_transports``, which nobody may have checked yet.
+    setting ``session_transports``, which may not have been checked yet.
     """
     if not isinstance(names, (list, tuple)):
         return _NOTHING
@@ -90,20 +90,21 @@ def take_ids(request: HTTPServerRequest, names: object) -> TakenIds:
 
 
 class SessionIds:
-    """The session ids that a request brings, and the transport of its session.
+    """The session ids that a request brings, and how its response sends the id.
 
-    It reads the request when it is made.
+    The constructor reads the request. It decides by which transport the id travels,
+    and which cookie settings the response uses: both depend on the request.
     """
 
     #: The id that the client has, once its session was looked up.
     token: str | None = None
     #: The request came with several ids, and it is not known which one counts.
     is_ambiguous = False
-    #: The response has to keep its URL to itself: the id is in it, or in a link.
+    #: No other site may get the URL of the page: the id is in it, or in a link.
     is_in_url = False
     #: The id that `.put_id_in_url` has put into a link of the response.
     linked_token: str | None = None
-    #: How the id comes and goes: by "cookie", "header" or "query"; "" for not at all.
+    #: "cookie", "header" or "query"; "" if no id is accepted or sent.
     transport = "cookie"
 
     _cookie: CookieSettings | None = None
@@ -119,8 +120,8 @@ class SessionIds:
         self._request = request
         self._settings = settings
         self._logs = logs
-        #: The different ids of the request, also those that are not alive; after
-        #: `choose` those that are. More than four are as good as five.
+        #: The different ids of the request; after `choose` only those that are alive.
+        #: At most five are kept: one more than the limit shows that there are too many.
         self.tokens: Sequence[str]
         if settings.transports is None or taken is None:
             self.tokens = self._read_cookies()
@@ -142,7 +143,7 @@ class SessionIds:
 
     @property
     def needs_link(self) -> bool:
-        """Whether the client gets its id in links, as it can hold it nowhere else."""
+        """Whether the client gets its id in links, because it has no other place."""
         if self.transport == "cookie":
             return self.token is None
         return self.transport == "query"
@@ -165,7 +166,7 @@ class SessionIds:
         return settings.loopback_xsrf_cookie
 
     def choose(self, state: SessionState) -> None:
-        """Notes which of several ids are alive, now that they were looked up."""
+        """Notes which of several ids are alive, after they were looked up."""
         count, self.tokens = len(self.tokens), _alive(state)
         self.is_ambiguous = state.refusal is not None
         if state.token is not None:
@@ -184,7 +185,7 @@ class SessionIds:
         )
 
     def log_refusal(self, error: SessionError) -> None:
-        """Logs why a request that came with several ids is answered 400."""
+        """Logs why the response to a request with several ids is 400."""
         request = self._request
         self._logs.log(
             logging.WARNING,
@@ -252,8 +253,8 @@ class SessionIds:
     def _limited(self, values: Sequence[str]) -> Sequence[str]:
         """Returns which of several different values may be ids.
 
-        That is one malformed value where no other one came, and five at most: that
-        is one too many already.
+        A malformed value is returned only if there is no other. At most five are
+        returned: one more than the limit.
         """
         if len(values) < 2:
             return values
@@ -272,8 +273,8 @@ class SessionIds:
 
 
 def _alive(state: SessionState) -> Sequence[str]:
-    """Returns those ids of a request of which a session has been found."""
+    """Returns the ids of a request whose sessions are alive."""
     if state.token is not None:
         return (state.token,)
-    # To destroy() ends all of them.
+    # destroy() ends all of them.
     return tuple(state.found)

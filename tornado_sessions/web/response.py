@@ -1,4 +1,4 @@
-"""The commit of a session that a response waits for."""
+"""The commit of a session, which the response waits for."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from tornado_sessions.frames import hide_frames
 from tornado_sessions.logs import SEVERAL
 from tornado_sessions.sessions import Sessions
 
-#: Done when the bytes are out; what Tornado's flush() and finish() return.
+#: What Tornado's flush() and finish() return: done when the response is sent.
 Sent: TypeAlias = "asyncio.Future[None]"
 
 
 class ResponseCommit:
-    """What a response has to store before it leaves.
+    """The commit that has to end before a response is sent.
 
-    Tornado's ``finish()`` cannot wait, and a commit has to. So `is_due` packs what
-    is to be stored, and `start` begins a task that commits and then sends. If the
-    store suspends, whoever calls ``flush()`` or ``finish()`` gets a future that is
-    done when the response is sent. To cancel it does not stop the commit.
+    Tornado's ``finish()`` does not wait, and a commit must. So `is_due` packs the
+    changes, and `start` starts a task that commits and then sends. If the store
+    suspends, the caller of ``flush()`` or ``finish()`` gets a future that is done when
+    the response is sent. Cancelling it does not stop the commit.
     """
 
     #: The commit has begun and has not ended yet.
     is_pending = False
-    #: It has failed; its error is the response, and nothing is left to commit.
+    #: The commit has failed. Its error is the response, and nothing else is committed.
     has_failed = False
-    #: What follows is ``finish()``; else it is ``flush()``.
+    #: After the commit ``finish()`` is called, and not ``flush()``.
     finishes = False
 
     _waiters: tuple[Sent, ...] = ()
@@ -48,7 +48,7 @@ class ResponseCommit:
     def is_due(self, status: int) -> bool:
         """Whether there is anything to commit in a response of ``status``.
 
-        Packs it: what the handler changes after that is not part of the response.
+        Packs the changes: what the handler changes later is not stored.
         """
         if self.has_failed:
             return False
@@ -62,8 +62,8 @@ class ResponseCommit:
         if status >= 500 or state.store_failed:
             # The response does not wait for a store that has failed already.
             state.noted_at = math.inf
-        # Nothing may raise here that send_error() could meet. The commit finds it
-        # again, and there it is answered.
+        # Nothing may raise here, because send_error() may have called this. The commit
+        # raises the error again, and it becomes the response.
         try:
             self._packed = state.pack()
         except Exception:  # noqa: BLE001
@@ -85,9 +85,9 @@ class ResponseCommit:
     ) -> Sent:
         """Starts ``work``, which calls `run` and then sends the response.
 
-        Returns at once what that has returned where the store does not suspend. If
-        another ``work`` has been started before, that one sends the response, by
-        ``finish()`` if it is to finish now.
+        If the store does not suspend, returns what ``work`` has returned. If a commit
+        is in progress already, that one sends the response, with ``finish()`` if
+        ``finishes``.
         """
         if finishes:
             self.finishes = True
@@ -103,8 +103,8 @@ class ResponseCommit:
     async def run(self) -> None:
         """Commits what was packed. Raises what `.Session.save` does.
 
-        Does not raise where the session was ended elsewhere: the response is sent,
-        and its changes are lost.
+        Does not raise if the session was ended elsewhere: the response is sent, and
+        the changes are lost.
         """
         state = self._state
         try:
@@ -113,7 +113,7 @@ class ResponseCommit:
                 await self._sessions.commits.commit(state, packed, self._generation)
                 if self._packed is packed and not (state.needs_new_id or state.ended):
                     break
-                # Meanwhile came a finish() after a flush(), or a verb.
+                # Meanwhile finish() was called after flush(), or a verb was.
         except SessionGoneError as error:
             self._sessions.logs.log(logging.INFO, "%s", str(error), most=SEVERAL)
             state.discard()
@@ -121,7 +121,7 @@ class ResponseCommit:
         except BaseException as error:
             hide_frames(error)
             self.has_failed = True
-            # send_error() calls finish() again: nothing may be left to do.
+            # send_error() calls finish() again, which must find nothing to commit.
             state.discard()
             state.ended = {}
             raise
@@ -129,7 +129,7 @@ class ResponseCommit:
             self.is_pending = False
 
     async def _end_later(self) -> None:
-        """Ends what was destroyed, for a response that says already that it failed."""
+        """Ends what was destroyed, after an error response was sent."""
         state = self._state
         with contextlib.suppress(BackendError):
             await self._sessions.commits.commit(state, state.base, state.generation)
@@ -140,7 +140,7 @@ class ResponseCommit:
         try:
             sent = await work
         except Exception as error:
-            # Nobody may be waiting, and then nobody else would hear of it.
+            # Log it here, because perhaps nobody waits for the future.
             self._sessions.logs.log(
                 logging.ERROR,
                 "A response could not be finished.",
@@ -150,14 +150,13 @@ class ResponseCommit:
             failure = error
         waiters, self._waiters = self._waiters, ()
         if sent is None:
-            # The error was answered, if it could be.
+            # An error response was sent, if possible.
             sent = asyncio.get_running_loop().create_future()
             _resolve((sent, *waiters), failure)
         elif waiters:
-            # This task ends here: neither what is saved nor close() waits for a
-            # client that takes its time.
+            # This task ends now, so that close() does not wait for a slow client.
             sent.add_done_callback(functools.partial(_pass_on, waiters))
-        # The error's traceback leads to this frame: they would be a cycle.
+        # Its traceback refers to this frame: they would be a cycle.
         failure = None
         return sent
 
@@ -174,5 +173,5 @@ def _resolve(waiters: Sequence[Sent], failure: BaseException | None) -> None:
             waiter.set_result(None)
         else:
             waiter.set_exception(failure)
-            # That a client hung up is no news where nobody waits.
+            # Marks the error as seen: asyncio would log it if nobody waits.
             waiter.exception()
