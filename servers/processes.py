@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import unittest
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,12 @@ class Running(abc.ABC):
     @abc.abstractmethod
     def stop(self) -> None:
         """Stops it and removes its data; twice is as good as once."""
+
+    def start_for(self, case: unittest.TestCase) -> Self:
+        """Starts it, and stops it at the end of a test."""
+        case.addCleanup(self.stop)
+        self.start()
+        return self
 
     def __enter__(self) -> Self:
         self.start()
