@@ -11,7 +11,6 @@ import pytest
 from tornado_sessions_memory import MemoryBackend
 
 from tests.sessions_case import IDLE, SessionsCase
-from tests.test_sessions_users import InterruptedVault
 from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
@@ -24,6 +23,7 @@ from tornado_sessions.core.expiry import TOMBSTONE_LIFE
 from tornado_sessions.core.records import LONGEST_CHAIN
 from tornado_sessions.core.values import state_of
 from tornado_sessions.testing import FaultyVault
+from tornado_sessions.testing.interruptions import InterruptedVault
 
 Work = Callable[[], Awaitable[Any]]
 

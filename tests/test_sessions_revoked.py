@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 
 from tests.sessions_case import SessionsCase
-from tests.test_sessions_users import InterruptedVault
 from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
@@ -23,6 +22,7 @@ from tornado_sessions import (
 from tornado_sessions.core import retries, revocations
 from tornado_sessions.core.values import state_of
 from tornado_sessions.testing import FaultyVault
+from tornado_sessions.testing.interruptions import InterruptedVault
 
 #: The first call of the store after it has stored the mark of a revocation, and the
 #: last one of a revocation that has two sessions to end.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from unittest import mock
 
@@ -16,20 +15,18 @@ from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Record,
-    Saved,
     Session,
     SessionEvent,
     SessionGoneError,
     SessionLimitError,
     Sessions,
     Vault,
-    Version,
 )
 from tornado_sessions.core import retries
 from tornado_sessions.core.codec import encode
 from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.values import state_of
-from tornado_sessions.testing import FaultyVault
+from tornado_sessions.testing.interruptions import InterruptedVault
 
 
 class UsersTest(SessionsCase):
@@ -417,30 +414,3 @@ class LimitTest(SessionsCase):
 
 class SuspendingUsersTest(UsersTest):
     suspends = True
-
-
-class InterruptedVault(FaultyVault):
-    """Lets another request come and go at the worst moment, once."""
-
-    before_find: Callable[[], Awaitable[None]] | None = None
-    before_end: Callable[[], Awaitable[None]] | None = None
-    before_replace: Callable[[], Awaitable[None]] | None = None
-
-    async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        interrupt, self.before_find = self.before_find, None
-        if interrupt is not None:
-            await interrupt()
-        async for found in super().find(user):
-            yield found
-
-    async def replace_found(self, record: Record, version: Version) -> Version:
-        interrupt, self.before_end = self.before_end, None
-        if interrupt is not None:
-            await interrupt()
-        return await super().replace_found(record, version)
-
-    async def replace(self, token: str, record: Record, version: Version) -> Saved:
-        interrupt, self.before_replace = self.before_replace, None
-        if interrupt is not None:
-            await interrupt()
-        return await super().replace(token, record, version)

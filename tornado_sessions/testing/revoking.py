@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
-from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.storage.vault import Saved
 from tornado_sessions.testing.applications import (
     Crowd,
     Site,
@@ -20,7 +17,7 @@ from tornado_sessions.testing.devices import (
     revoke_all,
     revoke_others,
 )
-from tornado_sessions.testing.faults import FaultyVault
+from tornado_sessions.testing.interruptions import InterruptedVault
 from tornado_sessions.testing.visitors import Visitor
 from tornado_sessions.web import SessionMixin
 
@@ -76,7 +73,7 @@ class RevokingContract(UserTests):
             ) -> None:
                 codes.append((await copy.send(revoke_others(user))).code)
 
-            vault.before_move = revoke_meanwhile
+            vault.before_replace = revoke_meanwhile
             codes.append(device.does(act(user), put(a=1)).code)
             self.assertEqual(codes, [200, 200])
             self.assertEqual(self.user_of(device), user)
@@ -134,29 +131,10 @@ class RevokingContract(UserTests):
                 alive, [user if code == 200 else None for code in codes] + [None]
             )
 
-    def _interrupt(self, site: Site | None = None) -> _InterruptedVault:
+    def _interrupt(self, site: Site | None = None) -> InterruptedVault:
         sessions = (site or self.site).sessions
-        vault = sessions.vault = _InterruptedVault(sessions.vault)
+        vault = sessions.vault = InterruptedVault(sessions.vault)
         return vault
-
-
-class _InterruptedVault(FaultyVault):
-    """Lets other requests come first, before a session is ended, marked or moved."""
-
-    before_end: Callable[[], Awaitable[None]] | None = None
-    before_move: Callable[[], Awaitable[None]] | None = None
-
-    async def replace_found(self, record: Record, version: Version) -> Version:
-        interrupt, self.before_end = self.before_end, None
-        if interrupt is not None:
-            await interrupt()
-        return await super().replace_found(record, version)
-
-    async def replace(self, token: str, record: Record, version: Version) -> Saved:
-        interrupt, self.before_move = self.before_move, None
-        if interrupt is not None:
-            await interrupt()
-        return await super().replace(token, record, version)
 
 
 def _load(handler: SessionMixin) -> None:
