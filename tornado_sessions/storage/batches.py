@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tornado_sessions.storage.copies import copy_error
 
@@ -26,15 +26,18 @@ class NothingAppliedError(Exception):
     """
 
 
-class _Waiting(NamedTuple, Generic[Q]):
+class _Waiting(Generic[Q]):
     """One operation on one key, and the future that its caller awaits."""
 
-    key: bytes
-    operation: Q
-    # Its result is that of the operation, or `_ALONE`.
-    outcome: asyncio.Future[Any]
-    #: The futures of other callers that share the result.
-    also: list[asyncio.Future[Any]]
+    __slots__ = ("also", "key", "operation", "outcome")
+
+    def __init__(self, key: bytes, operation: Q, outcome: asyncio.Future[Any]) -> None:
+        self.key = key
+        self.operation = operation
+        # Its result is that of the operation, or `_ALONE`.
+        self.outcome = outcome
+        # The futures of other callers that share the result.
+        self.also: list[asyncio.Future[Any]] = []
 
     def unsettled(self) -> list[asyncio.Future[Any]]:
         """Returns the futures of those that still wait."""
@@ -97,7 +100,7 @@ class Batches(Generic[Q, R]):
             finally:
                 self._end()
         outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(key, operation, outcome, []))
+        self._waiting.append(_Waiting(key, operation, outcome))
         if self._in_progress < self._at_once:
             self._schedule()
         try:
