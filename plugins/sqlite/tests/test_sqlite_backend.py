@@ -28,6 +28,7 @@ from tornado_sessions_sqlite import SQLiteBackend
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
+from tornado_sessions.testing.records import new_key
 
 # A statement that runs for ever, though every other one works.
 _HANG_IN_DELETE = """
@@ -47,91 +48,6 @@ class SQLiteBackendTest(BackendContract, unittest.IsolatedAsyncioTestCase):
     def make_backend(self) -> Backend:
         # The contract is about answers; a slow disk is no reason to fail.
         return SQLiteBackend(self.path, timeout=20)
-
-
-class UrlTest(unittest.TestCase):
-    def test_three_slashes_are_a_relative_path(self) -> None:
-        """The path counts from the directory of the process at that moment."""
-        backend = SQLiteBackend.from_url("sqlite:///data/s.db", {})
-
-        self.assertEqual(backend.path, os.path.join(os.getcwd(), "data/s.db"))
-
-    def test_four_slashes_are_an_absolute_path(self) -> None:
-        """The fourth slash is the path's own."""
-        backend = SQLiteBackend.from_url("sqlite:////var/lib/s.db", {})
-
-        self.assertEqual(backend.path, "/var/lib/s.db")
-
-    def test_the_path_is_percent_decoded(self) -> None:
-        """Any file name can be written, also one that is no UTF-8."""
-        backend = SQLiteBackend.from_url("sqlite:////a%20%23b%3f%ff.db", {})
-
-        self.assertEqual(os.fsencode(backend.path), b"/a #b?\xff.db")
-
-    def test_options_have_defaults(self) -> None:
-        """Two seconds, WAL's usual durability, a mebibyte."""
-        backend = SQLiteBackend.from_url("sqlite:///s.db", {})
-
-        self.assertEqual(backend.timeout, 2.0)
-        self.assertEqual(backend.synchronous, "normal")
-        self.assertEqual(backend.table, "sessions")
-        self.assertEqual(backend.max_bytes, 65_536)
-
-    def test_options_follow_a_question_mark(self) -> None:
-        """They are those of the constructor."""
-        backend = SQLiteBackend.from_url(
-            "sqlite:///s.db?timeout=0.5&synchronous=full&table=web&max_bytes=1000", {}
-        )
-
-        self.assertEqual(backend.timeout, 0.5)
-        self.assertEqual(backend.synchronous, "full")
-        self.assertEqual(backend.table, "web")
-        self.assertEqual(backend.max_bytes, 1000)
-
-    def test_an_unknown_option_is_refused(self) -> None:
-        """The error lists what there is, and names the closest."""
-        self._assert_refused(
-            "sqlite:///s.db?tiemout=1",
-            "Did you mean 'timeout'? Its options are 'synchronous', 'table', 'timeout',"
-            " 'max_bytes'.",
-        )
-
-    def test_values_that_make_no_sense_are_refused(self) -> None:
-        """Behaviour 89: the error names the option, and does not repeat the value."""
-        for option, told in {
-            "timeout=soon": "'timeout' must be a number.",
-            "timeout=0": "'timeout' must be a finite number of seconds above 0.",
-            "timeout=nan": "'timeout' must be a finite number of seconds above 0.",
-            "timeout=inf": "'timeout' must be a finite number of seconds above 0.",
-            "synchronous=off": "'synchronous' must be 'normal' or 'full'.",
-            "table=": "'table' must be a name of ASCII letters, digits and underscores"
-            " that begins with neither a digit nor 'sqlite_'.",
-            "table=web-sessions": "'table' must be a name",
-            "table=a%22b": "'table' must be a name",
-            "table=1a": "'table' must be a name",
-            "table=SQLite_a": "'table' must be a name",
-            "max_bytes=1.5": "'max_bytes' must be a whole number.",
-            "max_bytes=0": "'max_bytes' must be a number above 0.",
-        }.items():
-            with self.subTest(option):
-                self._assert_refused(f"sqlite:///s.db?{option}", told)
-
-    def test_a_url_without_a_path_is_refused(self) -> None:
-        """Two slashes, a bare name, a host: the error shows how it is written."""
-        for url in ("sqlite", "sqlite:", "sqlite://s.db", "sqlite://host/s.db#x"):
-            with self.subTest(url):
-                self._assert_refused(url, "'sqlite:///relative.db' with three slashes")
-
-    def test_a_path_that_is_no_file_is_refused(self) -> None:
-        """SQLite's own memory would differ in each thread: use that backend."""
-        for url in ("sqlite:///", "sqlite:///:memory:", "sqlite:///a%00b"):
-            with self.subTest(url):
-                self._assert_refused(url, "use the backend 'memory'")
-
-    def _assert_refused(self, url: str, told: str) -> None:
-        with self.assertRaises(ValueError) as caught:
-            SQLiteBackend.from_url(url, {})
-        self.assertIn(told, str(caught.exception))
 
 
 class _Case(unittest.IsolatedAsyncioTestCase):
@@ -232,7 +148,7 @@ class FileTest(_Case):
 
     async def test_what_is_deleted_is_overwritten(self) -> None:
         """Whatever SQLite was built with; also once all of it has left the log."""
-        backend, key = self.open(), _new_key()
+        backend, key = self.open(), new_key()
         await backend.insert(key, Record(b"a secret of ann's"))
         [(secure_delete,)] = await _pragma(
             (await backend.connection()).writer, "secure_delete"
@@ -246,7 +162,7 @@ class FileTest(_Case):
     async def test_the_reading_connection_cannot_write(self) -> None:
         """Behaviour 69: nothing that only reads can hold the lock of a writer."""
         backend = self.open()
-        await backend.load(_new_key())
+        await backend.load(new_key())
 
         [(query_only,)] = await _pragma(
             (await backend.connection()).reader, "query_only"
@@ -255,7 +171,7 @@ class FileTest(_Case):
 
     async def test_the_schema_can_be_read(self) -> None:
         """What the README tells of the table is what the table is."""
-        backend, key = self.open(), _new_key()
+        backend, key = self.open(), new_key()
         await backend.insert(key, Record(b"data", expires=1_800_000_000.5, user="ann"))
 
         with self.database() as database:
@@ -287,7 +203,7 @@ class FileTest(_Case):
     async def test_closing_waits_for_what_is_under_way(self) -> None:
         """Behaviour 65: also for what waits for the lock of another."""
         threads = set(threading.enumerate())
-        backend, key = self.open(), _new_key()
+        backend, key = self.open(), new_key()
         await _insert(backend)
         with self.database() as database:
             database.execute("BEGIN IMMEDIATE")
@@ -334,7 +250,7 @@ class FileTest(_Case):
         """The connection that it began to open is closed."""
         threads = set(threading.enumerate())
         backend = self.open()
-        load = asyncio.create_task(backend.load(_new_key()))
+        load = asyncio.create_task(backend.load(new_key()))
         await asyncio.sleep(0)
         load.cancel()
         await asyncio.wait([load])
@@ -374,7 +290,7 @@ class FileTest(_Case):
         self.addCleanup(logger.removeHandler, handler)
 
         with self.assertRaises(BackendError):
-            await self.open().load(_new_key())
+            await self.open().load(new_key())
 
         self.assert_threads_end(threads)
 
@@ -385,7 +301,7 @@ class FileTest(_Case):
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: told.append(context)
         )
-        load = asyncio.create_task(backend.load(_new_key()))
+        load = asyncio.create_task(backend.load(new_key()))
         await asyncio.sleep(0)
         load.cancel()
         await asyncio.wait([load])
@@ -632,7 +548,7 @@ class FailureTest(_Case):
     async def _assert_refused(self, backend: SQLiteBackend, told: str) -> None:
         for _ in range(2):
             with self.assertRaises(BackendError) as caught:
-                await backend.load(_new_key())
+                await backend.load(new_key())
             self.assertEqual(
                 str(caught.exception),
                 f"The session database {str(self.path)!r} cannot be used: {told}",
@@ -653,7 +569,7 @@ class FailureTest(_Case):
         for path in self.path.parent.iterdir():
             path.unlink()
         with self.assertLogs("tornado_sessions"):
-            self.assertFalse(await _has(backend, _new_key()))
+            self.assertFalse(await _has(backend, new_key()))
         await backend.close()
 
         self.assertTrue(pausing.done())
@@ -711,7 +627,7 @@ class FailureTest(_Case):
         backend = self.open()
         with self.database() as database:
             database.execute("BEGIN EXCLUSIVE")
-            load = asyncio.create_task(backend.load(_new_key()))
+            load = asyncio.create_task(backend.load(new_key()))
             await asyncio.wait([load], timeout=0.1)
             self.assertFalse(load.done())
             database.execute("COMMIT")
@@ -746,9 +662,9 @@ class FailureTest(_Case):
         with self.database() as database:
             database.execute("BEGIN EXCLUSIVE")
             with self.assertRaises(BackendError):
-                await backend.load(_new_key())
+                await backend.load(new_key())
 
-        self.assertIsNone(await backend.load(_new_key()))
+        self.assertIsNone(await backend.load(new_key()))
 
     async def test_a_statement_that_hangs_is_given_up(self) -> None:
         """Behaviour 66: within the time limit, and the next one is answered."""
@@ -865,7 +781,7 @@ class FailureTest(_Case):
         self, backend: Backend, told: str, key: bytes | None = None
     ) -> None:
         """Every operation fails, with a message and with the driver's error."""
-        key = key or _new_key()
+        key = key or new_key()
         for operation in (backend.load(key), backend.delete(key), backend.ping()):
             with self.assertRaises(BackendError) as caught:
                 await operation
@@ -885,7 +801,7 @@ class SilenceTest(_Case):
         self.addCleanup(root.setLevel, level)
         self.addCleanup(root.removeHandler, handler)
         asyncio.get_running_loop().set_debug(True)
-        backend, key, data = self.open(), _new_key(), secrets.token_bytes(32)
+        backend, key, data = self.open(), new_key(), secrets.token_bytes(32)
         user = secrets.token_hex(16)
 
         await backend.insert(key, Record(data, expires=100, user=user))
@@ -897,7 +813,7 @@ class SilenceTest(_Case):
         await backend.replace(key, Record(data, expires=100, user=user), loaded.version)
         self.assertEqual([key async for key, _ in backend.find(user)], [key])
         # In batches.
-        keys = [key, _new_key(), _new_key()]
+        keys = [key, new_key(), new_key()]
         record = Record(data, user=user)
         await asyncio.gather(*(backend.insert(key, record) for key in keys))
         await asyncio.gather(*map(backend.load, keys))
@@ -930,7 +846,7 @@ class CancellationTest(_Case):
     async def test_after_a_thousand_cancellations_answers_are_right(self) -> None:
         """Behaviour 68: no answer reaches another request."""
         backend = self.open()
-        keys = [_new_key() for _ in range(50)]
+        keys = [new_key() for _ in range(50)]
         for key in keys:
             await backend.insert(key, Record(key))
 
@@ -1216,10 +1132,6 @@ def _new_directory(case: unittest.TestCase) -> pathlib.Path:
     return pathlib.Path(directory.name).resolve()
 
 
-def _new_key() -> bytes:
-    return secrets.token_bytes(32)
-
-
 async def _insert(
     backend: Backend,
     data: bytes = b"",
@@ -1227,7 +1139,7 @@ async def _insert(
     expires: float = 1e10,
     user: str | None = None,
 ) -> bytes:
-    key = _new_key()
+    key = new_key()
     await backend.insert(key, Record(data, expires=expires, user=user))
     return key
 
