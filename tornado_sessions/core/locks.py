@@ -76,8 +76,8 @@ class StoreLock:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    # For whoever has called `take` or `wait`: on the path of each request a coroutine
-    # to enter and one to leave would cost more than the rest.
+    # For a caller of `take` or `wait`: on the path of each request, a coroutine to enter
+    # and one to leave would cost more than the rest.
 
     def __enter__(self) -> StoreLock:
         return self
