@@ -59,9 +59,7 @@ class ConnectionTest(Facts):
 
         self.assertEqual(await self._connections(name), 2)
         await backend.close()
-        while await self._connections(name):
-            # The server takes a moment.
-            pass
+        await self._until_none(name)
 
     async def _connections(self, name: str, condition: str = "true") -> int:
         count: int = await self.shell.fetchval(
@@ -70,6 +68,15 @@ class ConnectionTest(Facts):
             name,
         )
         return count
+
+    async def _until_none(self, name: str, condition: str = "true") -> None:
+        """Waits until the server has closed such connections, which takes a moment."""
+
+        async def wait() -> None:
+            while await self._connections(name, condition):
+                pass
+
+        await asyncio.wait_for(wait(), 20)
 
     async def test_a_cancelled_statement_is_cancelled_on_the_server(self) -> None:
         """Behaviour 68: it does not go on there, and its connection is closed."""
@@ -85,8 +92,7 @@ class ConnectionTest(Facts):
         await asyncio.wait([waiting])
 
         self.assertTrue(waiting.cancelled())
-        while await self._connections(name, sleeps):
-            pass
+        await self._until_none(name, "query LIKE '%pg_sleep%'")
         await backend.ping()
 
     async def test_a_connection_that_the_server_has_closed_is_not_used(self) -> None:
@@ -100,8 +106,7 @@ class ConnectionTest(Facts):
                 " WHERE application_name = $1",
                 name,
             )
-            while await self._connections(name):
-                pass
+            await self._until_none(name)
             await asyncio.sleep(0.01)
 
     async def test_a_server_of_several_that_accepts_writes_is_used(self) -> None:

@@ -16,7 +16,8 @@ from tornado_sessions_postgresql.errors import ROLLED_BACK, breaks_connection
 
 _LOAD = 'SELECT key, data, version FROM "{table}" WHERE key IN ({rows})'
 
-# A write without data is a removal, and one without an old version an insert. What
+# Returns the key of each row that was written, with true, and of each that another
+# transaction has locked, with false. A write without data is a removal, and one without an old version an insert. What
 # another transaction has locked is left alone: if it waited for several rows, two
 # statements could wait for each other.
 _WRITE = """
@@ -41,20 +42,17 @@ WITH input (key, old, version, data, expires, expires_minute, "user") AS MATERIA
     DELETE FROM "{table}" AS stored USING free
     WHERE stored.key = free.key AND free.data IS NULL RETURNING stored.key
 )
-SELECT key FROM inserted UNION ALL SELECT key FROM replaced
-UNION ALL SELECT key FROM removed
-"""
-
-# Of what was not written, what could have been: another transaction had locked it.
-_LOCKED = """
-SELECT key FROM (VALUES {rows}) AS input (key, old)
-JOIN "{table}" AS stored USING (key) WHERE stored.version = old OR old IS NULL
+SELECT key, true FROM inserted
+UNION ALL SELECT key, true FROM replaced
+UNION ALL SELECT key, true FROM removed
+UNION ALL SELECT key, false FROM input JOIN "{table}" AS stored USING (key)
+    WHERE (stored.version = old OR input.data IS NULL)
+    AND NOT EXISTS (SELECT FROM free WHERE free.key = input.key)
 """
 
 _TYPES = {
     _LOAD: ("bytea",),
     _WRITE: ("bytea", "bigint", "bigint", "bytea", "float8", "float8", "bytea"),
-    _LOCKED: ("bytea", "bigint"),
 }
 
 
@@ -88,21 +86,15 @@ async def write_many(
         if isinstance(error, ROLLED_BACK) or breaks_connection(error):
             raise
         raise NothingAppliedError from error
-    written = {row[0] for row in found}
-    left = [
-        (key, version)
-        for key, record, version in writes
-        if key not in written and (record is None or version is not None)
-    ]
-    locked = await _locked(connections, table, left) if left else set()
-    return [
-        asyncpg.LockNotAvailableError("another transaction has locked the row")
-        if row[0] in locked
-        else row[2]
-        if row[0] in written
-        else None
-        for row in rows
-    ]
+    is_written = {row[0]: row[1] for row in found}
+    return [_outcome(is_written.get(row[0]), row[2]) for row in rows]
+
+
+def _outcome(is_written: bool | None, version: Version) -> Version | Exception | None:
+    """Returns what became of a write; ``is_written`` is None at a conflict."""
+    if is_written is False:
+        return asyncpg.LockNotAvailableError("another transaction has locked the row")
+    return version if is_written else None
 
 
 def _row(write: Write) -> tuple[object, ...]:
@@ -110,17 +102,6 @@ def _row(write: Write) -> tuple[object, ...]:
     if record is None:
         return key, None, None, None, None, None, None
     return key, version, new_version(), *columns(record)
-
-
-async def _locked(
-    connections: Connections, table: str, left: Sequence[tuple[bytes, Version | None]]
-) -> set[bytes]:
-    try:
-        found = await _fetch(connections, _LOCKED, table, left)
-    except ROLLED_BACK:
-        # As far as is known. To do all of the batch again would be wrong by now.
-        return {key for key, _ in left}
-    return {row[0] for row in found}
 
 
 async def _fetch(
