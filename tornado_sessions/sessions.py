@@ -11,7 +11,6 @@ import tornado.web
 from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
-from tornado_sessions.core.ending import ending_vault
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.load import Loader
 from tornado_sessions.core.locks import StoreLocks
@@ -19,6 +18,7 @@ from tornado_sessions.core.logins import Logins
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.revocations import Revocations
+from tornado_sessions.core.revoking_vault import revoking_vault
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
@@ -60,7 +60,7 @@ class Sessions:
         self.events = Events(settings.listener, rules, lambda: self.vault, logs)
         self.tasks = Tasks()
         self.store = store = Store(
-            ending_vault(settings.vault), self.tasks, self.events
+            revoking_vault(settings.vault), self.tasks, self.events
         )
         self.cleanup = Cleanup(store, rules, self.tasks)
         self.records = records = Records(store, rules, self.events, logs)

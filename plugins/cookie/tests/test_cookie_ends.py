@@ -19,8 +19,8 @@ from tornado_sessions import (
     Sessions,
     Version,
 )
-from tornado_sessions.core import ends
-from tornado_sessions.core.end import MOST_HANDLES
+from tornado_sessions.core import revocation_store
+from tornado_sessions.core.revocation_record import MOST_HANDLES
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 
@@ -285,7 +285,7 @@ class NotBeforeTest(unittest.IsolatedAsyncioTestCase):
 
         self.store.overtaken = 2
         with (
-            mock.patch.object(ends, "PATIENCE", -1.0),
+            mock.patch.object(revocation_store, "PATIENCE", -1.0),
             self.assertRaisesRegex(BackendError, "others kept ending sessions"),
         ):
             await self.sessions.revoke_all("ada")

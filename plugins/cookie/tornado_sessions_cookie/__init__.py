@@ -16,8 +16,8 @@ from tornado_sessions import (
     Version,
 )
 from tornado_sessions.core.codec import decode, tombstone
-from tornado_sessions.core.ends import Ends
 from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.revocation_store import RevocationStore
 from tornado_sessions.storage.vault import HasEnded
 from tornado_sessions_cookie.tokens import Tokens
 from tornado_sessions_cookie.urls import open_store, read_url
@@ -62,9 +62,9 @@ class CookieBackend(Vault):
         not_before: Backend | None = None,
     ) -> None:
         self._tokens = Tokens(keys, key_version, name, namespace)
-        self._ends: Ends | None = None
+        self._ends: RevocationStore | None = None
         if not_before is not None:
-            self._ends = Ends(not_before, namespace)
+            self._ends = RevocationStore(not_before, namespace)
             if not not_before.durable:
                 _log.warning(
                     "%s does not survive a restart, and what it keeps is which sessions"

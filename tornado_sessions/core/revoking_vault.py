@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tornado_sessions.core.codec import decode
-from tornado_sessions.core.end import read_end
-from tornado_sessions.core.ends import Ends
 from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.revocation_record import read_revocations
+from tornado_sessions.core.revocation_store import RevocationStore
 from tornado_sessions.core.users import sign_in
 from tornado_sessions.errors import SessionError
 from tornado_sessions.storage.backend import Backend, Record
@@ -17,14 +17,14 @@ from tornado_sessions.storage.vault import Vault
 _MOST_PLACES = 10_000
 
 
-def ending_vault(vault: Vault) -> Vault:
+def revoking_vault(vault: Vault) -> Vault:
     """Returns ``vault``, or one in its place that can end all sessions of a user."""
     if type(vault) is Vault and not vault.finds_by_user:
-        return EndingVault(vault.backend, vault.namespace)
+        return RevokingVault(vault.backend, vault.namespace)
     return vault
 
 
-class EndingVault(Vault):
+class RevokingVault(Vault):
     """A vault for a backend without `.Backend.finds_by_user`.
 
     The store has a record for each user who has signed in: the time before which
@@ -34,7 +34,7 @@ class EndingVault(Vault):
 
     def __init__(self, backend: Backend, namespace: str = "") -> None:
         super().__init__(backend, namespace)
-        self._ends = Ends(backend, namespace)
+        self._ends = RevocationStore(backend, namespace)
         self.ends_users = True
         # The keys of the users' records by those of sessions: both are then loaded at
         # once.
@@ -58,8 +58,11 @@ class EndingVault(Vault):
         if own != place:
             stored = await self.backend.load(own)
             self._remember(key, own)
-        end = read_end(own, stored)
-        if end is None or end.why_ended(session.id, sign_in(session)[0]) is not None:
+        revoked = read_revocations(own, stored)
+        if (
+            revoked is None
+            or revoked.why_ended(session.id, sign_in(session)[0]) is not None
+        ):
             return None
         return record
 

@@ -9,10 +9,15 @@ import re
 from collections.abc import Callable
 from time import monotonic
 
-from tornado_sessions.core.end import End, Ended, encode_end, read_end
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import CLOCK_SKEW
 from tornado_sessions.core.records import LONGEST_CHAIN
+from tornado_sessions.core.revocation_record import (
+    EndedSession,
+    RevocationRecord,
+    encode_revocations,
+    read_revocations,
+)
 from tornado_sessions.core.users import sign_in
 from tornado_sessions.errors import BackendError, SessionGoneError
 from tornado_sessions.storage.backend import Backend, Record
@@ -30,7 +35,7 @@ PATIENCE = 10.0
 _LONGEST_PAUSE = 0.05
 
 
-class Ends:
+class RevocationStore:
     """Keeps in a backend which sessions have ended.
 
     Each user is there under a digest of the namespace and the name, and a session
@@ -50,10 +55,10 @@ class Ends:
         if session.user is None and not session.id:
             return None
         key = self._key_of(session)
-        end = read_end(key, await self.backend.load(key))
-        if end is None:
+        revoked = read_revocations(key, await self.backend.load(key))
+        if revoked is None:
             return None
-        return end.why_ended(session.id, sign_in(session)[0])
+        return revoked.why_ended(session.id, sign_in(session)[0])
 
     async def end(
         self,
@@ -67,7 +72,10 @@ class Ends:
         Without it, ends what the session has become. After ``kept_until`` every copy
         has expired. Returns why there was nothing to end.
         """
-        key, ended = self._key_of(session), Ended(sign_in(session)[0], kept_until)
+        key, ended = (
+            self._key_of(session),
+            EndedSession(sign_in(session)[0], kept_until),
+        )
         if successor is not None:
             ended.successor = successor.id
             ended.place = self._key_of(successor).hex()
@@ -90,7 +98,7 @@ class Ends:
         """Ends the session with this handle, of which no more is known."""
         for _ in range(LONGEST_CHAIN):
             # Its sign-in may have been by a clock that is ahead.
-            ended = Ended(now + CLOCK_SKEW, 0.0)
+            ended = EndedSession(now + CLOCK_SKEW, 0.0)
             why, met = await self._add(place, handle, ended, now)
             if met is None or not met.successor:
                 return why
@@ -98,23 +106,23 @@ class Ends:
         return HasEnded.ENDED
 
     async def _add(
-        self, key: bytes, handle: str, ended: Ended, now: float
-    ) -> tuple[HasEnded | None, Ended | None]:
+        self, key: bytes, handle: str, ended: EndedSession, now: float
+    ) -> tuple[HasEnded | None, EndedSession | None]:
         """Ends the session with this handle.
 
         If it has ended already, returns why, and what is kept of that.
         """
         why: HasEnded | None = None
-        met: Ended | None = None
+        met: EndedSession | None = None
 
-        def add(end: End) -> bool:
+        def add(revoked: RevocationRecord) -> bool:
             nonlocal why, met
-            why = end.why_ended(handle, ended.since)
-            met = end.ended.get(handle)
+            why = revoked.why_ended(handle, ended.since)
+            met = revoked.ended.get(handle)
             if why is not None:
                 return False
-            end.forget(now)
-            end.add(handle, ended)
+            revoked.forget(now)
+            revoked.add(handle, ended)
             return True
 
         await self._change(key, add)
@@ -123,8 +131,8 @@ class Ends:
     async def not_before(self, user: str) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""
         key = self.key_of_user(user)
-        end = read_end(key, await self.backend.load(key))
-        return 0.0 if end is None else end.before
+        revoked = read_revocations(key, await self.backend.load(key))
+        return 0.0 if revoked is None else revoked.before
 
     async def begin(self, user: str, time: float) -> float:
         """Stores that sign-ins of ``user`` before ``time`` do not count.
@@ -133,17 +141,17 @@ class Ends:
         """
         before = time
 
-        def begin(end: End) -> bool:
+        def begin(revoked: RevocationRecord) -> bool:
             nonlocal before
-            if end.before:
+            if revoked.before:
                 # Another login has been first.
-                before = end.before
+                before = revoked.before
                 return False
-            before = end.before = time
+            before = revoked.before = time
             return True
 
         key = self.key_of_user(user)
-        known = read_end(key, await self.backend.load(key))
+        known = read_revocations(key, await self.backend.load(key))
         if known is not None:
             return known.before
         await self._change(key, begin)
@@ -160,23 +168,25 @@ class Ends:
         """
         before = 0.0
 
-        def move(end: End) -> bool:
+        def move(revoked: RevocationRecord) -> bool:
             nonlocal before
-            spared = None if but is None else end.newest(but)
-            if spared is not None and end.why_ended(spared, since) is not None:
+            spared = None if but is None else revoked.newest(but)
+            if spared is not None and revoked.why_ended(spared, since) is not None:
                 raise SessionGoneError(
                     "The session to keep has been ended by another request, so"
                     " revoke_all() has ended no other. Whoever uses it has to sign"
                     " in again."
                 )
-            end.end_before(time, spared)
-            before = end.before
+            revoked.end_before(time, spared)
+            before = revoked.before
             return True
 
         await self._change(self.key_of_user(user), move)
         return before
 
-    async def _change(self, key: bytes, change: Callable[[End], bool]) -> bool:
+    async def _change(
+        self, key: bytes, change: Callable[[RevocationRecord], bool]
+    ) -> bool:
         """Stores what ``change`` makes of the record under ``key``.
 
         Unless it returns False, which is returned. It is called again after each
@@ -185,10 +195,12 @@ class Ends:
         deadline, pause = monotonic() + PATIENCE, 0.001
         while True:
             stored = await self.backend.load(key)
-            end = read_end(key, stored) or End(0.0, key=key[:16].hex())
-            if not change(end):
+            revoked = read_revocations(key, stored) or RevocationRecord(
+                0.0, key=key[:16].hex()
+            )
+            if not change(revoked):
                 return False
-            record = Record(encode_end(end), expires=end.kept_until())
+            record = Record(encode_revocations(revoked), expires=revoked.kept_until())
             if stored is None:
                 version = await self.backend.insert(key, record)
             else:

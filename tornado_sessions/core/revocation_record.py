@@ -16,7 +16,7 @@ from tornado_sessions.storage.vault import HasEnded, fingerprint
 MOST_HANDLES = 200
 
 
-class Ended(msgspec.Struct, array_like=True):
+class EndedSession(msgspec.Struct, array_like=True):
     """What is kept of one session that has ended."""
 
     #: The sign-in, in seconds since the epoch.
@@ -29,7 +29,7 @@ class Ended(msgspec.Struct, array_like=True):
     place: str = ""
 
 
-class End(msgspec.Struct):
+class RevocationRecord(msgspec.Struct):
     """What is kept of a user, or of one visitor: which sessions have ended."""
 
     #: Those with an earlier sign-in, in seconds since the epoch.
@@ -39,7 +39,7 @@ class End(msgspec.Struct):
     #: The first half of the key: a record answers for its own.
     key: str = ""
     #: And those with these handles.
-    ended: dict[str, Ended] = {}
+    ended: dict[str, EndedSession] = {}
 
     def why_ended(self, handle: str, since: float) -> HasEnded | None:
         """Returns whether the session with this handle and this sign-in has ended."""
@@ -56,7 +56,7 @@ class End(msgspec.Struct):
             handle = self.ended[handle].successor
         return handle
 
-    def add(self, handle: str, ended: Ended) -> None:
+    def add(self, handle: str, ended: EndedSession) -> None:
         """Ends the session with this handle as well."""
         self.ended[handle] = ended
         if self.but == handle:
@@ -86,16 +86,16 @@ class End(msgspec.Struct):
         return 0.0 if self.before or not all(times) else max(times, default=0.0)
 
 
-encode_end = msgspec.json.Encoder().encode
-_decode_end = msgspec.json.Decoder(End).decode
+encode_revocations = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(RevocationRecord).decode
 
 
-def read_end(key: bytes, record: Record | None) -> End | None:
+def read_revocations(key: bytes, record: Record | None) -> RevocationRecord | None:
     if record is None:
         return None
     # A decoder's error can hold what it could not decode, so none is kept.
     with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
-        end = _decode_end(record.data)
+        end = _decode(record.data)
         if end.key == key[:16].hex():
             return end
     raise BackendError(

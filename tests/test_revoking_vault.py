@@ -10,8 +10,8 @@ from unittest import mock
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import BackendError, Record, Sessions, Vault
-from tornado_sessions.core import ending
-from tornado_sessions.core.ending import EndingVault
+from tornado_sessions.core import revoking_vault
+from tornado_sessions.core.revoking_vault import RevokingVault
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import read_settings
 
@@ -56,7 +56,7 @@ class EndingTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_backend_that_lists_nobody_can_end_all_sessions(self) -> None:
         """Behaviour 46: whichever backend that is."""
-        assert isinstance(self.sessions.vault, EndingVault)
+        assert isinstance(self.sessions.vault, RevokingVault)
         token = await self.signed_in()
         assert await self.user(token) == "ada"
         self.time += 1
@@ -83,7 +83,7 @@ class EndingTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_both_records_are_loaded_at_once(self) -> None:
         """Behaviour 46: from the second request of a session on, in each process."""
-        patched = mock.patch.object(ending, "_MOST_PLACES", 1)
+        patched = mock.patch.object(revoking_vault, "_MOST_PLACES", 1)
         patched.start()
         self.addCleanup(patched.stop)
         first, second = await self.signed_in(), await self.signed_in()
