@@ -20,6 +20,7 @@ from pymongo.monitoring import (
 )
 from tornado_sessions_mongodb import MongoDBBackend
 
+from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record
 
 SERVER = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
@@ -108,6 +109,17 @@ class BatchFacts(_Case):
             [isinstance(record, Record) for record in loaded],
             [True, False, False, True, True],
         )
+        advice = "Remove it, or name another collection with the option 'collection'."
+        for error, text in zip(
+            loaded[1:3],
+            (
+                "The document with the key of a session is not one of this library.",
+                "A document cannot be decoded.",
+            ),
+            strict=True,
+        ):
+            self.assertIsInstance(error, BackendError)
+            self.assertTrue(str(error).endswith(f"failed: {text} {advice}"))
 
 
 @needs_server

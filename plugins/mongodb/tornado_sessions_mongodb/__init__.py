@@ -21,6 +21,7 @@ from tornado_sessions.storage.versions import new_version
 from tornado_sessions_mongodb.connection import Connection, collection_of
 from tornado_sessions_mongodb.errors import (
     ADVICE,
+    ForeignDocumentError,
     code_of,
     describe,
     unique_index,
@@ -69,7 +70,7 @@ class MongoDBBackend(DriverBackend[Connection]):
 
     finds_by_user = True
     store = "MongoDB"
-    errors = (PyMongoError,)
+    errors = (PyMongoError, BSONError)
     options: ClassVar[Mapping[str, type]] = {"collection": str, "driver": str}
     advice = ADVICE
     # MongoDB removes expired records itself.
@@ -191,8 +192,8 @@ class MongoDBBackend(DriverBackend[Connection]):
                 cursor.to_list, len(keys), is_limited=self._limits_sockets
             )
             records = {document["_id"]: _record(document) for document in found}
-        except (BSONError, KeyError) as error:
-            # One document is not ours, or is damaged.
+        except (BSONError, ForeignDocumentError) as error:
+            # So that this one fails alone.
             raise NothingAppliedError from error
         return [records.get(key) for key in keys]
 
@@ -292,4 +293,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def _record(document: Mapping[str, Any]) -> Record:
-    return Record(document["data"], document["version"])
+    try:
+        return Record(document["data"], document["version"])
+    except KeyError:
+        raise ForeignDocumentError from None

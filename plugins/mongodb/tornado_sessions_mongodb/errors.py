@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from bson.errors import BSONError
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
     OperationFailure,
+    PyMongoError,
 )
 
 _DUPLICATE = 11000
@@ -23,7 +25,12 @@ ADVICE: Mapping[int | str, str] = {
     _DUPLICATE: "It is not ours: drop it, or name another collection with the option"
     " 'collection'.",
     "ConnectionFailure": "The next request connects anew.",
+    "BSONError": "Remove it, or name another collection with the option 'collection'.",
 }
+
+
+class ForeignDocumentError(PyMongoError):
+    """A document that this backend has not stored."""
 
 
 def code_of(error: Exception) -> int | str | None:
@@ -32,6 +39,8 @@ def code_of(error: Exception) -> int | str | None:
         return _DUPLICATE
     if isinstance(error, OperationFailure):
         return error.code
+    if isinstance(error, (ForeignDocumentError, BSONError)):
+        return "BSONError"
     return "ConnectionFailure" if isinstance(error, ConnectionFailure) else None
 
 
@@ -44,6 +53,10 @@ def describe(error: Exception) -> str:
     if isinstance(error, ConfigurationError):
         # Those of a URL with mongodb+srv:// are known only now.
         return f"The hosts cannot be found: {error}"
+    if isinstance(error, ForeignDocumentError):
+        return "The document with the key of a session is not one of this library"
+    if isinstance(error, BSONError):
+        return "A document cannot be decoded"
     return type(error).__name__
 
 
@@ -54,6 +67,9 @@ def without_documents(error: Exception) -> Exception:
     """
     if isinstance(error, OperationFailure):
         return type(error)(name_of(error), error.code)
+    if isinstance(error, BSONError):
+        # Its text repeats some of the document.
+        return type(error)()
     return error
 
 
