@@ -161,6 +161,25 @@ class BatchesOfABackendTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await asyncio.gather(*loads), [None] * 5)
         self.assertEqual((self.loft.connected, self.loft.disconnected), (1, 1))
 
+    async def test_closing_waits_for_a_batch_whose_callers_have_gone(self) -> None:
+        """Behaviour 65: nothing of it is left to do after that."""
+        self.loft.answers.clear()
+        loads = [asyncio.ensure_future(self.backend.load(key)) for key in KEYS]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.assertEqual(self.backend.batches, [5])
+        for load in loads:
+            load.cancel()
+        await asyncio.wait(loads)
+        closing = asyncio.ensure_future(self.backend.close())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.assertFalse(closing.done())
+        self.loft.answers.set()
+        await closing
+
+        self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
     async def test_more_than_the_largest_batch_are_several(self) -> None:
         """So no statement grows without limit."""
         backend = FlockBackend("roof", self.loft, timeout=20)

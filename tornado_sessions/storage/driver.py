@@ -353,12 +353,16 @@ class DriverBackend(Backend, Generic[C]):
         return f"{self.store} {self.address!r} failed: {text.rstrip('.')}. {advice}".rstrip()
 
     async def _run_batch(self, connection: C, batch: Awaitable[None]) -> None:
+        # Its callers may all have gone: the batch itself counts as in progress.
+        opened = self._connector.opened(asyncio.get_running_loop())
+        opened.running += 1
         try:
             await self._timeouts.run(batch)
         except self._failures as error:
-            # Its callers may all have gone.
             self._drop_if_broken(connection, error)
             raise
+        finally:
+            opened.note_end()
 
     def _drop_if_broken(self, connection: C | None, error: BaseException) -> None:
         if connection is not None and self.is_broken(connection, error):
