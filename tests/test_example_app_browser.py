@@ -22,6 +22,7 @@ from servers.browsing import Browser, Shop
 PATIENCE = 30
 
 MONGODB = os.environ.get("SESSIONS_TEST_MONGODB_URL")
+REDIS = os.environ.get("SESSIONS_TEST_REDIS_URL")
 
 needs_browser = unittest.skipUnless(
     os.environ.get("SESSIONS_TEST_CHROMIUM"), "SESSIONS_TEST_CHROMIUM is not set."
@@ -426,6 +427,14 @@ class MongoDBBrowserTest(ShopInBrowser, unittest.TestCase):
     """On a server."""
 
     backend = MONGODB
+
+
+@needs_browser
+@unittest.skipUnless(REDIS, "SESSIONS_TEST_REDIS_URL is not set.")
+class RedisBrowserTest(ShopInBrowser, unittest.TestCase):
+    """On a server that ends sessions by itself."""
+
+    backend = REDIS
 
 
 @needs_browser

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 import tornado.web
 
 from tornado_sessions import Session, SessionGoneError, Sessions
 from tornado_sessions.core.values import state_of
 
-POSTGRESQL = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
-
 ROUNDS = 12
 SECRET = "s" * 43
+#: A server keeps the sessions of other tests as well.
+NAMESPACE = secrets.token_hex(8)
+
+STORES = ["sqlite", "cookie", "mongodb", "mysql", "postgresql", "redis"]
 
 CHILD = """
     import asyncio, sys
@@ -28,9 +30,11 @@ CHILD = """
     from tornado_sessions.core.values import state_of
 
     async def main():
-        url, secret = sys.argv[1:]
+        url, secret, namespace = sys.argv[1:]
         sessions = Sessions.of(
-            tornado.web.Application(session_backend=url, cookie_secret=secret)
+            tornado.web.Application(
+                session_backend=url, cookie_secret=secret, session_namespace=namespace
+            )
         )
         loop = asyncio.get_running_loop()
         # Connected before the first race.
@@ -81,6 +85,7 @@ async def start(url: str) -> Child:
         textwrap.dedent(CHILD),
         url,
         SECRET,
+        NAMESPACE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -92,28 +97,21 @@ async def start(url: str) -> Child:
 
 def open_sessions(url: str) -> Sessions:
     return Sessions.of(
-        tornado.web.Application(session_backend=url, cookie_secret=SECRET)
+        tornado.web.Application(
+            session_backend=url, cookie_secret=SECRET, session_namespace=NAMESPACE
+        )
     )
 
 
 @pytest.fixture
-def url(store: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of a ``store`` that no other test uses."""
+def url(store: str, tmp_path: Path) -> str:
     file = f"sqlite:///{tmp_path}/s.db"
-    if store != "postgresql":
-        yield f"cookie:?not_before={file}" if store == "cookie" else file
-        return
-    if not POSTGRESQL:
-        pytest.skip("SESSIONS_TEST_POSTGRESQL_URL is not set.")
-    table = f"two_processes_{os.getpid()}"
-    yield f"{POSTGRESQL}?table={table}"
-    asyncio.run(drop(table))
-
-
-async def drop(table: str) -> None:
-    connection = await asyncpg.connect(POSTGRESQL)
-    await connection.execute(f"DROP TABLE {table}")
-    await connection.close()
+    if store in ("sqlite", "cookie"):
+        return f"cookie:?not_before={file}" if store == "cookie" else file
+    variable = f"SESSIONS_TEST_{store.upper()}_URL"
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set; 'python -m servers' sets it.")
+    return os.environ[variable]
 
 
 @pytest.fixture
@@ -133,7 +131,7 @@ async def signed_in(sessions: Sessions) -> Session:
     return session
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgresql", "cookie"])
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("verb", ["regenerate", "login"])
 def test_a_logout_meets_a_new_id(
     verb: str, url: str, loop: asyncio.AbstractEventLoop
@@ -167,7 +165,7 @@ def test_a_logout_meets_a_new_id(
     loop.run_until_complete(race())
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgresql", "cookie"])
+@pytest.mark.parametrize("store", STORES)
 def test_one_who_was_signed_out_signs_nobody_out(
     url: str, loop: asyncio.AbstractEventLoop
 ) -> None:
