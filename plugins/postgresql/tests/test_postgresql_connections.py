@@ -168,6 +168,14 @@ class ConnectionTest(Facts):
         )
         self.assertNotIn("hunter2", _all_of(failed.exception))
 
+    async def test_a_server_that_is_not_there_is_said_to_be_missing(self) -> None:
+        """The message says what to check, on the machine and in the URL."""
+        advice = r"\. Check that it runs, and the host and the port of the URL\.$"
+        for host in ("127.0.0.1:1", "[::1]:1", "localhost:1", "no-such-host.invalid"):
+            backend = self.open(f"postgresql://u:hunter2@{host}/shop")
+            with self.subTest(host), self.assertRaisesRegex(BackendError, advice):
+                await backend.ping()
+
     async def test_a_parameter_that_the_server_does_not_have_is_told(self) -> None:
         """It names it, and says where it comes from."""
         backend = self.open(options="-c%20no.such%3D1%20-c%20nothing%3D1")

@@ -103,7 +103,11 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
         backend = PostgreSQLBackend.from_url(f"{SERVER}?sslmode=require", {})
         self.addAsyncCleanup(backend.close)
 
-        with self.assertRaisesRegex(BackendError, "rejected SSL upgrade"):
+        with self.assertRaisesRegex(
+            BackendError,
+            r"rejected SSL upgrade\. Turn TLS on at the server, or remove the option"
+            r" 'sslmode' from the URL\.$",
+        ):
             await backend.ping()
 
     def _open(self, options: str) -> PostgreSQLBackend:

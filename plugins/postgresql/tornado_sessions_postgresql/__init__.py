@@ -25,6 +25,7 @@ from tornado_sessions_postgresql.connections import (
 from tornado_sessions_postgresql.errors import (
     ADVICE,
     ROLLED_BACK,
+    code_of,
     describe,
     without_values,
 )
@@ -257,6 +258,9 @@ class PostgreSQLBackend(DriverBackend[Connections]):
         loop = asyncio.get_running_loop()
         if dropped := [task for task in self._dropped if task.get_loop() is loop]:
             await asyncio.wait(dropped, timeout=self.timeout)
+
+    def code_of(self, error: Exception) -> str | None:
+        return code_of(error)
 
     def describe(self, error: Exception) -> str:
         return describe(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 
 import asyncpg
@@ -12,10 +13,16 @@ _POOLER = (
     " URL. A pool of the application needs it as an argument of create_pool()."
 )
 
+_UNREACHABLE = "Check that it runs, and the host and the port of the URL."
+
 _LOGIN = "Check the user, the password and the database of the URL."
 
-#: What to do about an error, by words of what `describe` returns for it.
+#: What to do about an error, by `code_of` or by words of what `describe` returns for it.
 ADVICE: Mapping[int | str, str] = {
+    "unreachable": _UNREACHABLE,
+    "Connect call failed": _UNREACHABLE,
+    "rejected SSL upgrade": "Turn TLS on at the server, or remove the option 'sslmode'"
+    " from the URL.",
     "unsupported startup parameter": _POOLER,
     "SQLSTATE 26000": _POOLER,
     "SQLSTATE 42P05": _POOLER,
@@ -56,6 +63,13 @@ ROLLED_BACK = (
     asyncpg.LockNotAvailableError,
     asyncpg.SerializationError,
 )
+
+
+def code_of(error: Exception) -> str | None:
+    """Returns a word of `ADVICE`, if the kind of ``error`` is enough for it."""
+    # The text depends on the operating system.
+    is_unreachable = isinstance(error, (ConnectionRefusedError, socket.gaierror))
+    return "unreachable" if is_unreachable else None
 
 
 def describe(error: Exception) -> str:
