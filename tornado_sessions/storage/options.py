@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -69,6 +69,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a question that names the closest of the ``known`` names, if any is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def use_file(name: str, use: Callable[[], object]) -> None:
+    """Calls ``use``, which reads the file that the option ``name`` gives.
+
+    Raises `ValueError` where that raises `OSError`, such as `ssl.SSLError`.
+    """
+    try:
+        use()
+    except OSError as error:
+        # Not the path: it may be a part of a password that is not escaped.
+        reason = error.strerror or str(error)
+    else:
+        return
+    raise ValueError(f"The file of the option {name!r} cannot be used: {reason}.")
 
 
 def _read(name: str, text: str, kind: type) -> Any:  # noqa: ANN401

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from tornado_sessions.storage.options import split_url
+from tornado_sessions.storage.options import split_url, use_file
 
 SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
 
@@ -101,21 +100,12 @@ def make_ssl_context(
         raise ValueError("The option 'ssl_key' needs the option 'ssl_cert'.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca is not None:
-        _use("ssl_ca", partial(context.load_verify_locations, ca))
+        use_file("ssl_ca", partial(context.load_verify_locations, ca))
     else:
         context.load_default_certs()
     if cert is not None:
-        _use("ssl_cert", partial(context.load_cert_chain, cert, key))
+        use_file("ssl_cert", partial(context.load_cert_chain, cert, key))
     context.check_hostname = mode == "verify_identity"
     if mode == "required":
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _use(option: str, load: Callable[[], None]) -> None:
-    try:
-        return load()
-    except OSError as error:
-        # Not the path: it may be a part of a password that is not escaped.
-        reason = error.strerror or str(error)
-    raise ValueError(f"The file of the option {option!r} cannot be used: {reason}.")

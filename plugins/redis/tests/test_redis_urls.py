@@ -97,6 +97,17 @@ class UrlTest(unittest.TestCase):
             "'ssl_cert_reqs' must be 'required', 'optional' or 'none'.",
         )
 
+    def test_a_file_of_certificates_that_cannot_be_used_is_refused(self) -> None:
+        """Behaviour 89: when the application starts, and without the path."""
+        for option, told in {
+            "ssl_ca_certs=/secret.pem": "'ssl_ca_certs' cannot be used: No such file",
+            f"ssl_ca_certs={__file__}": "'ssl_ca_certs' cannot be used: [X509",
+            "ssl_certfile=/secret.pem": "'ssl_certfile' cannot be used: No such file",
+            "ssl_keyfile=/secret.pem": "'ssl_keyfile' needs the option 'ssl_certfile'.",
+        }.items():
+            with self.subTest(option):
+                self._assert_refused(f"rediss://h?{option}", told)
+
     def test_an_unknown_argument_is_refused(self) -> None:
         """As Python does, with the name."""
         with self.assertRaisesRegex(TypeError, "no option named 'retry'"):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
+
+from tornado_sessions.storage.options import use_file
 
 _FORMS = (
     "'redis://user:password@host:6379/0', 'rediss://host', 'redis+unix:///path',"
@@ -115,7 +119,7 @@ def read_url(url: str, database: int | None = None) -> Target:
     )
 
 
-def check_options(target: Target, options: Mapping[str, object]) -> None:
+def check_options(target: Target, options: Mapping[str, str | bool]) -> None:
     """Raises `ValueError` for driver's options that ``target`` cannot use."""
     for name in options:
         if name.startswith("sentinel_") and target.kind != "sentinel":
@@ -131,6 +135,21 @@ def check_options(target: Target, options: Mapping[str, object]) -> None:
         raise ValueError(
             "The option 'ssl_cert_reqs' must be 'required', 'optional' or 'none'."
         )
+    _check_files(options)
+
+
+def _check_files(options: Mapping[str, str | bool]) -> None:
+    # The driver reads them at each connection, and calls the server unreachable.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    files = {name: str(path) for name, path in options.items()}
+    authorities = files.get("ssl_ca_certs")
+    if authorities is not None:
+        use_file("ssl_ca_certs", partial(context.load_verify_locations, authorities))
+    certificate, key = files.get("ssl_certfile"), files.get("ssl_keyfile")
+    if certificate is not None:
+        use_file("ssl_certfile", partial(context.load_cert_chain, certificate, key))
+    elif key is not None:
+        raise ValueError("The option 'ssl_keyfile' needs the option 'ssl_certfile'.")
 
 
 def _hosts(text: str, port: int) -> list[tuple[str, int]]:
