@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from tests.sessions_case import SessionsCase
+from tests.sessions_case import IDLE, SessionsCase
 from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
@@ -179,6 +179,18 @@ class EachOtherTest(RevokedCase):
                 " of them."
             )
         assert await self.is_alive(own)
+
+    async def test_a_session_that_expired_on_its_socket_ends_nobody(self) -> None:
+        """Behaviour 47: each message on a WebSocket is judged by itself."""
+        own = await self.signed_in(self.elsewhere)
+        session = await self.sessions.load(own)
+        state_of(session).on_socket = True
+        self.clock += IDLE
+        other = await self.signed_in(self.elsewhere)
+        assert "so revoke_all() has ended no other" in await self.end_others(
+            self.sessions, session
+        )
+        assert await self.is_alive(other)
 
     async def test_one_that_has_ended_others_says_so(self) -> None:
         """Behaviour 78: before everything was revoked, its own session included."""

@@ -119,7 +119,8 @@ class Claim:
     async def _find(self) -> Found | None:
         """Returns the record of the session. None if it is not stored yet.
 
-        Raises `.SessionGoneError` if it has ended.
+        Raises `.SessionGoneError` if it has ended. One that expires during the request
+        has not.
         """
         state = self._state
         if state.token is None:
@@ -127,7 +128,9 @@ class Claim:
         found = await self._records.last(
             self._store.vault.key_of(state.token), {state.base.user}
         )
-        if found is not None and is_alive(found[2], self._rules, self._rules.now()):
+        if found is not None and is_alive(
+            found[2], self._rules, self._rules.now(), state.judged_at
+        ):
             return found
         if state.signs_in:
             # The login begins a new session at its commit.

@@ -87,6 +87,7 @@ class Revocations:
             kept = mine
         run = _Run(user, None, must_stay=but is not None)
         if kept is not None:
+            kept.judge(self._rules.now())
             run.claim = Claim(self._store, self._rules, self._records, user, kept)
         await self._end(run)
         self._note_end(mine, run)

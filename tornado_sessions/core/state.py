@@ -336,7 +336,7 @@ class SessionState:
         self._forget_request()
 
     def judge(self, now: float) -> None:
-        """Notes that a save, a transaction or a reload begins at ``now``.
+        """Notes that a save, a transaction, a reload or a revocation begins at ``now``.
 
         For a request it changes nothing: what was alive when the request loaded it
         is alive for the request. On a WebSocket each message is judged by itself.

@@ -299,6 +299,24 @@ class RevokedContract(UserTests):
         self.assertIsNone(self.user_of(thief))
         self.assertEqual(self.user_of(owner), user)
 
+    def test_a_session_that_expires_during_its_request_can_end_the_others(self) -> None:
+        """Behaviour 47: it was alive when the request loaded it."""
+        self.require_ending()
+        user = new_user()
+        other, device = self.device(user), self.device(user)
+
+        def expire_soon(handler: SessionMixin) -> None:
+            handler.session.set_expiry(idle=100)
+
+        def wait(handler: SessionMixin) -> None:
+            self.time += 101
+
+        device.does(expire_soon)
+        response = device.does(look, wait, revoke_others(user))
+        self.assertEqual(response.code, 200)
+        self.assertIsNone(self.user_of(other))
+        self.assertEqual(self.user_of(device), user)
+
     def test_a_login_holds_in_the_request_that_revokes_everything(self) -> None:
         """Behaviour 78: whichever of them comes first, saved or not."""
         self.require_ending()
