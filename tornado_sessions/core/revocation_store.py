@@ -85,14 +85,25 @@ class RevocationStore:
             return await self._end_last(place, met.successor, now)
         return why
 
-    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+    async def end_handle(self, user: str, handle: str, now: float) -> str | None:
         """Ends the session of ``user`` with this handle, or what it has become.
 
-        Returns False if it has ended already, and for what is no handle.
+        Returns the handle that it had at the end. Returns None if it has ended already
+        or is another user's by now, and for what is no handle.
         """
         if not _is_handle(handle):
-            return False
-        return await self._end_last(self.key_of_user(user), handle, now) is None
+            return None
+        key = self.key_of_user(user)
+        for _ in range(LONGEST_CHAIN):
+            ended = EndedSession(now + CLOCK_SKEW, 0.0)
+            why, met = await self._add(key, handle, ended, now)
+            if why is None:
+                return handle
+            # Under another key it is the session of another user.
+            if met is None or not met.successor or met.place != key.hex():
+                return None
+            handle = met.successor
+        return None
 
     async def _end_last(self, place: bytes, handle: str, now: float) -> HasEnded | None:
         """Ends the session with this handle, of which no more is known."""

@@ -111,10 +111,12 @@ class Revocations:
     async def _end_handle(
         self, user: str, handle: str, mine: SessionState | None
     ) -> bool:
-        if not await self._store.end_handle(user, handle, self._rules.now()):
+        last = await self._store.end_handle(user, handle, self._rules.now())
+        if last is None:
             return False
         self._events.tell("revoked", user=user)
-        if mine is not None and mine.base.id == handle and not mine.signs_in:
+        # The request may have come with the first handle or with the last.
+        if mine is not None and mine.base.id in (handle, last) and not mine.signs_in:
             mine.note_end()
         return True
 

@@ -54,7 +54,7 @@ class Store:
         """See `.Vault.end`."""
         return self._watch("write", self.vault.end(token, now, kept_until, successor))
 
-    def end_handle(self, user: str, handle: str, now: float) -> Awaitable[bool]:
+    def end_handle(self, user: str, handle: str, now: float) -> Awaitable[str | None]:
         """See `.Vault.end_handle`."""
         return self._watch("write", self.vault.end_handle(user, handle, now))
 

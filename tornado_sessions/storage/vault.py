@@ -161,10 +161,12 @@ class Vault:
         """
         return None
 
-    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+    async def end_handle(self, user: str, handle: str, now: float) -> str | None:
         """Ends the session of ``user`` with this handle, where `ends_copies`.
 
-        Returns False if it has ended already, or if ``handle`` is malformed.
+        If the session has another handle now, it ends as well, and that handle is
+        returned. Returns None if it has ended already or is another user's by now, or
+        if ``handle`` is malformed.
         """
         raise self._cannot("look up")
 

@@ -66,7 +66,7 @@ class FaultyVault(Vault):
         await self._enter("delete")
         return await self.inner.end(token, now, kept_until, successor)
 
-    async def end_handle(self, user: str, handle: str, now: float) -> bool:
+    async def end_handle(self, user: str, handle: str, now: float) -> str | None:
         await self._enter("delete")
         return await self.inner.end_handle(user, handle, now)
 

@@ -168,8 +168,11 @@ class CookieBackend(Vault):
             None if moved is None else _decoded(moved),
         )
 
-    async def end_handle(self, user: str, handle: str, now: float) -> bool:
-        """Stores that the session of ``user`` with this handle has ended."""
+    async def end_handle(self, user: str, handle: str, now: float) -> str | None:
+        """Stores that the session of ``user`` with this handle has ended.
+
+        Returns the handle that it had at the end. See `.Vault.end_handle`.
+        """
         if self._ends is None:
             return await super().end_handle(user, handle, now)
         return await self._ends.end_handle(user, handle, now)
