@@ -88,6 +88,7 @@ def _sentinel(
         tls = {name: value for name, value in options.items() if name[:4] == "ssl_"}
         to_sentinels |= {"ssl": True, **tls}
     sentinel = _new_sentinel(target.hosts, sentinel_kwargs=to_sentinels)
+    clients = tuple(sentinel.sentinels)
     pool = _Primaries(
         target.primary,
         sentinel,
@@ -96,8 +97,9 @@ def _sentinel(
     )
 
     async def close() -> None:
-        for each in sentinel.sentinels:
-            await each.aclose()
+        # Each of them, should one fail.
+        closing = (client.aclose() for client in clients)
+        await asyncio.gather(*closing, return_exceptions=True)
 
     return Pool(most, pool.make_connection, close)
 
