@@ -206,9 +206,11 @@ class Sessions:
 
         Returns False where this user has no such session that is alive, whether or
         not another user has. The cookie backend cannot know: it returns False only if
-        the session was ended before. One that has expired is ended all the same: the clock
-        of this process may be wrong. A request in progress with the session does not bring it back. To
-        a handler that revokes its own through ``self.sessions``, it is as if it had
+        the session was ended before, or another user has signed in with it since. It
+        raises `.SessionError` if it keeps 200 handles of which it knows nothing else.
+        A session that has expired is ended all the same: the clock of this process may
+        be wrong. A request in progress with the session does not bring it back. To a
+        handler that revokes its own through ``self.sessions``, it is as if it had
         called `.Session.destroy`. Raises as `of_user` does.
         """
         check_user(user, "revoke()")

@@ -12,6 +12,7 @@ from tornado_sessions.core.codec import decode, tombstone
 from tornado_sessions.core.envelope import FORMAT, Envelope, keep_only, same_content
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE, last_end
+from tornado_sessions.core.handles import next_handle
 from tornado_sessions.core.inside import refuse_inside
 from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.logins import Logins
@@ -139,7 +140,8 @@ class Commits:
         state.is_moving = fresh or former is None
         if fresh and self._rules.ends_copies and packed.id == base.id:
             # The copies of the cookie end by their handle.
-            packed = msgspec.structs.replace(packed, id=state.draw_handle())
+            state.set_fields(id=next_handle(base.id))
+            packed = msgspec.structs.replace(packed, id=state.current.id)
         signed_in = packed.auth_time
         signs_in = signed_in not in (None, base.auth_time)
         anew = False

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import re
 from collections.abc import Callable
 from time import monotonic
 
 from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.expiry import CLOCK_SKEW
-from tornado_sessions.core.records import LONGEST_CHAIN
+from tornado_sessions.core.handles import is_handle, line_of
 from tornado_sessions.core.revocation_record import (
     EndedSession,
     RevocationRecord,
@@ -26,21 +25,57 @@ from tornado_sessions.storage.vault import HasEnded
 _USER = b"tornado_sessions ended of user\0"
 _VISITOR = b"tornado_sessions ended of visitor\0"
 
-# The form of a handle that the core has drawn.
-_is_handle = re.compile("[A-Za-z0-9_-]{16}").fullmatch
-
 # For how many seconds a change is tried again while others change the same record,
 # and the longest pause between two tries.
 PATIENCE = 10.0
 _LONGEST_PAUSE = 0.05
 
 
+class _End:
+    """Ends a session with all that it has become in one record.
+
+    ``since`` is its sign-in; None if that is not known. After ``until`` every copy has
+    expired; 0 if that is not known.
+    """
+
+    def __init__(
+        self, handle: str, since: float | None, until: float, now: float
+    ) -> None:
+        self._handle = handle
+        self._since = since
+        self._until = until
+        self._now = now
+        #: The handle that the session had at the end, and why it has not been ended.
+        self.last = handle
+        self.why: HasEnded | None = None
+        #: What is kept of the session if it goes on in another record.
+        self.left: EndedSession | None = None
+
+    def __call__(self, revoked: RevocationRecord) -> bool:
+        last, since = revoked.last(self._handle, self._since)
+        self.last, self.left = last, revoked.left(last)
+        # An unknown sign-in may have been by a clock that is ahead.
+        latest = self._now + CLOCK_SKEW
+        self.why = revoked.why_ended(last, latest if since is None else since)
+        if self.why is not None:
+            return False
+        revoked.forget(self._now)
+        if since is None:
+            revoked.add_unknown(last, latest)
+        else:
+            # Copies with other handles may have other timeouts.
+            until = self._until if last == self._handle else 0.0
+            revoked.add(last, EndedSession(since, until))
+        return True
+
+
 class RevocationStore:
     """Keeps in a backend which sessions have ended.
 
     Each user is there under a digest of the namespace and the name, and a session
-    without a user under a digest of its handle. A time before which sign-ins do not
-    count is kept for good: a session may have been given any lifetime of its own.
+    without a user under a digest of the line of its handles. A time before which
+    sign-ins do not count is kept for good: a session may have been given any lifetime
+    of its own.
     """
 
     def __init__(self, backend: Backend, namespace: str) -> None:
@@ -69,75 +104,60 @@ class RevocationStore:
     ) -> HasEnded | None:
         """Ends ``session``, which is ``successor`` from now on, if that is given.
 
-        Without it, ends what the session has become. After ``kept_until`` every copy
-        has expired. Returns why there was nothing to end.
+        Without it, ends what the session has become, also if that is another user's.
+        After ``kept_until`` every copy has expired. Returns why there was nothing to
+        end. Raises as `RevocationRecord.add` does.
         """
-        key, ended = (
-            self._key_of(session),
-            EndedSession(sign_in(session)[0], kept_until),
-        )
+        key, handle, since = self._key_of(session), session.id, sign_in(session)[0]
+        ended = EndedSession(since, kept_until)
         if successor is not None:
-            ended.successor = successor.id
-            ended.place = self._key_of(successor).hex()
-        why, met = await self._add(key, session.id, ended, now)
-        if successor is None and met is not None and met.successor:
-            place = bytes.fromhex(met.place)
-            return await self._end_last(place, met.successor, now)
-        return why
+            return await self._move(key, handle, ended, successor, now)
+        while True:
+            end = _End(handle, since, kept_until, now)
+            await self._change(key, end)
+            if end.left is None:
+                return end.why
+            key, handle = bytes.fromhex(end.left.place), end.left.successor
+            since, kept_until = end.left.next_since, 0.0
 
     async def end_handle(self, user: str, handle: str, now: float) -> str | None:
         """Ends the session of ``user`` with this handle, or what it has become.
 
         Returns the handle that it had at the end. Returns None if it has ended already
-        or is another user's by now, and for what is no handle.
+        or is another user's by now, and for what is no handle. Raises as
+        `RevocationRecord.add_unknown` does.
         """
-        if not _is_handle(handle):
+        if not is_handle(handle):
             return None
-        key = self.key_of_user(user)
-        for _ in range(LONGEST_CHAIN):
-            ended = EndedSession(now + CLOCK_SKEW, 0.0)
-            why, met = await self._add(key, handle, ended, now)
-            if why is None:
-                return handle
-            # Under another key it is the session of another user.
-            if met is None or not met.successor or met.place != key.hex():
-                return None
-            handle = met.successor
-        return None
+        end = _End(handle, None, 0.0, now)
+        await self._change(self.key_of_user(user), end)
+        return end.last if end.why is None else None
 
-    async def _end_last(self, place: bytes, handle: str, now: float) -> HasEnded | None:
-        """Ends the session with this handle, of which no more is known."""
-        for _ in range(LONGEST_CHAIN):
-            # Its sign-in may have been by a clock that is ahead.
-            ended = EndedSession(now + CLOCK_SKEW, 0.0)
-            why, met = await self._add(place, handle, ended, now)
-            if met is None or not met.successor:
-                return why
-            place, handle = bytes.fromhex(met.place), met.successor
-        return HasEnded.ENDED
-
-    async def _add(
-        self, key: bytes, handle: str, ended: EndedSession, now: float
-    ) -> tuple[HasEnded | None, EndedSession | None]:
-        """Ends the session with this handle.
-
-        If it has ended already, returns why, and what is kept of that.
-        """
+    async def _move(
+        self,
+        key: bytes,
+        handle: str,
+        ended: EndedSession,
+        successor: Envelope,
+        now: float,
+    ) -> HasEnded | None:
+        """Ends the session with this handle, which is ``successor`` from now on."""
         why: HasEnded | None = None
-        met: EndedSession | None = None
+        place = self._key_of(successor)
+        ended.successor, ended.next_since = successor.id, sign_in(successor)[0]
+        ended.place = "" if place == key else place.hex()
 
-        def add(revoked: RevocationRecord) -> bool:
-            nonlocal why, met
+        def move(revoked: RevocationRecord) -> bool:
+            nonlocal why
             why = revoked.why_ended(handle, ended.since)
-            met = revoked.ended.get(handle)
             if why is not None:
                 return False
             revoked.forget(now)
             revoked.add(handle, ended)
             return True
 
-        await self._change(key, add)
-        return why, met
+        await self._change(key, move)
+        return why
 
     async def not_before(self, user: str) -> float:
         """Returns the time before which sign-ins of ``user`` do not count, or zero."""
@@ -181,13 +201,16 @@ class RevocationStore:
 
         def move(revoked: RevocationRecord) -> bool:
             nonlocal before
-            spared = None if but is None else revoked.newest(but)
-            if spared is not None and revoked.why_ended(spared, since) is not None:
-                raise SessionGoneError(
-                    "The session to keep has been ended by another request, so"
-                    " revoke_all() has ended no other. Whoever uses it has to sign"
-                    " in again."
-                )
+            spared = None
+            if but is not None:
+                last, signed_in = revoked.last(but, since)
+                if revoked.why_ended(last, signed_in or 0.0) is not None:
+                    raise SessionGoneError(
+                        "The session to keep has been ended by another request, so"
+                        " revoke_all() has ended no other. Whoever uses it has to sign"
+                        " in again."
+                    )
+                spared = line_of(last)
             revoked.end_before(time, spared)
             before = revoked.before
             return True
@@ -229,7 +252,7 @@ class RevocationStore:
     def _key_of(self, session: Envelope) -> bytes:
         if session.user is not None:
             return self.key_of_user(session.user)
-        return hashlib.sha256(self._visitors + session.id.encode()).digest()
+        return hashlib.sha256(self._visitors + line_of(session.id).encode()).digest()
 
     def key_of_user(self, user: str) -> bytes:
         return hashlib.sha256(self._users + user.encode()).digest()

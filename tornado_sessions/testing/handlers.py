@@ -38,6 +38,7 @@ from tornado_sessions.testing.saving import SavingContract
 from tornado_sessions.testing.serving import ServingContract
 from tornado_sessions.testing.several import SeveralIdsContract
 from tornado_sessions.testing.sockets import SocketContract
+from tornado_sessions.testing.superseded import SupersededContract
 from tornado_sessions.testing.transports import TransportContract
 from tornado_sessions.testing.users import UsersContract
 from tornado_sessions.testing.xsrf import XSRFContract
@@ -63,6 +64,7 @@ class HandlerContract(
     UsersContract,
     RevokedContract,
     RevokingContract,
+    SupersededContract,
     LimitContract,
 ):
     """Tests an application's sessions; beside it goes Tornado's own test case.

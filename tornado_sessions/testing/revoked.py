@@ -260,41 +260,6 @@ class RevokedContract(UserTests):
                 self.assertEqual(device.sees(), values)
                 self.assertIsNone(self.user_of(device))
 
-    def test_revoking_ones_own_former_handle_expires_the_cookie(self) -> None:
-        """Behaviours 11, 77: the session has ended, whichever handle it has now."""
-        self.require_revoking()
-        for moves in ((regenerate,), (regenerate, save, regenerate)):
-            user = new_user()
-            device = self.device(user)
-            handle = self.handle(device)
-            device.does(*moves)
-            response = device.does(put(a=2), _revoke_handle(user, handle))
-            self.assertEqual(response.code, 200)
-            self.assert_cookie_lines(response, 1)
-            self.assertIsNone(device.cookie)
-
-    def test_a_revocation_stops_where_another_user_has_signed_in(self) -> None:
-        """Behaviours 46, 77: the session is that of the other user from then on."""
-        self.require_revoking()
-        ada, eve = new_user(), new_user()
-        browser = self.device(ada)
-        handle = self.handle(browser)
-        browser.does(login(eve))
-        self.assertFalse(self.complete(self.sessions.revoke(ada, handle)))
-        self.assertEqual(self.user_of(browser), eve)
-        browser.does(login(ada))
-        self.assertFalse(self.complete(self.sessions.revoke(ada, handle)))
-        self.assertEqual(self.user_of(browser), ada)
-
-    def test_a_logout_with_an_old_id_ends_another_users_session_as_well(self) -> None:
-        """Behaviour 77: it comes from the browser in which that user has signed in."""
-        self.require_ending_of_copies()
-        browser = self.device(new_user())
-        old = browser.copy()
-        browser.does(login(new_user()))
-        old.does(_log_out)
-        self.assertIsNone(self.user_of(browser))
-
     def test_a_login_after_revoking_everything_holds(self) -> None:
         """Behaviour 46: as on a page where a password is changed."""
         self.require_listing()
@@ -379,13 +344,6 @@ class RevokedContract(UserTests):
 
 def _log_out(handler: SessionMixin) -> None:
     handler.session.logout()
-
-
-def _revoke_handle(user: str, handle: str) -> Act:
-    async def revoke(handler: SessionMixin) -> None:
-        assert await handler.sessions.revoke(user, handle)
-
-    return revoke
 
 
 async def _revoke_own(handler: SessionMixin) -> None:
