@@ -189,7 +189,7 @@ class PoolTest(unittest.IsolatedAsyncioTestCase):
             if server.statistic("get_misses") > before:
                 return key
 
-    def _backend(self, *servers: Memcached, timeout: float = 2.0) -> MemcachedPool:
+    def _backend(self, *servers: Memcached, timeout: float = 20.0) -> MemcachedPool:
         hosts = (f"127.0.0.1:{server.port}" for server in servers)
         backend = MemcachedPool(*(MemcachedBackend(h, timeout=timeout) for h in hosts))
         self.addAsyncCleanup(backend.close)
