@@ -172,6 +172,21 @@ class NotFoundTest:
             " Installed backends: 'memory', 'sqlite'."
         )
 
+    @pytest.mark.parametrize(
+        ("store", "backend"),
+        [("valkey", "redis"), ("mariadb", "mysql"), ("postgres", "postgresql")],
+    )
+    def test_it_knows_stores_by_their_other_names(
+        self, install: Install, store: str, backend: str
+    ) -> None:
+        """Behaviour 74: such as that of a server with the same protocol."""
+        install_plugin(install, backend)
+
+        assert message_of(f"{store}://localhost") == (
+            f"No session backend named {store!r} is installed. Did you mean {backend!r}?"
+            f" Installed backends: {backend!r}."
+        )
+
     def test_it_says_that_nothing_is_installed(self, install: Install) -> None:
         """Behaviour 74: the core alone has no backend."""
         assert message_of("sqlite") == (

@@ -23,6 +23,10 @@ FILE_ADVICE = (
 )
 
 _distribution = "tornado-sessions"
+
+# Which backend serves a store that is known by another name.
+_same_as = {"mariadb": "mysql", "postgres": "postgresql", "valkey": "redis"}
+
 _name_characters = re.compile(r"[a-z][a-z0-9+._-]*", re.IGNORECASE).fullmatch
 # A file name in place of a URL, such as "/var/s.db" and "C:\\s.db".
 _names_file = re.compile(r"(?!.*://).*\.(db3?|sqlite3?)", re.IGNORECASE).fullmatch
@@ -83,7 +87,9 @@ def _not_found(
         return f"The session_backend setting names no backend. {advice}"
     extras = _extras()
     parts = [f"No session backend named {name!r} is installed."]
-    close = difflib.get_close_matches(name, sorted(installed | extras), n=1)
+    known = sorted(installed | extras)
+    close = [each for each in known if each == _same_as.get(name)]
+    close += difflib.get_close_matches(name, known, n=1)
     wanted = name if name in extras else close[0] if close else None
     if wanted is not None and wanted != name:
         parts.append(f"Did you mean {wanted!r}?")
