@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from unittest import mock
@@ -20,6 +21,8 @@ from tornado_sessions import (
     Vault,
 )
 from tornado_sessions.core import retries, revocations
+from tornado_sessions.core.claims import STALE_AFTER
+from tornado_sessions.core.expiry import CLOCK_SKEW
 from tornado_sessions.core.values import state_of
 from tornado_sessions.testing import FaultyVault
 from tornado_sessions.testing.interruptions import InterruptedVault
@@ -55,6 +58,12 @@ class RevokedCase(SessionsCase):
             return str(error)
         return ""
 
+    def make_ahead(self, vault: Vault, skew: float) -> Sessions:
+        """Returns another process, whose clock is ahead by ``skew`` seconds."""
+        sessions = self.make(vault)
+        sessions.now = lambda: self.clock + skew
+        return sessions
+
     async def living(self, *tokens: str) -> list[bool]:
         return [await self.is_alive(token) for token in tokens]
 
@@ -79,6 +88,81 @@ class EachOtherTest(RevokedCase):
             assert len(await self.sessions.of_user("ada")) == 1
             await self.sessions.revoke_all("ada")
             await slow.close()
+
+    async def test_of_two_one_stays_though_the_other_does_not_wait(self) -> None:
+        """Behaviours 66, 78: the mark looks stale, and its request only is slow."""
+        for nth, skew, waits in itertools.product(
+            range(1, LAST + 1), (0.0, CLOCK_SKEW), (0, 5)
+        ):
+            tokens = [await self.signed_in(self.elsewhere) for _ in range(3)]
+            held = HeldVault(Vault(self.backend))
+            slow = self.make(held)
+            ahead = self.make_ahead(Vault(self.backend), skew)
+            with mock.patch.object(revocations, "MOST_WAITS", waits):
+                first = asyncio.ensure_future(self.end_others(slow, tokens[0], nth))
+                await held.arrived.wait()
+                second = asyncio.ensure_future(self.end_others(ahead, tokens[1]))
+                await asyncio.wait([second], timeout=0.2 if waits else None)
+                held.resumed.set()
+                told = [await first, await second]
+
+            case = nth, skew, waits
+            assert [not text for text in told] == (await self.living(*tokens))[:2], case
+            assert (await self.living(*tokens)).count(True) == 1, case
+            assert len(await self.sessions.of_user("ada")) == 1
+            await self.sessions.revoke_all("ada")
+            for sessions in (slow, ahead):
+                await sessions.close()
+
+    async def test_of_two_that_have_listed_each_other_one_stays(self) -> None:
+        """Behaviours 66, 78: the one that has waited stores a higher mark."""
+        for skew, waits in ((0.0, 0), (CLOCK_SKEW, 5)):
+            token = await self.signed_in(self.elsewhere)
+            vaults = [HeldVault(Vault(self.backend)) for _ in range(2)]
+            ahead, slow = self.make_ahead(vaults[0], skew), self.make(vaults[1])
+            # A login goes before a session that was only loaded.
+            login = await self.elsewhere.load(None)
+            login.login("ada")
+            await login.save()
+            second = asyncio.ensure_future(self.end_others(ahead, token, MARKED))
+            await vaults[0].arrived.wait()
+            # It has stored its mark and listed the other, and is about to end it.
+            vaults[1].counted = "save"
+            first = asyncio.ensure_future(self.end_others(slow, login, 2))
+            await vaults[1].arrived.wait()
+            with mock.patch.object(revocations, "MOST_WAITS", waits):
+                # Until it has ended the other, and its mark is still there.
+                vaults[0].resume_until("delete")
+                await vaults[0].arrived.wait()
+            vaults[1].resumed.set()
+            assert await first
+            vaults[0].resumed.set()
+            assert await second == ""
+            assert await self.living(token, token_of(login)) == [True, False]
+            await self.sessions.revoke_all("ada")
+            for sessions in (ahead, slow):
+                await sessions.close()
+
+    async def test_a_request_whose_mark_was_replaced_waits(self) -> None:
+        """Behaviour 78: when a second request of the session has waited for long."""
+        own, other = [await self.signed_in(self.elsewhere) for _ in range(2)]
+        vaults = [HeldVault(Vault(self.backend)) for _ in range(2)]
+        processes = [self.make(vault) for vault in vaults]
+        first = asyncio.ensure_future(self.end_others(processes[0], own, MARKED))
+        await vaults[0].arrived.wait()
+        vaults[1].counted = "save"
+        with mock.patch.object(revocations, "MOST_WAITS", 0):
+            second = asyncio.ensure_future(self.end_others(processes[1], own, 2))
+            await vaults[1].arrived.wait()
+        vaults[0].resumed.set()
+        await asyncio.wait([first], timeout=0.02)
+        assert await self.living(own, other) == [True, True]
+        vaults[1].resumed.set()
+        assert [await first, await second] == ["", ""]
+        assert await self.living(own, other) == [True, False]
+        assert (await self.envelope(own)).claim is None
+        for sessions in processes:
+            await sessions.close()
 
     async def test_of_many_that_end_each_other_one_stays(self) -> None:
         """Behaviour 78: and only that one is told that it has succeeded."""
@@ -106,7 +190,7 @@ class EachOtherTest(RevokedCase):
         )
         assert told == [""] * 4
         assert await self.living(own, other) == [True, False]
-        assert (await self.envelope(own)).claim == ""
+        assert (await self.envelope(own)).claim is None
 
     async def test_a_second_request_of_a_session_leaves_the_mark_of_the_first(
         self,
@@ -226,13 +310,41 @@ class EachOtherTest(RevokedCase):
             failing = asyncio.ensure_future(self.end_others(sessions, own, MARKED))
             await store.arrived.wait()
             assert (await self.envelope(own)).claim
-            store.failing = {"load", "find", "replace"}
+            store.failing = {"load", "find", "save"}
             store.resumed.set()
             with pytest.raises(BackendError):
                 await failing
             token = own if is_own else other
             with mock.patch.object(revocations, "MOST_WAITS", 3):
                 assert await self.end_others(self.elsewhere, token) == ""
+            assert await self.living(own, other, third) == [is_own, not is_own, False]
+            await self.sessions.revoke_all("ada")
+            await sessions.close()
+
+    async def test_a_stale_mark_is_not_waited_for(self) -> None:
+        """Behaviour 66: neither by others nor by the session, whoever has left it."""
+        for is_own, has_signed_in in itertools.product((True, False), (True, False)):
+            own, other, third = [await self.signed_in(self.elsewhere) for _ in range(3)]
+            store = HeldVault(Vault(self.backend))
+            sessions = self.make(store)
+            failed = await sessions.load(own)
+            if has_signed_in:
+                # Its mark goes before that of a session that is only loaded.
+                failed.login("ada")
+                await failed.save()
+                own = token_of(failed)
+            failing = asyncio.ensure_future(self.end_others(sessions, failed, MARKED))
+            await store.arrived.wait()
+            store.failing = {"load", "find", "save"}
+            store.resumed.set()
+            with pytest.raises(BackendError):
+                await failing
+            self.clock += STALE_AFTER + 1
+            self.vault.calls.clear()
+            token = own if is_own else other
+            with mock.patch.object(revocations, "MOST_WAITS", 5):
+                assert await self.end_others(self.sessions, token) == ""
+            assert self.vault.calls.count("find") == 3
             assert await self.living(own, other, third) == [is_own, not is_own, False]
             await self.sessions.revoke_all("ada")
             await sessions.close()
@@ -249,7 +361,7 @@ class EachOtherTest(RevokedCase):
         store.resumed.set()
         with pytest.raises(BackendError):
             await failing
-        assert (await self.envelope(own)).claim == ""
+        assert (await self.envelope(own)).claim is None
         await sessions.close()
 
     async def test_a_session_to_keep_that_keeps_changing_is_told_of(self) -> None:
@@ -323,7 +435,7 @@ class EachOtherTest(RevokedCase):
                 await self.end_elsewhere(own)
             session.login(user)
             await session.save()
-            assert (await self.envelope(token_of(session))).claim == ""
+            assert (await self.envelope(token_of(session))).claim is None
             store.resumed.set()
             assert await revoking
             assert await self.is_alive(token_of(session))
@@ -364,7 +476,7 @@ class MeanwhileTest(RevokedCase):
                 False,
                 False,
             ]
-            assert (await self.envelope(token_of(session))).claim == ""
+            assert (await self.envelope(token_of(session))).claim is None
             await self.elsewhere.revoke_all("ada")
 
     async def test_what_a_marked_session_becomes_is_kept(self) -> None:
@@ -384,9 +496,7 @@ class MeanwhileTest(RevokedCase):
 
         async def go_on() -> None:
             # It has ended the others, and its mark is still there.
-            before, held.counted, held.left = held.resumed, "find", 1
-            held.arrived, held.resumed = asyncio.Event(), asyncio.Event()
-            before.set()
+            held.resume_until("find")
             await held.arrived.wait()
 
         self.store.before_replace = mark
@@ -480,6 +590,12 @@ class HeldVault(FaultyVault):
         self.left = 0
         self.counted = ""
         self.arrived, self.resumed = asyncio.Event(), asyncio.Event()
+
+    def resume_until(self, operation: str) -> None:
+        """Goes on, and stops again before the next ``operation``."""
+        before, self.counted, self.left = self.resumed, operation, 1
+        self.arrived, self.resumed = asyncio.Event(), asyncio.Event()
+        before.set()
 
     async def _enter(self, operation: str) -> None:
         counts = self.counted in ("", operation)

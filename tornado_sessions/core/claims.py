@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
 from tornado_sessions.core.codec import encode
-from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.envelope import Envelope, Mark
 from tornado_sessions.core.expiry import KEPT_AFTER_END, is_alive
 from tornado_sessions.core.records import Found, Records
 from tornado_sessions.core.retries import PATIENCE, Backoff
@@ -23,6 +23,10 @@ from tornado_sessions.errors import (
 )
 from tornado_sessions.storage.backend import Record
 
+#: A mark that was stored more than so many seconds ago is stale: the request that
+#: has stored it has failed, or it is slow. Others need not wait for it.
+STALE_AFTER = 5.0
+
 
 class Claim:
     """The claim of one session of ``user`` to survive while the others are ended.
@@ -33,7 +37,10 @@ class Claim:
     listed. So a request either sees the mark of the other one, or finds that its own
     session has ended and cannot be marked.
 
-    A login of this request has a higher mark than a session that was only loaded.
+    A request need not wait for a stale mark. It stores a higher one of its own and
+    lists again. That is safe also where the other request is still at work: the record
+    has another version now, so that request cannot end it before it has listed again,
+    and then it finds the higher mark. So the clocks decide only who waits.
     """
 
     def __init__(
@@ -49,43 +56,68 @@ class Claim:
         self._records = records
         self._user = user
         self._state = state
-        self._rank = int(state.has_signed_in)
-        #: Whether `take` is done. The ``mark`` is empty if it could not be stored: the
+        # A login of this request goes before a session that was only loaded.
+        self._precedence = int(state.has_signed_in), secrets.token_urlsafe(6)
+        #: Whether `take` is done. The ``mark`` is None if it could not be stored: the
         #: record is full, or the session is not among those that are ended.
         self.is_taken = False
-        self.mark = ""
+        self.mark: Mark | None = None
+
+    def yields_to(self, others: Collection[Mark]) -> bool:
+        """Whether a request with one of the marks ``others`` goes before this one."""
+        fresh = [mark for mark in others if not self._is_stale(mark)]
+        if self.is_taken and self.mark is None:
+            return bool(fresh)
+        return any((mark.rank, mark.nonce) > self._precedence for mark in fresh)
+
+    def exceeds(self, others: Collection[Mark]) -> bool:
+        """Whether the sessions with the marks ``others`` may be ended.
+
+        Without a mark of its own, it is the caller who has waited for them.
+        """
+        return self.mark is None or self.mark > max(others, default=())
 
     async def handles(self) -> set[str]:
         """Returns all handles that the session has had in this request, and has now.
 
-        Raises `.SessionGoneError` if it has ended.
+        Raises `.SessionGoneError` if it has ended. Notes if its mark was replaced.
         """
         handles = {self._state.handle(), self._state.base.id}
         found = await self._find()
+        if self.mark is not None and (found is None or found[2].claim != self.mark):
+            self.mark, self.is_taken = None, False
         return handles if found is None else handles | {found[2].id}
 
-    async def take(self, by_force: bool) -> bool:
-        """Stores the mark. Returns False if the session has another request's mark.
+    async def take(self, others: Collection[Mark], by_force: bool) -> bool:
+        """Stores a mark that is higher than ``others``.
 
-        With ``by_force`` it replaces that mark. Raises `.SessionGoneError` if the
-        session has ended.
+        Returns False if the session has the mark of another request. A stale one is
+        replaced, and any with ``by_force``. Raises `.SessionGoneError` if the session
+        has ended.
         """
-        mark = f"{self._rank}{secrets.token_urlsafe(6)}"
 
         async def take() -> bool:
             found = await self._find()
             if found is None or found[2].user != self._user:
                 # The session is not among those that are ended.
                 return True
-            if found[2].claim and not by_force:
+            former = found[2].claim
+            if former not in (None, self.mark) and not (
+                by_force or self._is_stale(former)
+            ):
                 return False
+            lower = others if former is None else [*others, former]
+            level = max((mark.level + 1 for mark in lower), default=0)
+            mark = Mark(level, *self._precedence, int(self._rules.now()))
+            # Before it is stored: after a timeout it may be stored all the same, and
+            # has to be removed.
+            self.mark = mark
             try:
                 await self._replace(found, mark)
             except SessionDataError:
                 # The record is full. Without a mark the session never survives
                 # another one that has a mark.
-                return True
-            self.mark = mark
+                self.mark = None
             return True
 
         self.is_taken = await self._retry(take)
@@ -97,10 +129,10 @@ class Claim:
         async def release() -> bool:
             found = await self._find()
             if found is not None and found[2].claim == self.mark:
-                await self._replace(found, "")
+                await self._replace(found, None)
             return True
 
-        if self.mark:
+        if self.mark is not None:
             await self._retry(release)
 
     async def _retry(self, attempt: Callable[[], Awaitable[bool]]) -> bool:
@@ -137,7 +169,10 @@ class Claim:
             return None
         raise SessionGoneError
 
-    async def _replace(self, found: Found, mark: str) -> None:
+    def _is_stale(self, mark: Mark) -> bool:
+        return self._rules.now() - mark.time > STALE_AFTER
+
+    async def _replace(self, found: Found, mark: Mark | None) -> None:
         envelope: Envelope = msgspec.structs.replace(found[2], claim=mark)
         kept_until = envelope.expires + KEPT_AFTER_END
         record = Record(encode(envelope), expires=kept_until, user=envelope.user)

@@ -241,7 +241,7 @@ class Commits:
             values = applied(state, packed, blank).values
         # A revocation that has listed what this login had stored first, and has
         # removed, does not take the fresh session for the same.
-        packed.id, packed.claim = state.draw_handle(), ""
+        packed.id, packed.claim = state.draw_handle(), None
         fresh = msgspec.structs.replace(packed, created=now, values=values)
         saved = await self._logins.insert(state, fresh)
         packed.created, packed.auth_time = fresh.created, fresh.auth_time

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 #: The format of the records that this version of the library writes.
 FORMAT = 1
+
+
+class Mark(NamedTuple):
+    """What a request that keeps a session and ends the others stores in its record.
+
+    Of two marks the one whose first differing field is greater is the higher one.
+    See `.Claim`.
+    """
+
+    #: One more than that of the highest mark which this one was to exceed.
+    level: int
+    #: 1 if the request has signed in, otherwise 0.
+    rank: int
+    #: A random text, different for each request.
+    nonce: str
+    #: When it was stored, in seconds since the epoch.
+    time: int
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -42,8 +60,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     #: digits. The key is a digest and gives no access.
     successor: str = ""
     #: While a request ends the other sessions of the user: the mark of that request.
-    #: See `.Claim`.
-    claim: str = ""
+    claim: Mark | None = None
     format: int = msgspec.field(default=0)
 
     def __repr__(self) -> str:

@@ -22,11 +22,16 @@ _LONGEST_PAUSE = 0.05
 
 
 class Backoff:
-    """Pauses between the attempts of one operation, longer each time."""
+    """Pauses between the attempts of one operation, longer each time.
 
-    def __init__(self) -> None:
+    ``first`` and ``longest`` are in seconds.
+    """
+
+    def __init__(
+        self, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE
+    ) -> None:
         self._deadline = time.monotonic() + PATIENCE
-        self._pause = _FIRST_PAUSE
+        self._pause, self._longest = first, longest
 
     @property
     def is_over(self) -> bool:
@@ -36,7 +41,7 @@ class Backoff:
     async def wait(self) -> None:
         """Waits for a random part of the pause."""
         await asyncio.sleep(random.uniform(0, self._pause))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, self._longest)
 
 
 async def retry_conflicts(attempt: Callable[[], Awaitable[T]], lock: TimedLock) -> T:

@@ -18,9 +18,13 @@ from tornado_sessions.core.store import Store
 from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
 from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
 
-#: How many times a revocation waits for one with a higher mark, about ten seconds in
-#: all. If that one takes longer, it has failed and left its mark behind.
-MOST_WAITS = 400
+#: How many times a revocation waits for others that go before it, about two seconds
+#: in all. After that it treats their marks as stale.
+MOST_WAITS = 18
+
+# The first and the longest of these waits, in seconds: each listing takes the store
+# some time.
+_FIRST_WAIT, _LONGEST_WAIT = 0.025, 0.25
 
 
 @dataclasses.dataclass
@@ -36,8 +40,11 @@ class _Run:
     must_stay: bool = True
     #: The handles of the sessions that were ended and had been alive.
     ended: set[str] = dataclasses.field(default_factory=set)
-    contest: Backoff = dataclasses.field(default_factory=Backoff)
+    contest: Backoff = dataclasses.field(
+        default_factory=lambda: Backoff(_FIRST_WAIT, _LONGEST_WAIT)
+    )
     waits: int = 0
+    has_taken: bool = False
     backoff: Backoff | None = None
 
 
@@ -210,8 +217,8 @@ class Revocations:
         """Returns whether the sessions in ``due`` may be ended in this round.
 
         Removes the session to keep from ``due``. Raises `.SessionGoneError` if that
-        session has ended. Returns False to list again: after the mark was stored, and
-        while another session has a higher mark.
+        session has ended. Returns False to list again: after a mark was stored, and
+        after a wait for another request.
         """
         claim = run.claim
         if claim is None:
@@ -222,16 +229,24 @@ class Revocations:
         if not due:
             await claim.release()
             return True
+        others = {mark for each in due for mark in listed.marks.get(each, ())}
         is_overdue = run.waits >= MOST_WAITS
-        if not claim.is_taken and await claim.take(by_force=is_overdue):
-            # List again, to see the marks that others have stored before this one.
-            return False
-        others = [max(listed.marks[each]) for each in due & listed.marks.keys()]
-        if claim.is_taken and (is_overdue or claim.mark >= max(others, default="")):
-            return True
+        if is_overdue or not claim.yields_to(others):
+            if claim.is_taken and claim.exceeds(others):
+                return True
+            if run.has_taken:
+                # Another request has stored a higher mark. Let one of the two finish.
+                await self._wait(run)
+            if await claim.take(others, by_force=is_overdue):
+                run.has_taken = True
+                # List again, to see the marks that others have stored before this one.
+                return False
+        await self._wait(run)
+        return False
+
+    async def _wait(self, run: _Run) -> None:
         run.waits, run.backoff = run.waits + 1, None
         await run.contest.wait()
-        return False
 
     async def _end_due(self, run: _Run, listed: Listing, due: set[str]) -> None:
         if run.backoff is None:

@@ -16,7 +16,7 @@ _SETTINGS = {
     "lifetime": None,
     "persistent": None,
     "label": "",
-    "claim": "",
+    "claim": None,
 }
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import msgspec
 
 from tornado_sessions.core.codec import decode, successor_of
-from tornado_sessions.core.envelope import Envelope
+from tornado_sessions.core.envelope import Envelope, Mark
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import expires_at, is_alive, is_persistent
 from tornado_sessions.core.records import Found, Records
@@ -59,11 +59,11 @@ class Listing:
         #: The handles by the keys of all records.
         self.places: dict[bytes, str] = {}
         #: The marks of sessions that others are ended for. See `.Claim`.
-        self.marks: dict[str, set[str]] = {}
+        self.marks: dict[str, set[Mark]] = {}
 
     def add(self, key: bytes, record: Record, envelope: Envelope) -> None:
         handle = self.places[key] = envelope.id
-        if envelope.claim:
+        if envelope.claim is not None:
             self.marks.setdefault(handle, set()).add(envelope.claim)
         if successor := successor_of(envelope):
             self.moved.setdefault(handle, []).append(successor)
