@@ -350,7 +350,7 @@ class EachOtherTest(RevokedCase):
             await sessions.close()
 
     async def test_a_failure_leaves_no_mark(self) -> None:
-        """Behaviour 78: so the next revocation need not wait for it."""
+        """Behaviours 66, 80: it is removed when the error was raised already."""
         own, _ = [await self.signed_in(self.elsewhere) for _ in range(2)]
         store = HeldVault(Vault(self.backend))
         sessions = self.make(store)
@@ -358,9 +358,14 @@ class EachOtherTest(RevokedCase):
         await store.arrived.wait()
         assert (await self.envelope(own)).claim
         store.failing = {"find"}
-        store.resumed.set()
+        # As where the store hangs.
+        store.resume_until("load")
         with pytest.raises(BackendError):
             await failing
+        await store.arrived.wait()
+        assert (await self.envelope(own)).claim is not None
+        store.resumed.set()
+        await sessions.tasks.wait()
         assert (await self.envelope(own)).claim is None
         await sessions.close()
 

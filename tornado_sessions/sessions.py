@@ -68,7 +68,9 @@ class Sessions:
             settings.socket_interval, records.is_kept, self.tasks.start
         )
         self.users = Users(store, rules, records, self.sockets, self.events)
-        self.revocations = Revocations(store, rules, records, self.users, self.events)
+        self.revocations = Revocations(
+            store, rules, records, self.users, self.events, self.tasks
+        )
         locks = StoreLocks(lambda: store.vault.timeout)
         writer = Writer(store, rules, self.cleanup)
         self.logins = Logins(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 
 from tornado_sessions.core.claims import Claim
@@ -15,8 +14,9 @@ from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.signing_in import SIGN_IN_STEP, move_sign_in
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
+from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.users import AT_ONCE, Listing, Users, sign_in
-from tornado_sessions.errors import BackendError, SessionError, SessionGoneError
+from tornado_sessions.errors import BackendError, SessionGoneError
 
 #: How many times a revocation waits for others that go before it, about two seconds
 #: in all. After that it treats their marks as stale.
@@ -52,13 +52,20 @@ class Revocations:
     """Ends sessions of one user."""
 
     def __init__(
-        self, store: Store, rules: Rules, records: Records, users: Users, events: Events
+        self,
+        store: Store,
+        rules: Rules,
+        records: Records,
+        users: Users,
+        events: Events,
+        tasks: Tasks,
     ) -> None:
         self._store = store
         self._rules = rules
         self._records = records
         self._users = users
         self._events = events
+        self._tasks = tasks
 
     async def revoke(self, user: str, id: str, own: SessionState | None) -> bool:
         """Ends one session. See `.Sessions.revoke`.
@@ -182,9 +189,9 @@ class Revocations:
             ) from error
         except BaseException:
             if run.claim is not None:
-                # A mark that is left behind only delays other revocations.
-                with contextlib.suppress(SessionError):
-                    await run.claim.release()
+                # In the background: after a timeout of the store nobody is to wait for a
+                # second one. A mark that is left behind only delays other revocations.
+                self._tasks.start(run.claim.release())
             raise
         if is_kept and run.claim is None:
             raise SessionGoneError(
