@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
+from tornado_sessions.core.claims import STALE_AFTER
 from tornado_sessions.testing.applications import (
     Crowd,
     Site,
@@ -57,6 +59,37 @@ class RevokingContract(UserTests):
         self.assertEqual(self.complete(revoke_twice()), [200, 200])
         self.assertEqual(self.user_of(device), user)
         self.assertEqual({self.user_of(other) for other in others}, {None})
+
+    def test_a_revocation_does_not_wait_for_one_that_has_failed(self) -> None:
+        """Behaviour 66: neither of the same session nor of another one."""
+        self.require_listing()
+        for is_own in (True, False):
+            user = new_user()
+            devices = [self.device(user) for _ in range(3)]
+            vault = self._interrupt()
+
+            async def fail(vault: InterruptedVault = vault) -> None:
+                vault.failing = {"load", "find", "save"}
+
+            async def fail_at_the_next_listing(
+                vault: InterruptedVault = vault,
+                fail: Callable[[], Awaitable[None]] = fail,
+            ) -> None:
+                vault.before_find = fail
+
+            # The first record that is replaced is its own.
+            vault.before_end = fail_at_the_next_listing
+            self.assertEqual(devices[0].does(revoke_others(user)).code, 503)
+            vault.failing.clear()
+            self.time += STALE_AFTER + 2
+            vault.calls.clear()
+            kept = devices[0 if is_own else 1]
+            self.assertEqual(kept.does(revoke_others(user)).code, 200)
+            self.assertEqual(vault.calls.count("find"), 3)
+            self.assertEqual(
+                [self.user_of(device) for device in devices],
+                [user if device is kept else None for device in devices],
+            )
 
     def test_what_a_spared_session_becomes_meanwhile_is_spared(self) -> None:
         """Behaviours 76, 78: its new record is stored, its old one is not replaced yet."""
