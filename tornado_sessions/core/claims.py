@@ -71,16 +71,17 @@ class Claim:
         return any((mark.rank, mark.nonce) > self._precedence for mark in fresh)
 
     def exceeds(self, others: Collection[Mark]) -> bool:
-        """Whether the sessions with the marks ``others`` may be ended.
+        """Whether the mark is higher than all ``others``.
 
-        Without a mark of its own, it is the caller who has waited for them.
+        True if it could not be stored: then `yields_to` alone decides.
         """
         return self.mark is None or self.mark > max(others, default=())
 
     async def handles(self) -> set[str]:
         """Returns all handles that the session has had in this request, and has now.
 
-        Raises `.SessionGoneError` if it has ended. Notes if its mark was replaced.
+        Raises `.SessionGoneError` if it has ended. If another request of the session
+        has replaced the mark, it has to be taken again.
         """
         handles = {self._state.handle(), self._state.base.id}
         found = await self._find()
