@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.sessions_case import SessionsCase
+from tests.tokens import token_of
 from tornado_sessions import (
     BackendError,
     Record,
     Saved,
+    SessionGoneError,
     Vault,
     Version,
 )
@@ -49,6 +52,15 @@ class MeanwhileVault(FaultyVault):
         if meanwhile is not None:
             await meanwhile()
         return await super().replace(token, record, version)
+
+
+class SlowDeletesVault(MeanwhileVault):
+    """A vault that takes its time to delete."""
+
+    async def delete(self, token: str) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await super().delete(token)
 
 
 class RegenerateTest(SessionsCase):
@@ -146,6 +158,26 @@ class RegenerateTest(SessionsCase):
         assert await self.values(state_of(session).token) == {"a": 1, "b": 1, "c": 1}
         # The session, and what is left of the one before.
         assert repr(self.backend).startswith("<MemoryBackend 2 of")
+
+    async def test_a_session_that_was_ended_meanwhile_leaves_no_record(self) -> None:
+        """Behaviour 46: nor for a moment: a list of the user's sessions would have it."""
+        session = await self.elsewhere.load(None)
+        session.login("ada")
+        await session.save()
+        vault = SlowDeletesVault(Vault(self.backend))
+        sessions = self.make(vault)
+        late = await sessions.load(token_of(session))
+
+        async def revoke() -> None:
+            await self.elsewhere.revoke_all("ada")
+
+        vault.meanwhile = revoke
+        late.regenerate()
+        with pytest.raises(SessionGoneError):
+            await late.save()
+
+        assert repr(self.backend).startswith("<MemoryBackend 0 of")
+        await sessions.close()
 
     async def test_it_takes_what_others_have_saved(self) -> None:
         """Behaviour 38: nothing is lost on the way."""

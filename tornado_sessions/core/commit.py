@@ -278,8 +278,12 @@ class Commits:
         )
         try:
             await self._store.replace(token, left, version)
+        except ConflictError:
+            # The store works, so nobody finds the new record after this.
+            await self._store.delete_unsent(fresh.token)
+            raise
         except SessionError:
-            self._store.delete_unsent(fresh.token)
+            self._store.delete_unsent_later(fresh.token)
             raise
         self._sockets.end(token)
         return fresh

@@ -89,7 +89,7 @@ class Logins:
                 await self._store.delete(saved.token)
                 raise
             except BaseException:
-                self._store.delete_unsent(saved.token)
+                self._store.delete_unsent_later(saved.token)
                 raise
 
     async def _make_room(

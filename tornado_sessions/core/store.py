@@ -58,17 +58,20 @@ class Store:
         """See `.Vault.end_handle`."""
         return self._watch("write", self.vault.end_handle(user, handle, now))
 
-    def delete_unsent(self, token: str) -> None:
+    async def delete_unsent(self, token: str) -> None:
         """Removes the record of a token that no client will receive.
 
-        In the background: after a timeout of the store nobody is to wait for a second
-        one. A record that cannot be removed expires.
+        One that cannot be removed expires.
         """
-        self._tasks.start(self._delete_unsent(token))
-
-    async def _delete_unsent(self, token: str) -> None:
         with contextlib.suppress(BackendError):
             await self.delete(token)
+
+    def delete_unsent_later(self, token: str) -> None:
+        """Does so in the background, where the store has failed.
+
+        After a timeout nobody is to wait for a second one.
+        """
+        self._tasks.start(self.delete_unsent(token))
 
     def load_found(self, key: bytes) -> Awaitable[Record | None]:
         """See `.Vault.load_found`."""
