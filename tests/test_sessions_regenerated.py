@@ -54,7 +54,7 @@ class MeanwhileVault(FaultyVault):
         return await super().replace(token, record, version)
 
 
-class SlowDeletesVault(MeanwhileVault):
+class SlowDeletesVault(FaultyVault):
     """A vault that takes its time to delete."""
 
     async def delete(self, token: str) -> None:
@@ -164,14 +164,9 @@ class RegenerateTest(SessionsCase):
         session = await self.elsewhere.load(None)
         session.login("ada")
         await session.save()
-        vault = SlowDeletesVault(Vault(self.backend))
-        sessions = self.make(vault)
+        sessions = self.make(SlowDeletesVault(Vault(self.backend)))
         late = await sessions.load(token_of(session))
-
-        async def revoke() -> None:
-            await self.elsewhere.revoke_all("ada")
-
-        vault.meanwhile = revoke
+        await self.elsewhere.revoke_all("ada")
         late.regenerate()
         with pytest.raises(SessionGoneError):
             await late.save()
