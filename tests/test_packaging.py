@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -203,6 +204,31 @@ class ImportTest:
         top_levels = {name.partition(".")[0] for name in imports_of(path)}
 
         assert not top_levels & {package_of(folder) for folder in plugins}
+
+
+class RequirementTest:
+    """What is imported is required."""
+
+    @pytest.mark.parametrize("path", sorted(core.rglob("*.py")), ids=lambda p: p.stem)
+    def test_the_core_imports_only_what_it_requires(self, path: Path) -> None:
+        """In the tests' environment there is more than a user has."""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            name.partition(".")[0]
+            for statement in tree.body
+            for name in names_imported_by(statement)
+        }
+        allowed = {"tornado", "msgspec", "tornado_sessions", *sys.stdlib_module_names}
+
+        assert imported - allowed == set()
+
+
+def names_imported_by(statement: ast.stmt) -> Iterator[str]:
+    """Yields the modules that a statement of a module imports when that is imported."""
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+    elif isinstance(statement, ast.ImportFrom):
+        yield statement.module or ""
 
 
 # Private names of the standard library and of drivers, where no public one exists.

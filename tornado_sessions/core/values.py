@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from msgspec import Raw
-from typing_extensions import Self
 
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
 
-V = TypeVar("V", bound="Values")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: What other libraries call what a session has here.
 _elsewhere = {
