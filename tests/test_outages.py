@@ -35,7 +35,8 @@ class ShelfContractTest(BackendContract, unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.stop)
 
     def make_backend(self) -> ShelfBackend:
-        return ShelfBackend(self.server.port)
+        # Hundreds of operations at once take long on a busy machine.
+        return ShelfBackend(self.server.port, timeout=20)
 
 
 class ShelfOutageTest(OutageContract, unittest.IsolatedAsyncioTestCase):
