@@ -29,6 +29,7 @@ _new_sentinel: Any = Sentinel
 _SentinelPool: Any = SentinelConnectionPool
 
 
+# The driver's class has no types, so mypy takes it for Any and refuses it as a base.
 class _Primaries(_SentinelPool):  # type: ignore[misc]
     """Connects to the primary that the Sentinels name.
 
