@@ -18,6 +18,11 @@ import aiosqlite
 from tornado_sessions.storage.timeouts import shielded
 from tornado_sessions_sqlite.database import execute_together
 
+# After how many steps of SQLite's virtual machine a statement asks whether its
+# connection has been interrupted. What the backend executes takes far fewer, except
+# for a purge.
+_STEPS = 100_000
+
 
 class Parameters(tuple[object, ...]):
     """The parameters of a statement, with a repr that does not show them.
@@ -44,7 +49,12 @@ class Lane(aiosqlite.Connection):
     """
 
     def __init__(self, open_database: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(open_database, iter_chunk_size=64)
+        def open_interruptible() -> sqlite3.Connection:
+            database = open_database()
+            database.set_progress_handler(lambda: self._is_interrupted, _STEPS)
+            return database
+
+        super().__init__(open_interruptible, iter_chunk_size=64)
         # Otherwise a process that ends without close() waits for the thread forever.
         # aiosqlite has no public name for its thread.
         self._thread.daemon = True
@@ -113,7 +123,9 @@ class Lane(aiosqlite.Connection):
     async def interrupt(self) -> None:
         """Interrupts the statement that is being executed, if there is one.
 
-        Once only: the next statement may be that of an operation that is in time.
+        Once only: the next statement may be that of an operation that is in time. From
+        then on the connection ends by itself each statement that takes long: the one
+        to interrupt may not have begun.
         """
         if self._is_interrupted:
             return
