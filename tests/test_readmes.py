@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import datetime
 import os
 import re
 import runpy
@@ -16,9 +17,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+from tornado_sessions.settings import read_settings
 
 root = Path(__file__).parent.parent
 plugins = [path.parent for path in sorted((root / "plugins").glob("*/README.md"))]
@@ -117,6 +121,30 @@ def test_the_login_goes_on_within_its_site_alone(
     shown = runpy.run_path(str(tmp_path / "paths.py"))
 
     assert shown["local_path"](path) == answer
+
+
+@pytest.mark.parametrize(
+    ("profile", "idle", "lifetime"),
+    [
+        ("AAL1", 30 * 24 * 3600, 30 * 24 * 3600),
+        ("AAL2", 3600, 24 * 3600),
+        ("AAL3", 15 * 60, 12 * 3600),
+        ("HIGH_VALUE", 5 * 60, 4 * 3600),
+        ("LOW_RISK", 30 * 60, 8 * 3600),
+    ],
+)
+def test_a_profile_of_timeouts_keeps_to_the_limits_beside_it(
+    profile: str, idle: int, lifetime: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As docs/timeouts.md has it, from NIST SP 800-63B-4 and OWASP: in seconds."""
+    shown: dict[str, Any] = {"timedelta": datetime.timedelta}
+    for block in _blocks(root / "docs/timeouts.md"):
+        exec(block, shown)  # noqa: S102 - it is ours
+
+    read = read_settings({"session_backend": "memory", **shown[profile]})
+
+    assert (read.idle_timeout, read.lifetime) == (idle, lifetime)
+    assert caplog.records == []
 
 
 @contextlib.contextmanager

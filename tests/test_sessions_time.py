@@ -497,6 +497,148 @@ class ExpiryTest(SessionsCase):
             assert (await self.sessions.load(token)).is_new
 
 
+class AnonymousTest(SessionsCase):
+    """Tests of the timeouts of sessions without a user."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.brief = self.make(
+            Vault(self.backend),
+            anonymous_idle_timeout=IDLE / 10,
+            anonymous_lifetime=LIFETIME / 20,
+        )
+
+    async def asyncTearDown(self) -> None:
+        await self.brief.close()
+        await super().asyncTearDown()
+
+    async def begun(self, **settings: float) -> str:
+        """Returns the token of a session that is stored now."""
+        session = await self.brief.load(None)
+        session["kept"] = 0
+        if settings:
+            session.set_expiry(**settings)
+        await session.save()
+        return token_of(session)
+
+    async def lives(self, token: str) -> bool:
+        return not (await self.brief.load(token)).is_new
+
+    async def test_its_idle_timeout_is_its_own(self) -> None:
+        """Behaviour 47: in the record as well, so every process agrees."""
+        token = await self.begun()
+        self.clock += IDLE / 10 - 0.001
+        assert await self.lives(token)
+        assert await self.is_alive(token)
+
+        self.clock += 0.001
+        assert not await self.lives(token)
+        assert not await self.is_alive(token)
+
+    async def test_its_lifetime_is_its_own(self) -> None:
+        """Behaviours 47, 48: use does not extend it."""
+        token = await self.begun()
+        while self.clock + IDLE / 20 < START + LIFETIME / 20:
+            self.clock += IDLE / 20
+            await (await self.brief.load(token)).save()
+
+        self.clock = START + LIFETIME / 20 - 0.001
+        assert await self.lives(token)
+        self.clock = START + LIFETIME / 20
+        assert not await self.lives(token)
+
+    async def test_where_one_is_not_set_that_of_all_counts(self) -> None:
+        """Behaviour 47: each of the two by itself."""
+        for settings, end in (
+            ({"anonymous_idle_timeout": IDLE / 2}, IDLE / 2),
+            ({"anonymous_lifetime": IDLE / 4}, IDLE / 4),
+            ({}, IDLE),
+        ):
+            sessions = self.make(Vault(self.backend), **settings)
+            session = await sessions.load(None)
+            session["kept"] = 0
+            await session.save()
+            assert session.expires == self.clock + end
+            await sessions.close()
+
+    async def test_a_login_replaces_both(self) -> None:
+        """Behaviour 48: from the login on those of a user hold."""
+        session = await self.brief.load(await self.begun())
+        self.clock += IDLE / 20
+        session.login("ada")
+        assert session.expires == self.clock + IDLE
+        await session.save()
+
+        envelope = await self.envelope(token_of(session))
+        assert envelope.expires == self.clock + IDLE
+        self.clock += IDLE - 1
+        assert await self.lives(token_of(session))
+
+    async def test_a_login_replaces_longer_ones_as_well(self) -> None:
+        """Behaviour 48: such as those for a cart that is kept for a month."""
+        sessions = self.make(
+            Vault(self.backend),
+            anonymous_idle_timeout=5 * IDLE,
+            anonymous_lifetime=2 * LIFETIME,
+        )
+        session = await sessions.load(None)
+        session["cart"] = ["apple"]
+        await session.save()
+        assert session.expires == START + 5 * IDLE
+        session.login("ada")
+        await session.save()
+
+        assert session.expires == START + IDLE
+        await sessions.close()
+
+    async def test_after_a_logout_it_is_anonymous_again(self) -> None:
+        """Behaviours 43, 47: what is written then begins another session."""
+        session = await self.brief.load(await self.begun())
+        session.login("ada")
+        await session.save()
+        session.logout()
+        session["kept"] = 1
+        await session.save()
+
+        assert session.expires == START + IDLE / 10
+
+    async def test_what_was_set_for_one_session_counts_before_them(self) -> None:
+        """Behaviour 50: longer or shorter."""
+        for idle in (IDLE / 100, IDLE / 5):
+            token = await self.begun(idle=idle)
+            assert (await self.envelope(token)).expires == START + idle
+
+    async def test_its_renewals_are_a_tenth_of_its_own_timeout_apart(self) -> None:
+        """Behaviour 49: else it would end while it is in use."""
+        token = await self.begun()
+        for _ in range(20):
+            self.clock += IDLE / 200
+            session = await self.brief.load(token)
+            assert not session.is_new
+            await session.save()
+
+        assert self.clock == START + IDLE / 10
+        assert session.expires == self.clock + IDLE / 10
+
+    async def test_a_record_of_before_the_setting_ends_earlier(self) -> None:
+        """Behaviour 47: where the record and the setting disagree."""
+        token = await self.stored()
+        self.clock += IDLE / 10 - 1
+        assert await self.lives(token)
+
+        self.clock += 1
+        assert not await self.lives(token)
+        assert await self.is_alive(token)
+
+    async def test_the_time_that_is_left_is_never_more_than_its_timeout(self) -> None:
+        """Behaviour 53: also where the clock has gone back."""
+        token = await self.begun()
+        self.clock -= 100
+        session = await self.brief.load(token)
+
+        assert session.expires_in == IDLE / 10
+
+
 class PurgingBackend(MemoryBackend):
     """A backend in memory that tells of each clean-up, and may fail there."""
 

@@ -232,6 +232,8 @@ class TimeoutSettingsTest:
         [
             ("session_idle_timeout", "idle_timeout"),
             ("session_lifetime", "lifetime"),
+            ("session_anonymous_idle_timeout", "anonymous_idle_timeout"),
+            ("session_anonymous_lifetime", "anonymous_lifetime"),
             ("session_socket_interval", "socket_interval"),
         ],
     )
@@ -252,7 +254,13 @@ class TimeoutSettingsTest:
 
     @pytest.mark.parametrize(
         "name",
-        ["session_idle_timeout", "session_lifetime", "session_socket_interval"],
+        [
+            "session_idle_timeout",
+            "session_lifetime",
+            "session_anonymous_idle_timeout",
+            "session_anonymous_lifetime",
+            "session_socket_interval",
+        ],
     )
     @pytest.mark.parametrize("value", ["60", True, [60]])
     def test_it_is_nothing_else(self, name: str, value: object) -> None:
@@ -270,7 +278,22 @@ class TimeoutSettingsTest:
             " a long time."
         )
 
-    @pytest.mark.parametrize("name", ["session_idle_timeout", "session_lifetime"])
+    def test_those_of_anonymous_visitors_can_be_those_of_all(self) -> None:
+        """That is the default, and None says it."""
+        settings = read(session_anonymous_idle_timeout=None)
+
+        assert settings.anonymous_idle_timeout is None
+        assert settings.anonymous_lifetime is None
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "session_idle_timeout",
+            "session_lifetime",
+            "session_anonymous_idle_timeout",
+            "session_anonymous_lifetime",
+        ],
+    )
     @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan])
     def test_it_is_more_than_nothing(self, name: str, value: float) -> None:
         """Else no session would ever be there."""
@@ -303,6 +326,33 @@ class TimeoutSettingsTest:
             "session_idle_timeout (2592000 s) is longer than session_lifetime"
             " (1209600 s), which ends each session first. Raise session_lifetime."
         )
+
+    @pytest.mark.parametrize(
+        ("settings", "life"),
+        [
+            ({}, "session_lifetime (1209600 s)"),
+            ({"session_anonymous_lifetime": 60}, "session_anonymous_lifetime (60 s)"),
+        ],
+    )
+    def test_one_of_anonymous_visitors_beyond_their_lifetime_is_told(
+        self, settings: dict[str, int], life: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Behaviour 47: their lifetime is their own, or that of all."""
+        read(session_anonymous_idle_timeout=30 * 24 * 3600, **settings)
+
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            f"session_anonymous_idle_timeout (2592000 s) is longer than {life}, which"
+            f" ends each session first. Raise {life.partition(' ')[0]}."
+        )
+
+    def test_an_idle_timeout_of_all_beyond_the_lifetime_of_visitors_is_allowed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Behaviour 47: whoever sets only the lifetime means it to end them."""
+        read(session_anonymous_lifetime=60)
+
+        assert caplog.records == []
 
     def test_an_idle_timeout_as_long_as_the_lifetime_is_allowed(
         self, caplog: pytest.LogCaptureFixture

@@ -54,6 +54,8 @@ class Sessions:
             idle_timeout=settings.idle_timeout,
             lifetime=settings.lifetime,
             persistent=settings.persistent,
+            anonymous_idle_timeout=settings.anonymous_idle_timeout,
+            anonymous_lifetime=settings.anonymous_lifetime,
         )
         #: For what a client can bring about as often as it likes.
         self.logs = logs = LimitedLog(logger)

@@ -28,6 +28,8 @@ _defaults: dict[str, Any] = {
     "session_cookie_kwargs": {},
     "session_idle_timeout": 24 * 3600,
     "session_lifetime": 14 * 24 * 3600,
+    "session_anonymous_idle_timeout": None,
+    "session_anonymous_lifetime": None,
     "session_persistent": False,
     "session_namespace": "",
     "session_socket_interval": 30,
@@ -91,6 +93,9 @@ class Settings:
     vault: Vault
     idle_timeout: float = 24 * 3600
     lifetime: float = 14 * 24 * 3600
+    #: For sessions without a user; None where the two above count for everybody.
+    anonymous_idle_timeout: float | None = None
+    anonymous_lifetime: float | None = None
     persistent: bool = False
     max_per_user: int | None = None
     max_per_user_policy: str = "oldest"
@@ -141,15 +146,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     for name in ("session_persistent", "session_xsrf"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name}={values[name]!r} is to be True or False.")
-    idle_timeout = _seconds("session_idle_timeout", values)
-    lifetime = _seconds("session_lifetime", values)
-    if idle_timeout > lifetime:
-        logger.warning(
-            "session_idle_timeout (%d s) is longer than session_lifetime (%d s), which"
-            " ends each session first. Raise session_lifetime.",
-            idle_timeout,
-            lifetime,
-        )
+    timeouts = _timeouts(values)
     socket_interval = _seconds("session_socket_interval", values)
     transports = Transports(values["session_transports"])
     _check_limit(values)
@@ -174,8 +171,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         )
     return Settings(
         cookie=cookie,
-        idle_timeout=idle_timeout,
-        lifetime=lifetime,
+        **timeouts,
         persistent=values["session_persistent"],
         socket_interval=socket_interval,
         transports=None if transports.is_cookie_alone else transports,
@@ -299,6 +295,35 @@ def _check_listener(listener: object) -> None:
             f"session_listener={listener!r} is a coroutine function, and nothing waits"
             " for it. Use a plain one that hands what takes time to a task or a queue."
         )
+
+
+def _timeouts(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the timeouts that are set, by the names of the fields of `Settings`."""
+    timeouts = {
+        name: _seconds(f"session_{name}", values)
+        for name in ("idle_timeout", "lifetime")
+    }
+    for name in ("anonymous_idle_timeout", "anonymous_lifetime"):
+        if values[f"session_{name}"] is not None:
+            timeouts[name] = _seconds(f"session_{name}", values)
+    pairs = [("idle_timeout", "lifetime")]
+    if "anonymous_idle_timeout" in timeouts:
+        own = "anonymous_lifetime" in timeouts
+        pairs.append(
+            ("anonymous_idle_timeout", "anonymous_lifetime" if own else "lifetime")
+        )
+    for idle, life in pairs:
+        if timeouts[idle] > timeouts[life]:
+            logger.warning(
+                "session_%s (%d s) is longer than session_%s (%d s), which"
+                " ends each session first. Raise session_%s.",
+                idle,
+                timeouts[idle],
+                life,
+                timeouts[life],
+                life,
+            )
+    return timeouts
 
 
 def _seconds(name: str, values: Mapping[str, Any]) -> float:

@@ -38,11 +38,11 @@ def expires_at(envelope: Envelope, rules: Rules) -> float:
     lifetime counts from the sign-in, or from the beginning where nobody has
     signed in.
     """
-    idle = envelope.idle
-    return min(
-        envelope.seen + (rules.idle_timeout if idle is None else idle),
-        _lifetime_ends(envelope, rules),
-    )
+    idle, lifetime = _timeouts(envelope, rules)
+    began = envelope.auth_time
+    if began is None:
+        began = envelope.created
+    return min(envelope.seen + idle, began + lifetime)
 
 
 def is_persistent(envelope: Envelope, rules: Rules) -> bool:
@@ -75,17 +75,12 @@ def last_end(envelope: Envelope, rules: Rules, now: float) -> float:
 
 def longest_left(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds a session can be left unused at most."""
-    idle, life = envelope.idle, envelope.lifetime
-    return min(
-        rules.idle_timeout if idle is None else idle,
-        rules.lifetime if life is None else life,
-    )
+    return min(_timeouts(envelope, rules))
 
 
 def renewal_interval(envelope: Envelope, rules: Rules) -> float:
     """Returns how many seconds pass at least between two renewals."""
-    idle = envelope.idle
-    return (rules.idle_timeout if idle is None else idle) / 10
+    return _timeouts(envelope, rules)[0] / 10
 
 
 def is_renewal_due(envelope: Envelope, rules: Rules, now: float) -> bool:
@@ -119,15 +114,27 @@ def reason_of_end(envelope: Envelope, rules: Rules, now: float) -> str:
 
     The clock is the reason where the session comes from the future.
     """
-    if now >= _lifetime_ends(envelope, rules):
+    began = envelope.created if envelope.auth_time is None else envelope.auth_time
+    if now >= began + _timeouts(envelope, rules)[1]:
         return "lifetime"
     if now >= min(envelope.expires, expires_at(envelope, rules)):
         return "idle"
     return "clock"
 
 
-def _lifetime_ends(envelope: Envelope, rules: Rules) -> float:
-    began, life = envelope.auth_time, envelope.lifetime
-    return (envelope.created if began is None else began) + (
-        rules.lifetime if life is None else life
+def _timeouts(envelope: Envelope, rules: Rules) -> tuple[float, float]:
+    """Returns the idle timeout and the lifetime of a session, in seconds.
+
+    What was set for this session counts before the settings, and for a session
+    without a user those of anonymous visitors count before the others.
+    """
+    idle, lifetime = envelope.idle, envelope.lifetime
+    if envelope.user is None:
+        if idle is None:
+            idle = rules.anonymous_idle_timeout
+        if lifetime is None:
+            lifetime = rules.anonymous_lifetime
+    return (
+        rules.idle_timeout if idle is None else idle,
+        rules.lifetime if lifetime is None else lifetime,
     )

@@ -20,6 +20,10 @@ class Rules:
     idle_timeout: float = 24 * 3600
     lifetime: float = 14 * 24 * 3600
     persistent: bool = False
+    #: The settings ``session_anonymous_idle_timeout`` and
+    #: ``session_anonymous_lifetime``; None where the two above count for everybody.
+    anonymous_idle_timeout: float | None = None
+    anonymous_lifetime: float | None = None
     #: The clock, in seconds since the epoch. No other part reads one.
     now: Callable[[], float] = time.time
     #: The latest time that this process has read or written in a live session. Another

@@ -58,6 +58,29 @@ class ExpiryContract(VisitorTests):
         self.time += 1
         self.assert_ended(ada)
 
+    def test_a_login_replaces_the_timeouts_of_anonymous_visitors(self) -> None:
+        """Behaviours 47, 48: those of others hold from there, until the logout."""
+        rules = self.sessions.rules
+        rules.anonymous_idle_timeout, rules.anonymous_lifetime = 100, 300
+        ada, bob, eve = self.guest(), self.guest(), self.guest()
+        ada.does(login("ada"))
+        self.time += 99
+        self.assert_alive(bob)
+        self.time += 1
+        self.assert_ended(eve)
+        self.assert_alive(ada)
+        self.time += 99
+        self.assert_alive(bob)
+        self.time += 99
+        self.assert_alive(bob)
+        self.time += 2
+        self.assert_ended(bob)
+        self.time += 799
+        self.assert_alive(ada)
+        ada.does(destroy, put(a=1))
+        self.time += 100
+        self.assert_ended(ada)
+
     def test_of_two_settings_the_earlier_end_counts(self) -> None:
         """Behaviour 47: those of when it was stored, and those of today."""
         ada, eve = self.guest(), self.guest()
@@ -187,6 +210,17 @@ class ExpiryContract(VisitorTests):
         self.assertEqual(self.max_age(ada.does(put(b=1))), 1001)
         self.time += 10
         self.assertEqual(ada.asks(lambda handler: handler.session.expires_in), 991)
+
+    def test_the_cookie_of_an_anonymous_visitor_lives_as_long_as_its_record(
+        self,
+    ) -> None:
+        """Behaviour 51: with a login it is as old as that of a user."""
+        rules = self.sessions.rules
+        rules.persistent, rules.anonymous_idle_timeout = True, 100
+        rules.idle_timeout = 1000
+        ada = self.visitor()
+        self.assertEqual(self.max_age(ada.does(put(a=1))), 100)
+        self.assertEqual(self.max_age(ada.does(login("ada"))), 1000)
 
     def test_no_cookie_outlives_400_days(self) -> None:
         """Behaviour 51: the browsers' own limit."""
