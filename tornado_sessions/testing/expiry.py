@@ -69,13 +69,13 @@ class ExpiryContract(VisitorTests):
         self.time += 1
         self.assert_ended(eve)
         self.assert_alive(ada)
-        self.time += 99
+        self.time += 98
         self.assert_alive(bob)
-        self.time += 99
+        self.time += 98
         self.assert_alive(bob)
-        self.time += 2
+        self.time += 5
         self.assert_ended(bob)
-        self.time += 799
+        self.time += 797
         self.assert_alive(ada)
         ada.does(destroy, put(a=1))
         self.time += 100
