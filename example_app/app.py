@@ -60,6 +60,8 @@ def make_app(
         guesses=Guesses(),
         tabs=tabs,
         login_url="/login",
+        session_cross_origin_protection=True,
+        # The tokens are for browsers that do not say which site sends a form.
         xsrf_cookies=True,
         session_xsrf=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
+import threading
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from selenium.common.exceptions import TimeoutException, WebDriverException
@@ -111,6 +114,30 @@ class Visitor:
             return WebDriverWait(self.browser, PATIENCE, 0.05).until(look)
         except TimeoutException:
             raise AssertionError(f"Waited {PATIENCE} s for {what}.") from last
+
+
+@contextlib.contextmanager
+def serving(page: str, host: str) -> Iterator[str]:
+    """Serves ``page`` to a browser, and yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://{host}:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class ShopInBrowser(_Case):
@@ -399,6 +426,35 @@ class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
         visitor.expect("tfoot", "€56.85")
         visitor.click("main form button")
         visitor.expect(".flash", "Your order is placed.")
+
+    def test_a_form_of_another_site_is_refused(self) -> None:
+        """Behaviour 91: also of another port of the host, to which cookies are sent."""
+        self.visitor.add("kite")
+        self.visitor.expect_products(1)
+        page = f"""<!doctype html><title>A prize</title><link rel=icon href="data:,">
+            <form method=post action="{self.shop.url}/product/kite"><button>"""
+        for host in ("localhost", "127.0.0.1"):
+            with serving(page, host) as elsewhere:
+                self.browser.get(elsewhere)
+                self.visitor.click("button")
+                self.visitor.expect("h1", "403 Forbidden")
+            (complaint,) = self.browser.complaints()
+            self.assertIn("403", complaint)
+
+            self.visitor.go("/cart")
+            self.visitor.expect_products(1)
+
+    def test_the_forms_of_the_shop_need_no_token(self) -> None:
+        """Behaviour 91: the browser says that they are the shop's own."""
+        self.visitor.go("/signup")
+        self.visitor.find("input[name=_xsrf]")
+        self.browser.execute_script(
+            "document.querySelectorAll('input[name=_xsrf]').forEach((e) => e.remove())"
+        )
+        name = f"ada-{secrets.token_hex(4)}"
+        self.visitor.fill_in(name)
+
+        self.visitor.expect(".flash", f"Welcome, {name}.")
 
     def test_whoever_guesses_a_password_is_told_to_wait(self) -> None:
         """The form comes back with the name, and says for how long."""

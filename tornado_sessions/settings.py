@@ -14,6 +14,7 @@ from typing import Any
 
 from tornado_sessions.events import Listener
 from tornado_sessions.http.cookies import ATTRIBUTES, CookieSettings
+from tornado_sessions.http.origins import Origins
 from tornado_sessions.http.transports import Transports
 from tornado_sessions.http.xsrf import XSRFKeys
 from tornado_sessions.storage.backend import Backend
@@ -35,10 +36,13 @@ _defaults: dict[str, Any] = {
     "session_socket_interval": 30,
     "session_transports": ("cookie",),
     "session_xsrf": False,
+    "session_cross_origin_protection": False,
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
     "session_listener": None,
 }
+
+_switches = ("session_persistent", "session_xsrf", "session_cross_origin_protection")
 
 _ages = (
     "session_idle_timeout, which ends a session after so many seconds without a"
@@ -114,6 +118,8 @@ class Settings:
     loopback_xsrf_cookie: CookieSettings | None = dataclasses.field(init=False)
     #: For how many seconds the XSRF cookie lasts; None for Tornado's own choice.
     xsrf_max_age: int | None = None
+    #: None unless ``session_cross_origin_protection`` is set.
+    origins: Origins | None = None
 
     def __post_init__(self) -> None:
         xsrf = self.xsrf_cookie
@@ -143,7 +149,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         )
     if not isinstance(values["session_cookie_kwargs"], Mapping):
         raise ValueError("session_cookie_kwargs is to be a dict of attributes.")
-    for name in ("session_persistent", "session_xsrf"):
+    for name in _switches:
         if not isinstance(values[name], bool):
             raise ValueError(f"{name}={values[name]!r} is to be True or False.")
     timeouts = _timeouts(values)
@@ -160,6 +166,9 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     if values["session_xsrf"]:
         xsrf_keys = _xsrf_keys(settings)
         xsrf_cookie, xsrf_max_age = _xsrf_cookie(cookie, settings)
+    origins = None
+    if values["session_cross_origin_protection"]:
+        origins = Origins(settings.get("trusted_origins", ()))
     vault = _vault_for(transports, values, settings)
     limit = values["session_max_per_user"]
     if limit is not None and not vault.finds_by_user:
@@ -178,6 +187,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         xsrf_keys=xsrf_keys,
         xsrf_cookie=xsrf_cookie,
         xsrf_max_age=xsrf_max_age,
+        origins=origins,
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
         listener=values["session_listener"],

@@ -18,6 +18,7 @@ from tornado_sessions.session import Session
 from tornado_sessions.sessions import Sessions
 from tornado_sessions.web.errors import quotes_store
 from tornado_sessions.web.exchange import Exchange
+from tornado_sessions.web.origins import SAFE_METHODS, is_from_here
 from tornado_sessions.web.response import ResponseCommit, Sent
 from tornado_sessions.web.websockets import ignore, open_socket, refuse_unsaved_id
 
@@ -57,6 +58,13 @@ class SessionMixin(tornado.web.RequestHandler):
         ``await super().prepare()`` first.
         """
         exchange = self._session_exchange
+        if (
+            exchange.sessions.settings.origins is not None
+            and self.request.method not in SAFE_METHODS
+            and not self.settings.get("xsrf_cookies")
+        ):
+            # With xsrf_cookies Tornado has called it.
+            self.check_xsrf_cookie()
         if exchange.must_load():
             try:
                 await exchange.load()
@@ -159,11 +167,20 @@ class SessionMixin(tornado.web.RequestHandler):
         the session is loaded: the request's own id is enough. A request that names
         its session in the header needs none: no browser sends that for another
         site, unless the application lets that site.
+
+        With ``session_cross_origin_protection`` the token counts only where the
+        request's headers do not say which site sends it. Without ``xsrf_cookies``
+        `prepare` calls this.
         """
         exchange = self._session_exchange
         if exchange.is_by_header:
             return
-        if exchange.sessions.settings.xsrf_keys is None:
+        settings = exchange.sessions.settings
+        if settings.origins is not None and is_from_here(
+            self.request, settings.origins, bool(self.settings.get("xsrf_cookies"))
+        ):
+            return
+        if settings.xsrf_keys is None:
             super().check_xsrf_cookie()
             return
         headers = self.request.headers
