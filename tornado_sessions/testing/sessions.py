@@ -1,0 +1,191 @@
+"""Stores and reads the sessions of an application, for the tests of its handlers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.httputil import HTTPHeaders
+from tornado.web import Application
+
+from tornado_sessions.core.values import state_of
+from tornado_sessions.http.transports import HEADER, put_in_url, read_header
+from tornado_sessions.http.xsrf import mask
+from tornado_sessions.session import Session
+from tornado_sessions.sessions import Sessions
+from tornado_sessions.settings import Settings
+
+
+def settings_for_tests(**settings: Any) -> dict[str, Any]:
+    """Returns settings for an application under test, extended by ``settings``.
+
+    Each call has a ``session_backend`` in memory and a ``cookie_secret`` of its own,
+    so that no test sees sessions of another. The plugin ``memory`` is needed.
+    Nothing has to be changed for plain http on a test's port: on loopback the cookie
+    is sent without Secure and without the prefix of its name.
+    """
+    return {
+        "session_backend": "memory",
+        "cookie_secret": secrets.token_urlsafe(32),
+        **settings,
+    }
+
+
+async def start_session(
+    app: Application, user: str | None = None, /, **values: Any
+) -> Session:
+    """Stores a session with these values and returns it.
+
+    ``user`` is signed in as by `.Session.login`; None is an anonymous visitor.
+    Nothing is stored without a user and values. Raises what `.Session.save` raises.
+    """
+    session = await Sessions.of(app).load(None)
+    session.update(values)
+    if user is not None:
+        session.login(user)
+    await session.save()
+    return session
+
+
+async def sign_in(app: Application, user: str, /, **values: Any) -> dict[str, str]:
+    """Stores a session of ``user`` with these values.
+
+    Returns the headers of a request with that session, see `headers_of`. Raises what
+    `.Session.save` raises.
+    """
+    return headers_of(app, await start_session(app, user, **values))
+
+
+async def load_session(
+    app: Application, headers: Mapping[str, str] | HTTPHeaders
+) -> Session:
+    """Returns the session of a request with ``headers``, as the store has it now.
+
+    It is an empty one with ``is_new`` if there is none, or if it has ended. What a
+    test changes in it is stored with ``await session.save()``, by compare-and-set.
+    With the cookie backend each save changes the id: take `headers_of` again. Raises
+    `.BackendError` if the store fails.
+    """
+    sessions = Sessions.of(app)
+    tokens = ids_in(sessions.settings, HTTPHeaders(headers))
+    if len(tokens) > 1:
+        return await sessions.load_one_of(tokens)
+    return await sessions.load(tokens[0] if tokens else None)
+
+
+def headers_of(
+    app: Application,
+    session: Session,
+    *,
+    https: bool = False,
+    transport: str | None = None,
+) -> dict[str, str]:
+    """Returns the headers of a request that comes with ``session``.
+
+    By default these are for plain http on loopback. With ``https`` the cookie has the
+    prefix in its name that it has over https; behind a proxy add
+    ``X-Forwarded-Proto``. ``transport`` is ``"cookie"`` or ``"header"``; by default
+    the first one in ``session_transports``. With ``xsrf_cookies`` the headers also
+    have the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``.
+
+    Raises `ValueError` if the session is not stored, and if the id travels in the
+    URL only: see `url_of`.
+    """
+    settings = Sessions.of(app).settings
+    token = _token_of(session)
+    transport = transport_of(settings, transport)
+    if transport == "query":
+        raise ValueError(
+            "No header has the session id of transport='query': it travels in the URL."
+            " Use url_of(session, url)."
+        )
+    if transport == "header":
+        return {HEADER: token}
+    cookie = settings.cookie if https else settings.loopback_cookie
+    cookies = {cookie.name: token}
+    headers = {}
+    xsrf = xsrf_cookie(app, token, https=https)
+    if xsrf is not None:
+        cookies |= {xsrf[0]: xsrf[1]}
+        headers["X-Xsrftoken"] = xsrf[1]
+    return {"Cookie": cookie_header(cookies), **headers}
+
+
+def url_of(session: Session, url: str) -> str:
+    """Returns ``url`` with the id of ``session`` in it.
+
+    It is for a client without cookies, with ``"query"`` in ``session_transports``.
+    Raises `ValueError` if the session is not stored.
+    """
+    parts = urlsplit(url)
+    return put_in_url(url, _token_of(session), parts.scheme, parts.netloc)
+
+
+def transport_of(settings: Settings, name: str | None) -> str:
+    """Returns ``name``, or the first transport in the settings that headers can be.
+
+    Raises `ValueError` if the application does not have the transport ``name``.
+    """
+    names = ("cookie",) if settings.transports is None else settings.transports.names
+    if name is None:
+        return next((each for each in names if each != "query"), "query")
+    if name not in names:
+        raise ValueError(
+            f"transport={name!r} is not among the transports of this application,"
+            f" session_transports={names!r}."
+        )
+    return name
+
+
+def ids_in(settings: Settings, headers: HTTPHeaders) -> Sequence[str]:
+    """Returns the ids of the first transport that ``headers`` have."""
+    names = ("cookie",) if settings.transports is None else settings.transports.names
+    for name in names:
+        values: list[str] = []
+        if name == "cookie":
+            lines = headers.get_list("Cookie")
+            for cookie in (settings.cookie, settings.loopback_cookie):
+                values += cookie.read(lines)
+        elif name == "header":
+            values = read_header(headers.get_list(HEADER))
+        if values:
+            return values
+    return ()
+
+
+def xsrf_cookie(
+    app: Application, token: str | None, *, https: bool
+) -> tuple[str, str] | None:
+    """Returns the name and value of an XSRF cookie for the session of ``token``.
+
+    Returns None if the application has no ``xsrf_cookies``.
+    """
+    if not app.settings.get("xsrf_cookies"):
+        return None
+    sessions = Sessions.of(app)
+    settings, secret = sessions.settings, secrets.token_bytes(16)
+    name, keys = app.settings.get("xsrf_cookie_name", "_xsrf"), settings.xsrf_keys
+    if keys is not None:
+        cookie = settings.xsrf_cookie if https else settings.loopback_xsrf_cookie
+        assert cookie is not None
+        name = cookie.name
+        secret += b"" if token is None else keys.sign(token, secret)
+    # Tornado's own tokens look the same.
+    return name, mask(secret, sessions.now()).decode()
+
+
+def cookie_header(cookies: Mapping[str, str]) -> str:
+    """Returns the Cookie header with these cookies."""
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())
+
+
+def _token_of(session: Session) -> str:
+    token = state_of(session).token
+    if token is None:
+        raise ValueError(
+            "This session is not stored, so it has no id. Set a value or sign a user"
+            " in, and call 'await session.save()' first."
+        )
+    return token
