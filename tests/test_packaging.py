@@ -18,10 +18,16 @@ from packaging.requirements import Requirement
 root = Path(__file__).parent.parent
 core = root / "tornado_sessions"
 plugins = sorted(path.parent for path in root.glob("plugins/*/setup.py"))
+# The fixtures are a plugin of pytest, and all others are backends.
+fixtures = root / "plugins" / "pytest"
+backends = [path for path in plugins if path != fixtures]
 
 names = [path.name for path in plugins]
 
 each_plugin = pytest.mark.parametrize("folder", plugins, ids=names)
+each_backend = pytest.mark.parametrize(
+    "folder", backends, ids=[path.name for path in backends]
+)
 each_distribution = pytest.mark.parametrize(
     "folder", [root, *plugins], ids=["core", *names]
 )
@@ -43,17 +49,17 @@ levels = (
 class NamingTest:
     """One name runs through everything that a plugin is called."""
 
-    @each_plugin
+    @each_backend
     def test_a_distribution_is_named_after_its_folder(self, folder: Path) -> None:
         """The folder ``sqlite`` holds the distribution ``tornado-sessions-sqlite``."""
         assert setup_arguments(folder)["name"] == f"tornado-sessions-{folder.name}"
 
-    @each_plugin
+    @each_backend
     def test_a_package_is_named_after_its_folder(self, folder: Path) -> None:
         """The folder ``sqlite`` holds the package ``tornado_sessions_sqlite``."""
         assert package_of(folder) == f"tornado_sessions_{folder.name}"
 
-    @each_plugin
+    @each_backend
     def test_an_entry_point_is_named_after_its_folder(self, folder: Path) -> None:
         """The folder ``sqlite`` provides the backend ``sqlite``, and no other.
 
@@ -68,7 +74,7 @@ class NamingTest:
         schemes = {name.partition("+")[0] for name in names}
         assert schemes <= {folder.name, f"{folder.name}s"}
 
-    @each_plugin
+    @each_backend
     def test_an_entry_point_leads_to_a_class_of_its_package(self, folder: Path) -> None:
         """The class is defined in the plugin's package and is named after it."""
         (value,) = {value for _, value in declared_entry_points(folder)}
@@ -79,7 +85,7 @@ class NamingTest:
         assert backend.__module__.partition(".")[0] == module
         assert name.lower() == f"{folder.name}backend"
 
-    @each_plugin
+    @each_backend
     def test_an_installed_entry_point_is_the_declared_one(self, folder: Path) -> None:
         """The installed distributions are those of the tree, once or twice.
 
@@ -90,7 +96,19 @@ class NamingTest:
 
         assert {point.value for point in installed} == set(declared.values())
 
-    def test_every_plugin_is_an_extra_of_the_core(self) -> None:
+    def test_the_fixtures_are_found_by_pytest(self) -> None:
+        """They have the name that plugins of pytest have."""
+        arguments = setup_arguments(fixtures)
+        installed = entry_points(group="pytest11", name="tornado_sessions")
+
+        assert arguments["name"] == "pytest-tornado-sessions"
+        assert package_of(fixtures) == "pytest_tornado_sessions"
+        assert arguments["entry_points"] == {
+            "pytest11": ["tornado_sessions = pytest_tornado_sessions"]
+        }
+        assert {point.value for point in installed} == {"pytest_tornado_sessions"}
+
+    def test_every_backend_is_an_extra_of_the_core(self) -> None:
         """``tornado-sessions[sqlite]`` brings ``tornado-sessions-sqlite``."""
         extras = setup_arguments(root)["extras_require"]
         brought = {
@@ -99,7 +117,7 @@ class NamingTest:
         }
 
         assert brought == {
-            folder.name: [f"tornado-sessions-{folder.name}"] for folder in plugins
+            folder.name: [f"tornado-sessions-{folder.name}"] for folder in backends
         }
 
     def test_every_plugin_has_its_page(self) -> None:
@@ -150,7 +168,7 @@ class DistributionTest:
 
         assert version in core_requirement.specifier
 
-    @each_plugin
+    @each_backend
     def test_the_core_accepts_the_plugin_beside_it(self, folder: Path) -> None:
         """What an extra of the core requires is true of the plugin in this tree."""
         (line,) = setup_arguments(root)["extras_require"][folder.name]
@@ -158,7 +176,7 @@ class DistributionTest:
         assert setup_arguments(folder)["version"] in Requirement(line).specifier
 
     def test_the_core_requires_no_plugin(self) -> None:
-        """A plugin comes with an extra, and never by itself."""
+        """A backend comes with an extra, and never by itself."""
         required = {requirement.name for requirement in requirements_of(root)}
 
         assert required == {"msgspec", "tornado"}
@@ -171,7 +189,7 @@ class DistributionTest:
     def test_every_plugin_has_a_setup(self) -> None:
         """A folder beside the plugins would be left out of all the checks here."""
         with_package = {
-            path.parent for path in root.glob("plugins/*/tornado_sessions_*")
+            path.parents[1] for path in root.glob("plugins/*/*/__init__.py")
         }
 
         assert sorted(with_package) == plugins
@@ -237,7 +255,7 @@ foreign_private_names = {"_exit", "_getframe", "_pool", "_stream_broken", "_thre
 
 each_module = pytest.mark.parametrize(
     "path",
-    sorted([*core.rglob("*.py"), *root.glob("plugins/*/tornado_sessions_*/**/*.py")]),
+    sorted([*core.rglob("*.py"), *root.glob("plugins/*/*tornado_sessions*/**/*.py")]),
     ids=lambda path: str(path.relative_to(root)),
 )
 
