@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tornado.httpclient import (
-    AsyncHTTPClient,
-)
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from tests.shop.visitors import (
-    Clock,
     Visitor,
     close,
     open_app,
 )
+from tornado_sessions.testing import Client, Clock
 
 
 @pytest.fixture(params=["sqlite", "memory", "cookie"])
@@ -33,15 +30,13 @@ def app(io_loop: IOLoop, backend: str, tmp_path: Path) -> Iterator[Application]:
     io_loop.run_sync(lambda: close(app))
 
 
-# Naming the application here lets pytest see that it comes in three kinds:
-# `http_client` asks for it too late.
 @pytest.fixture
-def visitor(app: Application, http_client: AsyncHTTPClient, base_url: str) -> Visitor:
-    return Visitor(http_client, base_url)
+def visitor(session_client: Client) -> Visitor:
+    return Visitor(session_client)
 
 
 @pytest.fixture
 def clock(app: Application) -> Clock:
     """Returns the clock of the limit on password attempts."""
-    clock = app.settings["guesses"].seconds = Clock()
+    clock = app.settings["guesses"].seconds = Clock(0)
     return clock

@@ -10,7 +10,6 @@ import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -30,12 +29,12 @@ async def test_signing_in_keeps_the_cart_and_changes_the_cookie(
 ) -> None:
     """Behaviour 9: the visitor's values stay, under another token."""
     await visitor.post("/product/kite", quantity=2)
-    before = visitor.cookies["session"]
+    before = visitor.client.cookies["session"]
     page = await visitor.sign_up()
 
     assert "Welcome, ada." in page.text
     assert "Cart 2 products" in page.text
-    assert visitor.cookies["session"] != before
+    assert visitor.client.cookies["session"] != before
 
 
 @one_backend
@@ -57,14 +56,14 @@ async def test_signing_out_empties_the_cart(visitor: Visitor, backend: str) -> N
     """Behaviours 42, 44: the cookie goes, and a copy of it is worth nothing."""
     await visitor.post("/product/kite")
     await visitor.sign_up()
-    stolen = visitor.cookies["session"]
+    stolen = visitor.client.cookies["session"]
     page = await visitor.post("/logout")
 
     assert "Sign in" in page.text
-    assert "session" not in visitor.cookies
+    assert "session" not in visitor.client.cookies
     assert "nothing in it yet" in (await visitor.get("/cart")).text
     if backend != "cookie":
-        visitor.cookies["session"] = stolen
+        visitor.client.cookies["session"] = stolen
         assert "nothing in it yet" in (await visitor.get("/cart")).text
 
 
@@ -72,10 +71,10 @@ async def test_pages_for_somebody_are_not_kept(visitor: Visitor) -> None:
     """Who goes back in the browser after signing out finds nothing."""
     await visitor.post("/product/kite")
     # There is no form in it, whose token would forbid that as well.
-    before = await visitor.fetch("/news")
+    before = await visitor.client.get("/news")
     await visitor.sign_up()
     await visitor.get("/")
-    after = await visitor.fetch("/news")
+    after = await visitor.client.get("/news")
 
     assert "Cache-Control" not in before.headers
     assert after.headers["Cache-Control"] == "no-store"
@@ -123,9 +122,9 @@ async def test_a_form_from_before_a_sign_in_is_refused_after_it(
 ) -> None:
     """A planted token gives no access."""
     await visitor.post("/product/kite")
-    planted = urlencode(await visitor.fill(quantity=1))
+    planted = await visitor.fill(quantity=1)
     await visitor.sign_up()
-    response = await visitor.fetch("/product/kite", planted)
+    response = await visitor.send("/product/kite", planted)
 
     assert response.code == 403
     assert "Cart 1 products" in (await visitor.get("/cart")).text
@@ -135,7 +134,7 @@ async def test_a_form_from_before_a_sign_in_is_refused_after_it(
 async def test_a_name_belongs_to_one_account(visitor: Visitor) -> None:
     """Whoever signs up with a name that is taken, in any case, does not get in."""
     await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     page = await other.post("/signup", name="Ada", password="another one")
 
     assert page.code == 403
@@ -149,7 +148,7 @@ async def test_a_name_belongs_to_one_account(visitor: Visitor) -> None:
 async def test_signing_up_again_with_the_password_signs_in(visitor: Visitor) -> None:
     """Who has forgotten that they have an account is let in, and told nothing else."""
     first = await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     again = await other.sign_up()
 
     assert "Welcome, ada." in first.text

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
-from tornado.httpclient import (
-    AsyncHTTPClient,
-)
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
@@ -91,7 +87,7 @@ async def test_a_quantity_that_is_none_is_refused(
 
 async def test_two_visitors_have_two_carts(visitor: Visitor) -> None:
     """Nobody sees what somebody else has put in their cart."""
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     await visitor.post("/product/kite")
     await other.post("/product/lantern")
 
@@ -128,7 +124,7 @@ async def test_products_added_at_once_are_all_in_the_cart(
 
 async def test_checkout_of_nothing_leads_to_the_cart(visitor: Visitor) -> None:
     """There is no order without a product."""
-    await visitor.sign_up()
+    await visitor.client.sign_in("ada")
 
     assert (await visitor.get("/checkout")).path == "/cart"
     assert (await visitor.post("/checkout")).path == "/"
@@ -136,9 +132,7 @@ async def test_checkout_of_nothing_leads_to_the_cart(visitor: Visitor) -> None:
 
 async def test_an_order_empties_the_cart_and_is_remembered(visitor: Visitor) -> None:
     """The order has a number, the lines and the total, also when asked again."""
-    await visitor.post("/product/kite", quantity=2)
-    await visitor.post("/product/tea-flask")
-    await visitor.sign_up()
+    await visitor.client.sign_in("ada", cart={"kite": 2, "tea-flask": 1})
     page = await visitor.post("/checkout")
 
     number = re.search(r"Your order is [0-9A-F]{8} \.", page.text)
@@ -154,10 +148,9 @@ async def test_an_order_empties_the_cart_and_is_remembered(visitor: Visitor) -> 
 @merging_backends
 async def test_ordering_twice_orders_once(visitor: Visitor) -> None:
     """Of several clicks at once all but one find the cart empty."""
-    await visitor.post("/product/kite", quantity=2)
-    await visitor.sign_up()
-    form = urlencode(await visitor.fill())
-    await asyncio.gather(*(visitor.fetch("/checkout", form) for _ in range(8)))
+    await visitor.client.sign_in("ada", cart={"kite": 2})
+    form = await visitor.fill()
+    await asyncio.gather(*(visitor.send("/checkout", form) for _ in range(8)))
     page = await visitor.get("/order")
 
     assert page.text.count("Your order is placed.") == 1
@@ -176,15 +169,14 @@ async def test_an_order_needs_somebody_who_is_signed_in(visitor: Visitor) -> Non
 @pytest.mark.parametrize("backend", ["sqlite", "cookie"], indirect=True)
 async def test_a_cart_outlives_the_application(backend: str, tmp_path: Path) -> None:
     """A second application on the same file or secret finds the cart."""
-    client = AsyncHTTPClient()
     cookies: dict[str, str] = {}
     for clicks in (1, 2):
         app = open_app(backend, tmp_path)
         server = HTTPServer(app)
         bound, port = bind_unused_port()
         server.add_socket(bound)
-        visitor = Visitor(client, f"http://localhost:{port}")
-        visitor.cookies = cookies
+        visitor = Visitor.at(f"http://localhost:{port}")
+        visitor.client.cookies = cookies
         page = await visitor.post("/product/kite")
         server.stop()
         await server.close_all_connections()

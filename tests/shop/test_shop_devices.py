@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
-from tornado.httpclient import (
-    AsyncHTTPClient,
-)
-from tornado.web import Application
 
 from example_app.base import RECENT
 from example_app.devices import describe
@@ -24,7 +18,7 @@ from tests.shop.visitors import (
     one_backend,
     running_shop,
 )
-from tornado_sessions import Sessions
+from tornado_sessions.testing import Clock
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -33,7 +27,7 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 async def test_the_devices_page_shows_where_one_is_signed_in(visitor: Visitor) -> None:
     """Every session of the account is there, and this one is marked."""
     await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url, PHONE)
+    other = visitor.another(PHONE)
     await other.post("/login", **ADA, remember="yes")
     page = await visitor.get("/devices")
 
@@ -49,7 +43,7 @@ async def test_the_devices_page_shows_where_one_is_signed_in(visitor: Visitor) -
 async def test_one_device_is_signed_out_from_another(visitor: Visitor) -> None:
     """Behaviour 46: it is anonymous at once, its tabs hear of it, the rest stays."""
     await visitor.sign_up()
-    others = [Visitor(visitor.client, visitor.base_url) for _ in range(2)]
+    others = [visitor.another() for _ in range(2)]
     for other in others:
         await other.post("/login", **ADA)
     tab = await others[1].open_tab()
@@ -72,7 +66,7 @@ async def test_one_device_is_signed_out_from_another(visitor: Visitor) -> None:
 async def test_all_other_devices_are_signed_out_at_once(visitor: Visitor) -> None:
     """Behaviour 46: only the one that asked for it stays."""
     await visitor.sign_up()
-    others = [Visitor(visitor.client, visitor.base_url) for _ in range(2)]
+    others = [visitor.another() for _ in range(2)]
     for other in others:
         await other.post("/login", **ADA)
     page = await visitor.post("/devices")
@@ -87,7 +81,7 @@ async def test_all_other_devices_are_signed_out_at_once(visitor: Visitor) -> Non
 async def test_nobody_signs_out_somebody_else(visitor: Visitor) -> None:
     """Behaviour 46: the handle of another account's session ends nothing."""
     await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     await other.post("/signup", name="byron", password="lovelace")
     handle = re.search("Handle ([^ ]+)", (await other.get("/session")).text)
     assert handle is not None
@@ -100,7 +94,7 @@ async def test_nobody_signs_out_somebody_else(visitor: Visitor) -> None:
 @pytest.mark.parametrize("backend", ["cookie"], indirect=True)
 async def test_the_devices_page_says_where_it_cannot_tell(visitor: Visitor) -> None:
     """Where the backend does not know whose its sessions are, the page says so."""
-    await visitor.sign_up()
+    await visitor.client.sign_in("ada")
     page = await visitor.get("/devices")
 
     assert page.code == 200
@@ -114,7 +108,7 @@ async def test_cookies_are_signed_out_where_a_store_says_so(tmp_path: Path) -> N
     """The page cannot list them, and offers to end all others."""
     option = f"--session-backend=cookie:?not_before=sqlite:///{tmp_path}/ends.db"
     async with running_shop(tmp_path, option) as url:
-        visitor, other = (Visitor(AsyncHTTPClient(), url) for _ in range(2))
+        visitor, other = (Visitor.at(url) for _ in range(2))
         await other.sign_up()
         await visitor.post("/login", **ADA)
         before = await visitor.get("/devices")
@@ -156,13 +150,12 @@ async def test_a_browser_is_called_what_people_call_it(
 
 @one_backend
 async def test_an_order_asks_who_one_is_after_a_while(
-    visitor: Visitor, app: Application
+    visitor: Visitor, session_clock: Clock
 ) -> None:
     """An hour after the sign-in the name is known, and the password is not."""
     await visitor.sign_up()
     await visitor.post("/product/kite")
-    start = time.time()
-    Sessions.of(app).now = functools.partial(float, start + RECENT + 1)
+    session_clock.move(seconds=RECENT + 1)
     page = await visitor.get("/checkout")
 
     assert page.path == "/login?next=%2Fcheckout"
@@ -178,14 +171,13 @@ async def test_an_order_asks_who_one_is_after_a_while(
 
 @listing_backends
 async def test_the_devices_page_asks_who_one_is_after_a_while(
-    visitor: Visitor, app: Application
+    visitor: Visitor, session_clock: Clock
 ) -> None:
     """Whoever finds an open browser neither sees the others nor puts them out."""
     await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     await other.post("/login", **ADA)
-    start = time.time()
-    Sessions.of(app).now = functools.partial(float, start + RECENT + 1)
+    session_clock.move(seconds=RECENT + 1)
     asked = await visitor.get("/devices")
     one = await visitor.post("/devices", id="x")
     everywhere = await visitor.post("/devices")

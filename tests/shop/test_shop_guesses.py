@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from urllib.parse import urlencode
 
 import pytest
 from tornado.web import Application
@@ -20,11 +19,12 @@ from example_app.guesses import (
 )
 from tests.shop.visitors import (
     ADA,
-    Clock,
+    Page,
     Visitor,
     one_backend,
     session_lines,
 )
+from tornado_sessions.testing import Clock
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -38,13 +38,13 @@ async def test_guessing_a_password_is_slowed_down(
     visitor: Visitor, clock: Clock, path: str
 ) -> None:
     """After five tries even the right one waits, and the page says how long."""
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     await visitor.sign_up()
     wrong = ADA | {"password": "another one"}
     codes = [(await other.submit(path, **wrong)).code for _ in range(TRIES)]
     clock.time = 60
     response = await other.submit(path, **ADA)
-    page = await other.follow(response)
+    page = Page.of(response)
 
     assert codes == [403] * TRIES
     assert response.code == 429
@@ -63,7 +63,7 @@ async def test_tries_at_the_sign_up_count_at_the_sign_in(
 ) -> None:
     """Either page says whether a password is right."""
     await visitor.sign_up()
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     for number in range(TRIES):
         await other.submit(
             ("/login", "/signup")[number % 2], name="ada", password="another one"
@@ -78,8 +78,8 @@ async def test_tries_at_once_are_no_more_than_one_by_one(
     visitor: Visitor, clock: Clock
 ) -> None:
     """A try counts from its beginning, and not when it was found to be wrong."""
-    form = urlencode(await visitor.fill(**WRONG))
-    tries = [visitor.fetch("/login", form) for _ in range(TRIES + 4)]
+    form = await visitor.fill(**WRONG)
+    tries = [visitor.send("/login", form) for _ in range(TRIES + 4)]
     codes = [response.code for response in await asyncio.gather(*tries)]
 
     assert sorted(codes) == [403] * TRIES + [429] * 4
@@ -138,7 +138,7 @@ def tries(guesses: Guesses, name: str, address: str, number: int) -> list[int]:
 
 def make_guesses() -> tuple[Guesses, Clock]:
     guesses = Guesses()
-    clock = guesses.seconds = Clock()
+    clock = guesses.seconds = Clock(0)
     return guesses, clock
 
 
@@ -219,15 +219,15 @@ async def test_passwords_beyond_the_queue_are_refused_at_once(
 ) -> None:
     """Nobody waits behind a thousand guesses, and the try is not counted."""
     await visitor.post("/product/kite")
-    form = urlencode(await visitor.fill(**ADA))
+    form = await visitor.fill(**ADA)
     accounts, gate = app.settings["accounts"], threading.Event()
     slow = [
         asyncio.ensure_future(accounts.run(gate.wait)) for _ in range(AT_ONCE + WAITING)
     ]
     try:
         await asyncio.sleep(0)
-        responses = [await visitor.fetch(path, form) for _ in range(TRIES + 1)]
-        page = await visitor.follow(responses[-1])
+        responses = [await visitor.send(path, form) for _ in range(TRIES + 1)]
+        page = Page.of(responses[-1])
         cart = await visitor.get("/cart")
     finally:
         gate.set()

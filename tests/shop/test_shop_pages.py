@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import time
 from pathlib import Path
 
 import pytest
 from tornado.web import Application
 
-from example_app.app import get_sessions
 from example_app.catalogue import money
 from example_app.times import duration
 from tests.shop.visitors import (
@@ -19,6 +16,7 @@ from tests.shop.visitors import (
     Visitor,
     one_backend,
 )
+from tornado_sessions.testing import moved_clock
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -49,16 +47,16 @@ async def test_looking_around_leaves_no_session(visitor: Visitor) -> None:
     for path in ("/", "/product/kite", "/cart", "/login"):
         await visitor.get(path)
 
-    assert set(visitor.cookies) == {"_xsrf"}
+    assert set(visitor.client.cookies) == {"_xsrf"}
 
 
 async def test_a_form_without_its_token_gets_an_error_page(visitor: Visitor) -> None:
     """The page can be shown though there is no session yet to show it with."""
     await visitor.post("/product/kite")
-    response = await visitor.fetch("/product/kite", "quantity=1")
+    page = Page.of(await visitor.send("/product/kite", {}, **{"X-Xsrftoken": ""}))
 
-    assert response.code == 403
-    assert "403 Forbidden" in Page(403, "", response.body.decode()).text
+    assert page.code == 403
+    assert "403 Forbidden" in page.text
     assert "Cart 1 products" in (await visitor.get("/cart")).text
 
 
@@ -84,7 +82,7 @@ async def test_a_store_that_fails_gets_an_error_page(
 
     assert page.code == 503
     assert "please try again in a moment" in page.text
-    assert "session" not in visitor.cookies
+    assert "session" not in visitor.client.cookies
     assert (await visitor.get("/")).code == 200
 
 
@@ -100,7 +98,7 @@ async def test_the_session_page_shows_its_state(visitor: Visitor, backend: str) 
     assert "Signed in nobody Age 0 seconds" in text
     assert re.search("Expires in (1 day|23 hours 59 minutes)", text)
     assert "Values 1 As JSON 21 bytes" in text
-    assert visitor.cookies["session"] not in text
+    assert visitor.client.cookies["session"] not in text
 
 
 @pytest.mark.parametrize(
@@ -129,12 +127,11 @@ async def test_the_views_page_counts_visits(visitor: Visitor) -> None:
 
 async def test_the_views_page_counts_down(visitor: Visitor, app: Application) -> None:
     """Behaviours 47, 48: a visit shows what was left, and starts it anew."""
-    _, sessions = get_sessions(app)
-    start = time.time()
     texts = []
-    for seconds in (0, 20, 79, 140):
-        sessions.now = functools.partial(float, start + seconds)
-        texts.append((await visitor.get("/views")).text)
+    with moved_clock(app.settings["views"]) as clock:
+        for seconds in (0, 20, 59, 61):
+            clock.move(seconds=seconds)
+            texts.append((await visitor.get("/views")).text)
 
     assert "welcome" in texts[0]
     assert "views: 2 expires in: 40s" in texts[1]
@@ -148,7 +145,7 @@ async def test_the_views_page_has_a_session_of_its_own(visitor: Visitor) -> None
     await visitor.get("/views")
     await visitor.post("/logout")
 
-    assert set(visitor.cookies) == {"_xsrf", "views"}
+    assert set(visitor.client.cookies) == {"_xsrf", "views"}
     assert "views: 2" in (await visitor.get("/views")).text
 
 
@@ -168,7 +165,7 @@ async def test_nothing_comes_from_elsewhere(visitor: Visitor) -> None:
 @pytest.mark.parametrize("path", ["/", "/cart", "/views", "/news", "/nowhere"])
 async def test_no_page_runs_what_is_not_the_shops(visitor: Visitor, path: str) -> None:
     """The policy of each page allows for files of the shop alone."""
-    policy = (await visitor.fetch(path)).headers["Content-Security-Policy"]
+    policy = (await visitor.client.get(path)).headers["Content-Security-Policy"]
     sources = {part.split()[1] for part in policy.split("; ")}
 
     assert policy.startswith("default-src 'none'; ")
@@ -185,7 +182,7 @@ async def test_no_page_runs_what_is_not_the_shops(visitor: Visitor, path: str) -
 )
 async def test_nothing_is_taken_for_what_it_is_not(visitor: Visitor, path: str) -> None:
     """A browser takes each answer for what its Content-Type says, and no guess."""
-    response = await visitor.fetch(path)
+    response = await visitor.client.get(path)
 
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 

@@ -14,7 +14,6 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 from tornado.httpclient import (
-    AsyncHTTPClient,
     HTTPClientError,
 )
 
@@ -33,12 +32,11 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 
 async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
     """Behaviour 27: what the browser has seen is in the file when SIGTERM comes."""
-    client = AsyncHTTPClient()
     async with running_shop(tmp_path) as url:
-        visitor = Visitor(client, url)
+        visitor = Visitor.at(url)
         await visitor.post("/product/kite", quantity=2)
         await visitor.sign_up()
-    async with running_shop(tmp_path) as visitor.base_url:
+    async with running_shop(tmp_path) as visitor.client.base_url:
         page = await visitor.get("/cart")
 
     assert "Cart 2 products" in page.text
@@ -52,7 +50,7 @@ async def test_the_shop_is_open_at_an_ipv6_address(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("This machine has no IPv6.")
     async with running_shop(tmp_path, "--address=::1", host="[::1]") as url:
-        page = await Visitor(AsyncHTTPClient(), url).post("/product/kite")
+        page = await Visitor.at(url).post("/product/kite")
 
     assert "Cart 1 products" in page.text
 
@@ -60,13 +58,12 @@ async def test_the_shop_is_open_at_an_ipv6_address(tmp_path: Path) -> None:
 async def test_several_processes_serve_one_cart(tmp_path: Path) -> None:
     """Behaviours 36, 37: twenty clicks at once add twenty, wherever they land."""
     async with running_shop(tmp_path, "--processes=4") as url:
-        visitor = Visitor(AsyncHTTPClient(force_instance=True), url)
+        visitor = Visitor.at(url)
         await visitor.post("/product/umbrella")
-        form = urlencode(await visitor.fill())
-        adding = [visitor.fetch("/product/kite", form) for _ in range(20)]
+        form = await visitor.fill()
+        adding = [visitor.send("/product/kite", form) for _ in range(20)]
         codes = [response.code for response in await asyncio.gather(*adding)]
         page = await visitor.get("/cart")
-        visitor.client.close()
 
     assert codes == [302] * 20
     assert "Cart 21 products" in page.text
@@ -75,7 +72,7 @@ async def test_several_processes_serve_one_cart(tmp_path: Path) -> None:
 async def test_tabs_hear_of_each_other_across_processes(tmp_path: Path) -> None:
     """Whichever process a change goes through, each of many tabs hears of it."""
     async with running_shop(tmp_path, "--processes=4") as url:
-        visitor = Visitor(AsyncHTTPClient(), url)
+        visitor = Visitor.at(url)
         await visitor.post("/product/kite")
         tabs = [await visitor.open_tab() for _ in range(16)]
         heard = [await tab.read_message() for tab in tabs]
@@ -96,7 +93,7 @@ async def test_all_processes_end_with_the_first(tmp_path: Path) -> None:
     assert process.stderr is not None
     try:
         url = (await process.stdout.readline()).decode().split()[-1]
-        await Visitor(AsyncHTTPClient(), url).get("/")
+        await Visitor.at(url).get("/")
         process.kill()
 
         # These end when the last of those that write to them has.
@@ -115,19 +112,19 @@ async def test_no_click_that_was_answered_is_lost(tmp_path: Path) -> None:
 
     async def click(slug: str) -> None:
         with contextlib.suppress(HTTPClientError, OSError):
-            while (await visitor.fetch(f"/product/{slug}", form)).code == 302:
+            while (await visitor.send(f"/product/{slug}", form)).code == 302:
                 answered[slug] += 1
                 if sum(answered.values()) == 50:
                     under_way.set()
 
     async with running_shop(tmp_path, "--processes=2") as url:
-        visitor = Visitor(AsyncHTTPClient(), url)
+        visitor = Visitor.at(url)
         await visitor.sign_up()
-        form = urlencode(await visitor.fill())
+        form = await visitor.fill()
         clicks = [asyncio.ensure_future(click(slug)) for slug in PRODUCTS]
         await under_way.wait()
     await asyncio.gather(*clicks)
-    async with running_shop(tmp_path) as visitor.base_url:
+    async with running_shop(tmp_path) as visitor.client.base_url:
         page = await visitor.get("/cart")
 
     fields = re.findall(
@@ -159,12 +156,12 @@ async def test_a_body_that_is_no_form_is_refused(tmp_path: Path) -> None:
 async def test_a_request_is_answered_before_the_process_ends(tmp_path: Path) -> None:
     """SIGTERM while a password is being checked does not cut the visitor off."""
     async with running_shop(tmp_path) as url:
-        visitor = Visitor(AsyncHTTPClient(), url)
+        visitor = Visitor.at(url)
         body = urlencode(await visitor.fill(**ADA))
         reader, writer = await asyncio.open_connection("localhost", urlsplit(url).port)
         writer.write(
             "POST /signup HTTP/1.1\r\nHost: localhost\r\n"
-            f"Cookie: _xsrf={visitor.cookies['_xsrf']}\r\n"
+            f"Cookie: _xsrf={visitor.client.cookies['_xsrf']}\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
         )

@@ -7,10 +7,8 @@ import os
 import re
 import secrets
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient
 
 from tests.shop.visitors import PHONE, Visitor, running_shop
 
@@ -33,14 +31,13 @@ async def test_a_cart_survives_clicks_at_once_and_a_restart(
 ) -> None:
     """Behaviours 27, 36: twenty clicks add twenty, and the next process has them."""
     async with running_shop(tmp_path, *options) as url:
-        visitor = Visitor(AsyncHTTPClient(force_instance=True), url)
+        visitor = Visitor.at(url)
         await visitor.post("/product/umbrella")
-        form = urlencode(await visitor.fill())
-        adding = [visitor.fetch("/product/kite", form) for _ in range(20)]
+        form = await visitor.fill()
+        adding = [visitor.send("/product/kite", form) for _ in range(20)]
         codes = [response.code for response in await asyncio.gather(*adding)]
-    async with running_shop(tmp_path, *options) as visitor.base_url:
+    async with running_shop(tmp_path, *options) as visitor.client.base_url:
         page = await visitor.get("/cart")
-    visitor.client.close()
 
     assert codes == [302] * 20
     assert "Cart 21 products" in page.text
@@ -53,9 +50,8 @@ async def test_devices_are_listed_and_signed_out(
     """Behaviours 44, 46: one by its handle, then all others; then this one."""
     ada = {"name": f"ada-{secrets.token_hex(4)}", "password": "lovelace"}
     async with running_shop(tmp_path, *options) as url:
-        client = AsyncHTTPClient()
-        visitor, laptop = Visitor(client, url), Visitor(client, url)
-        phone = Visitor(client, url, PHONE)
+        visitor, laptop = Visitor.at(url), Visitor.at(url)
+        phone = Visitor.at(url, PHONE)
         await visitor.post("/signup", **ada)
         await laptop.post("/login", **ada)
         await phone.post("/login", **ada)
@@ -65,9 +61,9 @@ async def test_devices_are_listed_and_signed_out(
         after = [(await each.get("/devices")).path for each in (phone, laptop)]
         await visitor.post("/devices")
         left = [(await each.get("/devices")).path for each in (laptop, visitor)]
-        cookies = dict(visitor.cookies)
+        cookies = dict(visitor.client.cookies)
         await visitor.post("/logout")
-        visitor.cookies = cookies
+        visitor.client.cookies = cookies
         copied = await visitor.get("/devices")
 
     assert "Safari on iPhone Used" in before.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import urlencode
 
 import pytest
 
@@ -19,8 +18,8 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 async def test_a_script_gets_numbers_in_place_of_a_page(visitor: Visitor) -> None:
     """What is added with JavaScript is told at once, and leaves no message."""
     await visitor.post("/product/kite")
-    body = urlencode(await visitor.fill(quantity=2))
-    response = await visitor.fetch("/product/kite", body, Accept="application/json")
+    body = await visitor.fill(quantity=2)
+    response = await visitor.send("/product/kite", body, Accept="application/json")
 
     assert json.loads(response.body) == {
         "quantity": 3,
@@ -31,12 +30,12 @@ async def test_a_script_gets_numbers_in_place_of_a_page(visitor: Visitor) -> Non
 
 async def test_news_are_the_user_and_the_number_of_products(visitor: Visitor) -> None:
     """A page asks for them when it has heard that something changed."""
-    nothing = await visitor.fetch("/news")
+    nothing = await visitor.client.get("/news")
     await visitor.post("/product/kite", quantity=4)
     await visitor.sign_up()
 
     assert json.loads(nothing.body) == {"user": None, "quantity": 0}
-    assert json.loads((await visitor.fetch("/news")).body) == {
+    assert json.loads((await visitor.client.get("/news")).body) == {
         "user": "ada",
         "quantity": 4,
     }
@@ -62,7 +61,7 @@ async def test_a_tab_hears_of_what_another_one_does(visitor: Visitor) -> None:
 @one_backend
 async def test_a_tab_hears_nothing_of_other_visitors(visitor: Visitor) -> None:
     """The next that it hears is of its own visitor."""
-    other = Visitor(visitor.client, visitor.base_url)
+    other = visitor.another()
     await visitor.post("/product/kite")
     await other.post("/product/kite")
     tab, others_tab = await visitor.open_tab(), await other.open_tab()

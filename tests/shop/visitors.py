@@ -8,23 +8,20 @@ import html
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
-from tornado.httpclient import (
-    AsyncHTTPClient,
-    HTTPRequest,
-    HTTPResponse,
-)
+from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from example_app.accounts import Accounts
 from example_app.app import get_sessions, make_app
 from example_app.live import Tabs
+from tornado_sessions.testing import Client
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,6 +53,12 @@ class Page:
     path: str
     body: str
 
+    @classmethod
+    def of(cls, response: HTTPResponse) -> Page:
+        parts = urlsplit(response.effective_url)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        return cls(response.code, path, response.body.decode())
+
     @property
     def text(self) -> str:
         """What a reader sees, in one line."""
@@ -64,29 +67,41 @@ class Page:
 
 
 class Visitor:
-    """A browser without JavaScript: keeps cookies, and goes where it is sent."""
+    """Somebody who reads the pages of the shop, and fills in its forms."""
 
-    def __init__(
-        self, client: AsyncHTTPClient, base_url: str, user_agent: str = ""
-    ) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
-        self.base_url = base_url
-        self.user_agent = user_agent
-        self.cookies: dict[str, str] = {}
+
+    @classmethod
+    def at(cls, url: str, user_agent: str = "") -> Visitor:
+        """Returns somebody who knows nothing of the shop but its URL."""
+        return cls(Client(url, headers={"User-Agent": user_agent}))
+
+    def another(self, user_agent: str = "") -> Visitor:
+        """Returns somebody else, or the same person at another device."""
+        return self.at(self.client.base_url, user_agent)
 
     async def get(self, path: str) -> Page:
-        return await self.follow(await self.fetch(path))
+        return Page.of(await self.client.get(path))
 
     async def post(self, path: str, **fields: object) -> Page:
-        return await self.follow(await self.submit(path, **fields))
+        return Page.of(await self.client.post(path, await self.fill(**fields)))
 
     async def submit(self, path: str, **fields: object) -> HTTPResponse:
-        return await self.fetch(path, urlencode(await self.fill(**fields)))
+        """Sends a form, and goes nowhere from there."""
+        return await self.send(path, await self.fill(**fields))
+
+    async def send(
+        self, path: str, form: Mapping[str, object], **headers: str
+    ) -> HTTPResponse:
+        return await self.client.post(
+            path, form, headers=headers, follow_redirects=False
+        )
 
     async def fill(self, **fields: object) -> dict[str, object]:
         """Returns the fields of a form, with the token that all forms have."""
-        page = await self.fetch("/login")
-        token = re.search(r'name="_xsrf" value="([^"]+)"', page.body.decode())
+        page = await self.get("/login")
+        token = re.search(r'name="_xsrf" value="([^"]+)"', page.body)
         assert token is not None
         return fields | {"_xsrf": token[1]}
 
@@ -94,40 +109,8 @@ class Visitor:
         return await self.post("/signup", **ADA, next=next_path, **fields)
 
     async def open_tab(self) -> WebSocketClientConnection:
-        url = self.base_url.replace("http", "ws", 1) + "/tab"
-        return await websocket_connect(HTTPRequest(url, headers=self.headers))
-
-    @property
-    def headers(self) -> dict[str, str]:
-        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        headers = {"User-Agent": self.user_agent}
-        return headers | {"Cookie": cookies} if cookies else headers
-
-    async def fetch(
-        self, path: str, body: str | None = None, **headers: str
-    ) -> HTTPResponse:
-        response = await self.client.fetch(
-            self.base_url + path,
-            method="GET" if body is None else "POST",
-            body=body,
-            headers=self.headers | headers,
-            follow_redirects=False,
-            raise_error=False,
-        )
-        for line in response.headers.get_list("Set-Cookie"):
-            name, _, value = line.partition(";")[0].partition("=")
-            if value and "Max-Age=0" not in line:
-                self.cookies[name] = value
-            else:
-                self.cookies.pop(name, None)
-        return response
-
-    async def follow(self, response: HTTPResponse) -> Page:
-        while response.code in (302, 303):
-            response = await self.fetch(response.headers["Location"])
-        parts = urlsplit(response.effective_url)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        return Page(response.code, path, response.body.decode())
+        url = self.client.base_url.replace("http", "ws", 1) + "/tab"
+        return await websocket_connect(HTTPRequest(url, headers=self.client.headers))
 
 
 def session_lines(response: HTTPResponse) -> list[str]:
@@ -148,14 +131,6 @@ async def close(app: Application) -> None:
     app.settings["tabs"].close()
     for sessions in get_sessions(app):
         await sessions.close()
-
-
-@dataclass
-class Clock:
-    time: float = 0.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 @contextlib.asynccontextmanager
