@@ -369,6 +369,23 @@ async def test_an_error_of_the_application_reports_no_secret(
     site.check()
 
 
+@pytest.mark.parametrize("app", ["memory", "sqlite"], indirect=True)
+@pytest.mark.parametrize("make", [lambda: {VALUE}, lambda: [VALUE] * 10_000])
+@pytest.mark.gen_test
+async def test_an_edit_that_cannot_be_stored_reports_no_secret(
+    site: Site, make: Callable[[], object]
+) -> None:
+    """Behaviours 82, 92: at the end of its block, which is the application's."""
+    await site.begin(user="ada")
+
+    async def edit(handler: SessionMixin) -> None:
+        async with handler.sessions.edit("ada", handler.session.id) as session:
+            session["mine"] = make()
+
+    assert (await site.does(edit)).code == 500
+    site.check()
+
+
 # Public methods that leave no frame with a secret where they raise: their arguments are
 # keys, ids or nothing at all, and what they return is not in a local before that.
 _NEEDS_NO_HIDING = {

@@ -23,6 +23,7 @@ from tornado_sessions.core.codec import encode_value
 from tornado_sessions.core.expiry import is_persistent
 from tornado_sessions.core.signing_in import sign_in
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.tokens import exposed_token
 from tornado_sessions.core.values import Values
 from tornado_sessions.errors import SessionDataError
 from tornado_sessions.frames import calls_application, hides_frames
@@ -191,6 +192,18 @@ class Session(Values):
         check_label(value)
         self._state.check_change()
         self._state.set_own(label=value)
+
+    @hides_frames
+    def expose_token(self) -> str:
+        """Returns the session id: the secret that gives access to the session.
+
+        It is for an application that hands it on to the client itself, such as in the
+        body of a response. Whoever has it is taken for the visitor: keep it out of logs,
+        URLs and pages, and send the response with ``Cache-Control: no-store``. For
+        lists and logs there is `id`. Raises `.SessionError` if the session has no id
+        yet or is about to get another one; call `save` before.
+        """
+        return exposed_token(self._state)
 
     # The verbs.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import tornado.web
 
 from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
+from tornado_sessions.core.edits import Edits
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.load import Loader
 from tornado_sessions.core.locks import StoreLocks
@@ -70,6 +72,7 @@ class Sessions:
             settings.socket_interval, records.is_kept, self.tasks.start
         )
         self.users = Users(store, rules, records, self.sockets, self.events)
+        self.edits = Edits(store, rules, self.users, self.events)
         self.revocations = Revocations(
             store, rules, records, self.users, self.events, self.tasks
         )
@@ -237,6 +240,35 @@ class Sessions:
             )
         kept = None if keep is None else state_of(keep)
         return await self.revocations.revoke_all(user, kept, self._own)
+
+    @contextlib.asynccontextmanager
+    async def edit(self, user: str, id: str) -> AsyncIterator[Session]:
+        """Changes the session of ``user`` whose handle is ``id``, from outside of it.
+
+        For example, for a role that an administrator has taken away::
+
+            async with sessions.edit(user, handle) as session:
+                session["role"] = "reader"
+
+        What was changed is stored at the end of the block, and nothing if the block
+        raises. If the session was saved meanwhile, the changes are applied to the newest
+        values, as those of a request are. The edit does not count as use: it does
+        not extend the idle timeout. The values, `~.Session.label`, `~.Session.flash` and
+        `~.Session.set_expiry` can be changed. What would need a new cookie raises
+        `.SessionError`, and so do ``destroy()``, ``save()`` and ``transact()``. A request
+        of the session that is in progress keeps the values that it has loaded; its save
+        is merged with the edit.
+
+        Raises `.SessionGoneError` if the user has no such session that is alive, also at
+        the end of the block, and otherwise as `of_user` and `.Session.save` do.
+        """
+        check_user(user, "edit()")
+        state = await self.edits.load(user, id)
+        try:
+            yield Session(self.edits, state)
+            await self.edits.store(state)
+        finally:
+            state.close()
 
     # The store.
 

@@ -61,7 +61,7 @@ class Events:
     def tell_ended(
         self, name: str, key: bytes, user: str | None, reason: str | None = None
     ) -> None:
-        """Tells that the session under ``key`` was "destroyed" or "revoked"."""
+        """Tells of something that happened to the session under ``key``."""
         if self.listener is None:
             return
         mark = self._fingerprints().fingerprint_found(key)

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
+from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import SessionError
 
@@ -52,6 +53,16 @@ def is_inside(state: SessionState) -> bool:
                 and transaction.state.rules is state.rules
             )
         )
+        for transaction in _inside.get()
+    )
+
+
+def is_inside_handle(rules: Rules, handle: str) -> bool:
+    """Whether the caller runs inside of a transaction of the session with ``handle``."""
+    return any(
+        transaction.runs
+        and transaction.state.rules is rules
+        and transaction.state.base.id == handle
         for transaction in _inside.get()
     )
 

@@ -25,6 +25,7 @@ from tornado_sessions.testing.authentication import AuthenticationContract
 from tornado_sessions.testing.changes import ChangeContract
 from tornado_sessions.testing.concurrency import ConcurrencyContract
 from tornado_sessions.testing.cookies import CookieContract
+from tornado_sessions.testing.editing import EditingContract
 from tornado_sessions.testing.ending import EndingContract
 from tornado_sessions.testing.expiry import ExpiryContract
 from tornado_sessions.testing.failing import FailureContract
@@ -62,6 +63,7 @@ class HandlerContract(
     XSRFContract,
     AuthenticationContract,
     UsersContract,
+    EditingContract,
     RevokedContract,
     RevokingContract,
     SupersededContract,
