@@ -14,14 +14,21 @@ from tornado_sessions import Session, recent_login
 
 
 class CatalogueHandler(BaseHandler):
-    """Shows what there is."""
+    """Shows what there is, also while the store of the sessions is down."""
+
+    session_optional = True
 
     def get(self) -> None:
         self.render("catalogue.html", products=PRODUCTS.values())
 
 
 class ProductHandler(BaseHandler):
-    """Shows one product, and puts it in the cart."""
+    """Shows one product, and puts it in the cart.
+
+    While the store is down the page is shown, and an attempt to add is answered 503.
+    """
+
+    session_optional = True
 
     def get(self, slug: str) -> None:
         self.render("product.html", product=get_product(slug), most=MOST)

@@ -279,11 +279,11 @@ class AttributeTest:
         verbs = {"regenerate", "destroy", "login", "logout"}
 
         assert shown - set(dir(MutableMapping)) == {
-            *{"id", "user", "is_new", "modified", "persistent", "label"},
+            *{"id", "user", "is_new", "unavailable", "modified", "persistent", "label"},
             *times,
             *verbs,
             *{"set_expiry", "reset_expiry"},
-            *{"flash", "flashes", "copy", "save", "reload", "transact"},
+            *{"flash", "flashes", "copy", "save", "reload", "transact", "expose_token"},
         }
 
     def test_a_value_is_not_set_as_an_attribute(self, loaded: Loaded) -> None:

@@ -113,6 +113,16 @@ class Session(Values):
         return self._state.token is None
 
     @property
+    def unavailable(self) -> bool:
+        """True if the session was not loaded, so nothing is known of the visitor.
+
+        It is then empty and can only be read: while the store is down, in a handler
+        with `.SessionMixin.session_optional`, and on the page of an error that came
+        before the load.
+        """
+        return False
+
+    @property
     def modified(self) -> bool:
         """True if there is anything to commit."""
         return self._state.is_changed

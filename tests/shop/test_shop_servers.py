@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from servers import Redis
 from tests.shop.visitors import PHONE, Visitor, running_shop
 
 pytestmark = pytest.mark.gen_test(timeout=60)
@@ -41,6 +42,38 @@ async def test_a_cart_survives_clicks_at_once_and_a_restart(
 
     assert codes == [302] * 20
     assert "Cart 21 products" in page.text
+
+
+@pytest.mark.parametrize("server", ["REDIS"])
+async def test_the_catalogue_is_shown_while_the_store_is_down(
+    options: list[str], tmp_path: Path
+) -> None:
+    """Behaviours 30, 94: the cart is there again when the store is."""
+    with Redis() as store:
+        own = [f"--session-backend={store.url}", *options[1:]]
+        async with running_shop(tmp_path, *own) as url:
+            visitor = Visitor.at(url)
+            await visitor.post("/product/kite")
+            form = await visitor.fill()
+            cookies = dict(visitor.client.cookies)
+            store.kill()
+            catalogue, product = [
+                await visitor.get(path) for path in ("/", "/product/kite")
+            ]
+            cart = await visitor.get("/cart")
+            adding = await visitor.send("/product/kite", form)
+            store.start()
+            back = await visitor.get("/cart")
+
+    for page in (catalogue, product):
+        assert page.code == 200
+        assert "Cart ? products" in page.text
+        assert "We cannot get at your cart just now. It is not lost" in page.text
+        assert "Sign in" not in page.text
+    assert cart.code == adding.code == 503
+    assert visitor.client.cookies == cookies
+    assert back.code == 200
+    assert "Cart 1 products" in back.text
 
 
 @servers

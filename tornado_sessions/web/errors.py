@@ -33,16 +33,20 @@ def status_of(error: SessionError, is_ambiguous: bool, default: int) -> int:
     return 400 if is_ambiguous else default
 
 
-def log_failed_store(error: BackendError, request: HTTPServerRequest) -> None:
-    """Logs one line for a request that is answered 503, with the driver's words.
+def log_failed_store(
+    error: BackendError, request: HTTPServerRequest, outcome: str = "503"
+) -> None:
+    """Logs one line for a request whose store has failed, with the driver's words.
 
-    The traceback is in it where the logger ``tornado_sessions`` is at DEBUG.
+    It begins with the ``outcome``. The traceback is in it where the logger
+    ``tornado_sessions`` is at DEBUG.
     """
     reason = str(error)
     if error.__cause__ is not None and str(error.__cause__) not in reason:
         reason += f" ({type(error.__cause__).__name__}: {error.__cause__})"
     logger.error(
-        "503 %s %s (%s): %s",
+        "%s %s %s (%s): %s",
+        outcome,
         request.method,
         request.uri,
         request.remote_ip,

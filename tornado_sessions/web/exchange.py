@@ -25,11 +25,21 @@ from tornado_sessions.web.errors import (
     log_failed_store,
     status_of,
 )
-from tornado_sessions.web.headers import add_vary, hide_url, write_id, write_xsrf
-from tornado_sessions.web.links import put_id_in_url
+from tornado_sessions.web.headers import (
+    add_vary,
+    forbid_storing,
+    hide_url,
+    write_id,
+    write_xsrf,
+)
+from tornado_sessions.web.links import keep_id_in_url, put_id_in_url
 from tornado_sessions.web.request import SessionIds, TakenIds, take_ids
 from tornado_sessions.web.response import ResponseCommit
-from tornado_sessions.web.unloaded import UnloadedSession, unloaded_session
+from tornado_sessions.web.unloaded import (
+    UnloadedSession,
+    unavailable_session,
+    unloaded_session,
+)
 from tornado_sessions.web.websockets import SessionSocket
 from tornado_sessions.web.xsrf import MISMATCH, RequestXSRF
 
@@ -53,6 +63,10 @@ class Exchange:
         self.is_used = False
         #: The response is the answer to a store that has failed.
         self.has_failed_store = False
+        #: The error that is logged now is not answered: the handler goes on.
+        self.is_going_on = False
+        #: The load has failed, and the handler has gone on without the session.
+        self.is_unavailable = False
         #: What the request knows of its session. None until it was loaded or used.
         self.state: SessionState | None = None
         self.ids: SessionIds | None = None
@@ -154,13 +168,17 @@ class Exchange:
         return session
 
     def view_unloaded(self, status: int, handler: type, overrides: bool) -> Session:
-        """Returns the empty session of an error page that comes before the load.
+        """Returns the empty session of a request whose session was not loaded.
 
         Raises as `.unloaded_session` does.
         """
         session = self._unloaded
         if session is None:
-            session = unloaded_session(status, handler.__name__, overrides)
+            name = handler.__name__
+            if self.is_unavailable:
+                session = unavailable_session(name)
+            else:
+                session = unloaded_session(status, name, overrides)
             self._unloaded = session
         self.is_used = True
         return session
@@ -175,6 +193,8 @@ class Exchange:
         if ids is None or not ids.has_links:
             return url
         self.is_used = True
+        if self.is_unavailable:
+            return keep_id_in_url(url, self._request, ids)
         return put_id_in_url(url, self._request, ids, self.begin(headers_sent))
 
     def bind_xsrf(self) -> RequestXSRF:
@@ -241,7 +261,8 @@ class Exchange:
         elif isinstance(error, SessionError) and ids is not None and ids.is_ambiguous:
             ids.log_refusal(error)
         elif isinstance(error, BackendError):
-            log_failed_store(error, self._request)
+            outcome = "No session for" if self.is_going_on else "503"
+            log_failed_store(error, self._request, outcome)
         elif isinstance(error, SessionDataError) and commit and commit.has_failed:
             log_bad_value(self.sessions.logs, error, self._request, handler.__name__)
         else:
@@ -261,6 +282,9 @@ class Exchange:
             hide_url(headers)
         if self.is_used and (vary := "Cookie" if ids is None else ids.vary):
             add_vary(headers, vary)
+            if self.is_unavailable:
+                # It would be shown after the store is back.
+                forbid_storing(headers)
         if state is not None:
             state.headers_sent = True
             if self.sessions.settings.xsrf_keys is not None:

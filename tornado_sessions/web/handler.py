@@ -37,6 +37,11 @@ class SessionMixin(tornado.web.RequestHandler):
     #: request does. It costs a save in each tenth of the idle timeout.
     session_keep_alive = False
 
+    #: Whether the handler also runs while the store is down, such as for a page that
+    #: everybody may see. The session is then empty, can only be read, and is
+    #: `~.Session.unavailable`. A WebSocket is refused all the same.
+    session_optional = False
+
     # All that is ours is in it, so that a subclass may use any other name.
     _session_exchange: Exchange
 
@@ -53,8 +58,8 @@ class SessionMixin(tornado.web.RequestHandler):
     async def prepare(self) -> None:
         """Loads the session; a request without its cookie costs no store call.
 
-        Where the store fails, the client is answered 503 and its cookie stays
-        as it is. A handler that overrides this calls
+        Where the store fails, the client is answered 503, unless the session is
+        optional, and its cookie stays as it is. A handler that overrides this calls
         ``await super().prepare()`` first.
         """
         exchange = self._session_exchange
@@ -72,11 +77,16 @@ class SessionMixin(tornado.web.RequestHandler):
                 hide_frames(error)
                 if not isinstance(error, BackendError):
                     raise
+                exchange.is_going_on = self.session_optional and not isinstance(
+                    self, tornado.websocket.WebSocketHandler
+                )
                 self._log_session_error()
-                exchange.has_failed_store = True
-                self.send_error(503)
-                # Nothing of a subclass is to run now.
-                raise tornado.web.Finish from None
+                if not exchange.is_going_on:
+                    exchange.has_failed_store = True
+                    self.send_error(503)
+                    # Nothing of a subclass is to run now.
+                    raise tornado.web.Finish from None
+                exchange.is_going_on, exchange.is_unavailable = False, True
         more = super().prepare()
         if more is not None:
             await more
@@ -87,7 +97,8 @@ class SessionMixin(tornado.web.RequestHandler):
 
         It is loaded in `prepare`. Raises `RuntimeError` before that. Where an
         error is answered without it, as where the load has failed, it is an empty
-        session that can only be read: a change raises `.SessionError`.
+        session that can only be read: a change raises `.SessionError`. So it is with
+        `session_optional` while the store is down.
         """
         exchange = self._session_exchange
         if exchange.is_loaded:

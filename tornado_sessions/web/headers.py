@@ -26,7 +26,7 @@ def add_vary(headers: HTTPHeaders, names: str) -> None:
 def hide_url(headers: HTTPHeaders) -> None:
     """Keeps the URL of a page to itself, as there is an id in it or in its links."""
     headers["Referrer-Policy"] = "no-referrer"
-    _forbid_storing(headers)
+    forbid_storing(headers)
 
 
 def write_id(
@@ -45,7 +45,7 @@ def write_id(
             return
         else:
             headers[HEADER] = state.token
-        _forbid_storing(headers)
+        forbid_storing(headers)
 
 
 def write_xsrf(
@@ -55,10 +55,10 @@ def write_xsrf(
     line = xsrf.cookie_line(state)
     if xsrf.is_handed_out:
         add_vary(headers, "Cookie")
-        _forbid_storing(headers)
+        forbid_storing(headers)
     if line is not None:
         _add_cookie(headers, line)
-        _forbid_storing(headers)
+        forbid_storing(headers)
 
 
 def _write_cookie(headers: HTTPHeaders, ids: SessionIds, state: SessionState) -> None:
@@ -74,7 +74,7 @@ def _write_cookie(headers: HTTPHeaders, ids: SessionIds, state: SessionState) ->
         age = max(1, state.expires_in) if state.is_persistent else None
         line = cookie.line(token, age)
     _add_cookie(headers, line)
-    _forbid_storing(headers)
+    forbid_storing(headers)
 
 
 def _add_cookie(headers: HTTPHeaders, line: str) -> None:
@@ -86,5 +86,6 @@ def _add_cookie(headers: HTTPHeaders, line: str) -> None:
         headers["Set-Cookie"] = line
 
 
-def _forbid_storing(headers: HTTPHeaders) -> None:
+def forbid_storing(headers: HTTPHeaders) -> None:
+    """Has no cache keep the response, whatever the application has said."""
     headers["Cache-Control"] = "no-store"

@@ -41,6 +41,16 @@ def put_id_in_url(
     return linked
 
 
+def keep_id_in_url(url: str, request: HTTPServerRequest, ids: SessionIds) -> str:
+    """Returns ``url`` with the id that came in the URL of the request.
+
+    For a request whose session could not be loaded: the visitor keeps it.
+    """
+    if ids.transport != "query" or len(ids.tokens) != 1:
+        return url
+    return put_in_url(url, ids.tokens[0], request.protocol, request.host)
+
+
 def warn_of_stale_links(logs: LimitedLog, ids: SessionIds, state: SessionState) -> None:
     """Logs where links of the response have an id that is not valid any more."""
     if state.token is not None and ids.linked_token not in (None, state.token):

@@ -1,30 +1,35 @@
-"""The session of a request that was answered before one was loaded."""
+"""The session of a request for which none was loaded."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.values import state_of
-from tornado_sessions.errors import SessionError
+from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
 
 
 class UnloadedSession(Session):
-    """The session of a request that was answered before one was loaded.
+    """The session of a request for which none was loaded.
 
-    It is empty and can only be read, as on an error page. A change raises
-    `.SessionError` with ``reason``, and so does `destroy`: it is not known which
-    session is to end.
+    It is empty and can only be read, as on an error page. A change raises ``error``,
+    and so does `destroy`: it is not known which session is to end.
     """
 
     __slots__ = ()
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(_NoStore(), _UnloadedState(reason))
+    def __init__(self, error: Callable[[], SessionError]) -> None:
+        super().__init__(_NoStore(), _UnloadedState(error))
+
+    @property
+    def unavailable(self) -> bool:
+        """True."""
+        return True
 
     @hides_frames
     def destroy(self) -> None:
@@ -42,6 +47,20 @@ class UnloadedSession(Session):
         state_of(self).require_cookie()
 
 
+def unavailable_session(handler: str) -> UnloadedSession:
+    """Returns the session of a handler that goes on though the load has failed.
+
+    ``handler`` is the name of its class. A change raises `.BackendError`.
+    """
+    reason = (
+        "The session cannot be changed: the store failed when it was to be loaded, and"
+        f" {handler} has session_optional=True, so it runs without. Until the store is"
+        " back the session is empty and can only be read. Look at"
+        " self.session.unavailable before a change."
+    )
+    return UnloadedSession(functools.partial(BackendError, reason))
+
+
 def unloaded_session(status: int, handler: str, overrides: bool) -> UnloadedSession:
     """Returns the session of an error page that comes before ``prepare()``.
 
@@ -50,11 +69,12 @@ def unloaded_session(status: int, handler: str, overrides: bool) -> UnloadedSess
     of its own.
     """
     if status >= 400:
-        return UnloadedSession(
+        reason = (
             f"The session cannot be changed: the request was answered {status}"
             " before its session was loaded. On the page of such an error it is"
             " empty and can only be read."
         )
+        return UnloadedSession(functools.partial(SessionError, reason))
     if overrides:
         raise RuntimeError(
             f"self.session is not loaded. If {handler} overrides prepare(), it must"
@@ -69,21 +89,21 @@ def unloaded_session(status: int, handler: str, overrides: bool) -> UnloadedSess
 
 
 class _UnloadedState(SessionState):
-    """Refuses every change, with ``reason``."""
+    """Refuses every change, with ``error``."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("error",)
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, error: Callable[[], SessionError]) -> None:
         super().__init__(Rules(idle_timeout=0.0, lifetime=0.0, now=float))
-        self.reason = reason
+        self.error = error
         # Every change asks whether it can still be stored.
         self.headers_sent = True
 
     def require_cookie(self) -> NoReturn:
-        raise SessionError(self.reason)
+        raise self.error()
 
     def require_headers(self, what: str) -> NoReturn:
-        raise SessionError(self.reason)
+        raise self.error()
 
 
 class _NoStore:

@@ -80,6 +80,9 @@ class RequestXSRF:
         token = self._ids.token
         if state is not None and state.token is not None:
             token = state.token
+        elif state is None and len(self._ids.tokens) > 1:
+            # It is not known which of the sessions is alive, as none was loaded.
+            token = None
         data = self._binding.renewed(token, _has_moved(state))
         cookie = self._ids.xsrf_cookie
         if data is None or cookie is None:
