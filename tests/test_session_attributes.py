@@ -346,7 +346,11 @@ class AttributeTest:
     def test_an_error_inside_a_property_is_not_hidden(self) -> None:
         """It is not told as an attribute that is missing."""
         rules: Any = types.SimpleNamespace(
-            now=lambda: 0.0, idle_timeout=1.0, lifetime=1.0
+            now=lambda: 0.0,
+            idle_timeout=1.0,
+            lifetime=1.0,
+            anonymous_idle_timeout=None,
+            anonymous_lifetime=None,
         )
         with pytest.raises(AttributeError, match="'persistent'"):
             view(rules).persistent  # noqa: B018
