@@ -243,6 +243,16 @@ async def test_a_post_brings_its_xsrf_token(
     assert (form.code, stranger.code) == (200, 403)
 
 
+async def test_a_post_without_tokens_says_where_it_comes_from(serve: Serving) -> None:
+    """As a browser does; without that header it is refused."""
+    site = serve(session_cross_origin_protection=True)
+    headers = await sign_in(site.app, "ada")
+    accepted = await site.fetch("/cart", headers, body="")
+    refused = await site.fetch("/cart", {"Cookie": headers["Cookie"]}, body="")
+
+    assert (accepted.code, refused.code) == (200, 403)
+
+
 async def test_an_id_in_a_header_is_sent_in_that_header(serve: Serving) -> None:
     """Where the setting has it first, or the test asks for it."""
     first = serve(session_transports=("header", "cookie"))

@@ -133,6 +133,8 @@ async def test_a_client_signs_in_and_keeps_its_session(client: Client) -> None:
     [
         {},
         {"xsrf_cookies": True},
+        {"session_cross_origin_protection": True},
+        {"session_cross_origin_protection": True, "xsrf_cookies": True},
         {"xsrf_cookies": True, "session_xsrf": True},
         {"session_backend": "cookie:", "xsrf_cookies": True, "session_xsrf": True},
         {"session_transports": ("header", "cookie"), "xsrf_cookies": True},
@@ -214,6 +216,15 @@ async def test_a_post_without_its_token_is_refused(
     field = await client.post("/form", {"_xsrf": bob.cookies["_xsrf"]})
 
     assert [none.code, other.code, field.code] == [403] * 3
+
+
+@with_settings(session_cross_origin_protection=True)
+async def test_a_post_from_another_site_is_refused(client: Client) -> None:
+    """A test of the protection itself says that it comes from there."""
+    await client.sign_in("ada")
+    response = await client.post("/form", headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert response.code == 403
 
 
 async def test_a_session_without_a_token_is_given_one(client: Client) -> None:

@@ -20,6 +20,7 @@ from tornado_sessions.testing.sessions import (
     headers_of,
     ids_in,
     load_session,
+    proof_of_origin,
     start_session,
     transport_of,
     xsrf_cookie,
@@ -135,7 +136,8 @@ class Client:
         application, with the cookies that each has set; one that leads elsewhere is
         returned. With a method other than GET, HEAD and OPTIONS the token of
         ``xsrf_cookies`` is sent in ``X-Xsrftoken``, as a page of the application
-        does; ``headers={"X-Xsrftoken": ""}`` sends none. ``options`` are those of
+        does; ``headers={"X-Xsrftoken": ""}`` sends none. Without tokens, but with
+        ``session_cross_origin_protection``, ``Sec-Fetch-Site`` is sent. ``options`` are those of
         `~tornado.httpclient.HTTPRequest`. Raises what the HTTP client raises where
         there is no response, and `RuntimeError` for an endless redirect.
         """
@@ -165,11 +167,9 @@ class Client:
         headers: Mapping[str, str],
         options: Mapping[str, Any],
     ) -> HTTPResponse:
-        token = None if method in _SAFE else self._xsrf_token()
+        proof = {} if method in _SAFE else self._proof_of_origin()
         # Afterwards, as the token may be a new cookie.
-        sent = HTTPHeaders(self.headers)
-        if token is not None:
-            sent["X-Xsrftoken"] = token
+        sent = HTTPHeaders(self.headers | proof)
         if isinstance(body, Mapping):
             body = urlencode(body, doseq=True)
             sent["Content-Type"] = "application/x-www-form-urlencoded"
@@ -225,15 +225,19 @@ class Client:
         if not _has_expired(attributes):
             self.cookies[name.strip()] = value.strip()
 
-    def _xsrf_token(self) -> str | None:
-        """Returns the XSRF token of the client, which may be a new one."""
+    def _proof_of_origin(self) -> dict[str, str]:
+        """Returns the header that a POST has from a page of the application.
+
+        The token in it may be a new one, with a new cookie.
+        """
         app = self._app
         if app is None:
-            return self.cookies.get("_xsrf")
+            known = self.cookies.get("_xsrf")
+            return {} if known is None else {"X-Xsrftoken": known}
         tokens = ids_in(Sessions.of(app).settings, HTTPHeaders(self.headers))
         token = tokens[0] if tokens else None
         made = xsrf_cookie(app, token, https=self._is_https)
-        return None if made is None else self.cookies.setdefault(*made)
+        return proof_of_origin(app, made and self.cookies.setdefault(*made))
 
 
 def _has_expired(attributes: Iterable[str]) -> bool:

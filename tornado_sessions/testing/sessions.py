@@ -88,7 +88,8 @@ def headers_of(
     prefix in its name that it has over https; behind a proxy add
     ``X-Forwarded-Proto``. ``transport`` is ``"cookie"`` or ``"header"``; by default
     the first one in ``session_transports``. With ``xsrf_cookies`` the headers also
-    have the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``.
+    have the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``. Without it, but with
+    ``session_cross_origin_protection``, they have ``Sec-Fetch-Site``.
 
     Raises `ValueError` if the session is not stored, and if the id travels in the
     URL only: see `url_of`.
@@ -105,12 +106,11 @@ def headers_of(
         return {HEADER: token}
     cookie = settings.cookie if https else settings.loopback_cookie
     cookies = {cookie.name: token}
-    headers = {}
     xsrf = xsrf_cookie(app, token, https=https)
     if xsrf is not None:
         cookies |= {xsrf[0]: xsrf[1]}
-        headers["X-Xsrftoken"] = xsrf[1]
-    return {"Cookie": cookie_header(cookies), **headers}
+    proof = proof_of_origin(app, xsrf and xsrf[1])
+    return {"Cookie": cookie_header(cookies), **proof}
 
 
 def url_of(session: Session, url: str) -> str:
@@ -174,6 +174,18 @@ def xsrf_cookie(
         secret += b"" if token is None else keys.sign(token, secret)
     # Tornado's own tokens look the same.
     return name, mask(secret, sessions.now()).decode()
+
+
+def proof_of_origin(app: Application, token: str | None) -> dict[str, str]:
+    """Returns the header that says that a POST comes from a page of ``app``.
+
+    ``token`` is the XSRF token; None if the application has none.
+    """
+    if token is not None:
+        return {"X-Xsrftoken": token}
+    if Sessions.of(app).settings.origins is not None:
+        return {"Sec-Fetch-Site": "same-origin"}
+    return {}
 
 
 def cookie_header(cookies: Mapping[str, str]) -> str:
