@@ -204,7 +204,8 @@ async def test_the_cookie_has_the_name_of_its_protocol(
     """Over https it has its prefix, and on loopback none."""
     site = serve(session_cookie_name=name)
     session = await start_session(site.app, "ada")
-    plain = headers_of(site.app, session)
+    both = headers_of(site.app, session)
+    plain = headers_of(site.app, session, https=False)
     https = headers_of(site.app, session, https=True)
 
     assert plain["Cookie"].startswith(
@@ -214,20 +215,24 @@ async def test_the_cookie_has_the_name_of_its_protocol(
     assert (await site.sees(plain))["user"] == "ada"
     assert (await site.sees(https | HTTPS))["user"] == "ada"
     assert (await site.sees(plain | HTTPS))["user"] is None
+    assert (await site.sees(both))["user"] == "ada"
+    assert (await site.sees(both | HTTPS))["user"] == "ada"
+    assert (await load_session(site.app, both)).user == "ada"
     assert (await load_session(site.app, plain)).user == "ada"
     assert (await load_session(site.app, https)).user == "ada"
 
 
 @pytest.mark.parametrize("https", [False, True])
+@pytest.mark.parametrize("names", ["both", "one"])
 @pytest.mark.parametrize("session_xsrf", [False, True])
 @pytest.mark.parametrize("name", ["_xsrf", "xsrf-token", "__Host-xsrf"])
 async def test_a_post_brings_its_xsrf_token(
-    serve: Serving, session_xsrf: bool, name: str, https: bool
+    serve: Serving, session_xsrf: bool, name: str, https: bool, names: str
 ) -> None:
     """Without the token it is refused, and with that of another session as well."""
     site = serve(xsrf_cookies=True, session_xsrf=session_xsrf, xsrf_cookie_name=name)
     session = await start_session(site.app, "ada")
-    headers = headers_of(site.app, session, https=https)
+    headers = headers_of(site.app, session, https=https if names == "one" else None)
     if https:
         headers |= HTTPS
     token = headers.pop("X-Xsrftoken")
@@ -373,6 +378,19 @@ async def test_a_moved_clock_lets_expired_sessions_be_purged(
 
     assert (early, late) == (0, 1)
     await Sessions.of(site.app).close()
+
+
+async def test_an_expired_session_is_told_once(serve: Serving) -> None:
+    """Though its cookie is there under two names."""
+    events: list[str] = []
+    site = serve(session_listener=lambda event: events.append(event.name))
+    with moved_clock(site.app) as clock:
+        headers = await sign_in(site.app, "ada")
+        clock.move(days=2)
+        session = await load_session(site.app, headers)
+
+    assert session.is_new
+    assert events == ["created", "expired"]
 
 
 async def test_the_clock_is_the_former_one_after_the_block(serve: Serving) -> None:

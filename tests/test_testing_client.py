@@ -136,6 +136,7 @@ async def test_a_client_signs_in_and_keeps_its_session(client: Client) -> None:
         {"session_cross_origin_protection": True},
         {"session_cross_origin_protection": True, "xsrf_cookies": True},
         {"xsrf_cookies": True, "session_xsrf": True},
+        {"xsrf_cookies": True, "session_xsrf": True, "xsrf_cookie_name": "token"},
         {"session_backend": "cookie:", "xsrf_cookies": True, "session_xsrf": True},
         {"session_transports": ("header", "cookie"), "xsrf_cookies": True},
         {"session_transports": ("cookie", "query"), "session_cookie_name": "__Host-s"},
@@ -180,6 +181,7 @@ async def test_the_headers_of_a_sign_in_are_those_of_a_client(
     """Without the application it sends them, and the token of each new page."""
     client = Client(base_url, headers=await sign_in(app, "ada"))
     assert set(client.headers) == {"Cookie"}
+    assert set(client.cookies) == {"session", "_xsrf"}
     first = await client.post("/form", {"a": "1"})
     await client.post("/login", {"name": "bob"})
     second = await client.post("/form", {"b": "2"})
@@ -253,6 +255,18 @@ async def test_a_client_behind_a_proxy_has_the_cookie_of_https(
 
     assert set(client.cookies) == {"__Host-Http-session", "_xsrf"}
     assert json.loads(page.body) == {"user": "ada", "values": {"a": ["1"]}}
+
+
+async def test_the_headers_of_a_sign_in_have_the_cookie_of_https(
+    app: Application,
+) -> None:
+    """A client with an https URL takes that one."""
+    headers = await sign_in(app, "ada")
+
+    assert set(Client("https://localhost", headers=headers).cookies) == {
+        "__Host-Http-session",
+        "_xsrf",
+    }
 
 
 @with_settings(session_transports=("cookie", "header"))

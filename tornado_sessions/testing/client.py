@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from email.utils import mktime_tz, parsedate_tz
@@ -23,13 +24,16 @@ from tornado_sessions.testing.sessions import (
     proof_of_origin,
     start_session,
     transport_of,
-    xsrf_cookie,
+    xsrf_cookie_name,
+    xsrf_token,
 )
 
 #: How many redirects are followed, one after another.
 MOST_REDIRECTS = 10
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
+
+_prefix = re.compile("^__(host-http|host|secure|http)-", re.IGNORECASE)
 
 
 class Client:
@@ -99,9 +103,7 @@ class Client:
         Raises `ValueError` if it is not stored.
         """
         app = self._require_app()
-        self._take(
-            headers_of(app, session, https=self._is_https, transport=self._transport)
-        )
+        self._take(headers_of(app, session, transport=self._transport))
 
     async def session(self) -> Session:
         """Returns the session of this client; see `load_session`."""
@@ -209,13 +211,13 @@ class Client:
 
     def _take(self, headers: Mapping[str, str]) -> None:
         """Sends ``headers`` from now on; cookies are kept by their names."""
-        for name, value in HTTPHeaders(headers).items():
-            if name == "Cookie":
-                pairs = (pair.partition("=") for pair in value.split(";"))
-                self.cookies |= {key.strip(): each.strip() for key, _, each in pairs}
-            elif name != "X-Xsrftoken":
-                # That one is made of the cookie.
-                self._headers[name] = value
+        given = HTTPHeaders(headers)
+        cookies = given.pop("Cookie", "")
+        # That one is made of the cookie.
+        given.pop("X-Xsrftoken", None)
+        self._headers.update(given)
+        if cookies:
+            self.cookies |= _cookies_in(cookies, self._is_https)
 
     def _keep(self, line: str) -> None:
         """Keeps or drops a cookie, as a Set-Cookie line says."""
@@ -235,9 +237,23 @@ class Client:
             known = self.cookies.get("_xsrf")
             return {} if known is None else {"X-Xsrftoken": known}
         tokens = ids_in(Sessions.of(app).settings, HTTPHeaders(self.headers))
-        token = tokens[0] if tokens else None
-        made = xsrf_cookie(app, token, https=self._is_https)
-        return proof_of_origin(app, made and self.cookies.setdefault(*made))
+        token = xsrf_token(app, tokens[0] if tokens else None)
+        if token is not None:
+            name = xsrf_cookie_name(app, self._is_https)
+            token = self.cookies.setdefault(name, token)
+        return proof_of_origin(app, token)
+
+
+def _cookies_in(header: str, https: bool) -> dict[str, str]:
+    """Returns the cookies of a Cookie header that count over https, or over http."""
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    cookies = {name.strip(): value.strip() for name, _, value in pairs}
+    for name in list(cookies):
+        bare = _prefix.sub("", name)
+        if bare != name and bare in cookies:
+            # headers_of() has one cookie under both names.
+            del cookies[bare if https else name]
+    return cookies
 
 
 def _has_expired(attributes: Iterable[str]) -> bool:

@@ -79,16 +79,16 @@ def headers_of(
     app: Application,
     session: Session,
     *,
-    https: bool = False,
+    https: bool | None = None,
     transport: str | None = None,
 ) -> dict[str, str]:
     """Returns the headers of a request that comes with ``session``.
 
-    By default these are for plain http on loopback. With ``https`` the cookie has the
-    prefix in its name that it has over https; behind a proxy add
-    ``X-Forwarded-Proto``. ``transport`` is ``"cookie"`` or ``"header"``; by default
-    the first one in ``session_transports``. With ``xsrf_cookies`` the headers also
-    have the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``. Without it, but with
+    ``https`` is whether the request goes over https, where the cookie has a prefix in
+    its name. By default the cookie is there under both names, and the application
+    takes the right one. ``transport`` is ``"cookie"`` or ``"header"``; by default the
+    first one in ``session_transports``. With ``xsrf_cookies`` the headers also have
+    the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``. Without it, but with
     ``session_cross_origin_protection``, they have ``Sec-Fetch-Site``.
 
     Raises `ValueError` if the session is not stored, and if the id travels in the
@@ -104,13 +104,14 @@ def headers_of(
         )
     if transport == "header":
         return {HEADER: token}
-    cookie = settings.cookie if https else settings.loopback_cookie
-    cookies = {cookie.name: token}
-    xsrf = xsrf_cookie(app, token, https=https)
-    if xsrf is not None:
-        cookies |= {xsrf[0]: xsrf[1]}
-    proof = proof_of_origin(app, xsrf and xsrf[1])
-    return {"Cookie": cookie_header(cookies), **proof}
+    cookies = {}
+    xsrf = xsrf_token(app, token)
+    for secure in (False, True) if https is None else (https,):
+        cookie = settings.cookie if secure else settings.loopback_cookie
+        cookies[cookie.name] = token
+        if xsrf is not None:
+            cookies[xsrf_cookie_name(app, secure)] = xsrf
+    return {"Cookie": cookie_header(cookies), **proof_of_origin(app, xsrf)}
 
 
 def url_of(session: Session, url: str) -> str:
@@ -140,7 +141,7 @@ def transport_of(settings: Settings, name: str | None) -> str:
 
 
 def ids_in(settings: Settings, headers: HTTPHeaders) -> Sequence[str]:
-    """Returns the ids of the first transport that ``headers`` have."""
+    """Returns the different ids of the first transport that ``headers`` have."""
     names = ("cookie",) if settings.transports is None else settings.transports.names
     for name in names:
         values: list[str] = []
@@ -151,29 +152,31 @@ def ids_in(settings: Settings, headers: HTTPHeaders) -> Sequence[str]:
         elif name == "header":
             values = read_header(headers.get_list(HEADER))
         if values:
-            return values
+            return list(dict.fromkeys(values))
     return ()
 
 
-def xsrf_cookie(
-    app: Application, token: str | None, *, https: bool
-) -> tuple[str, str] | None:
-    """Returns the name and value of an XSRF cookie for the session of ``token``.
+def xsrf_token(app: Application, token: str | None) -> str | None:
+    """Returns an XSRF token for the session of ``token``; the cookie has the same.
 
     Returns None if the application has no ``xsrf_cookies``.
     """
     if not app.settings.get("xsrf_cookies"):
         return None
-    sessions = Sessions.of(app)
-    settings, secret = sessions.settings, secrets.token_bytes(16)
-    name, keys = app.settings.get("xsrf_cookie_name", "_xsrf"), settings.xsrf_keys
-    if keys is not None:
-        cookie = settings.xsrf_cookie if https else settings.loopback_xsrf_cookie
-        assert cookie is not None
-        name = cookie.name
-        secret += b"" if token is None else keys.sign(token, secret)
+    sessions, secret = Sessions.of(app), secrets.token_bytes(16)
+    keys = sessions.settings.xsrf_keys
+    if keys is not None and token is not None:
+        secret += keys.sign(token, secret)
     # Tornado's own tokens look the same.
-    return name, mask(secret, sessions.now()).decode()
+    return mask(secret, sessions.now()).decode()
+
+
+def xsrf_cookie_name(app: Application, https: bool) -> str:
+    """Returns the name of the XSRF cookie."""
+    settings = Sessions.of(app).settings
+    cookie = settings.xsrf_cookie if https else settings.loopback_xsrf_cookie
+    name: str = app.settings.get("xsrf_cookie_name", "_xsrf")
+    return name if cookie is None else cookie.name
 
 
 def proof_of_origin(app: Application, token: str | None) -> dict[str, str]:
