@@ -58,6 +58,12 @@ class Visited:
         self.token = state_of(session).token
         return token_of(session)
 
+    async def begin_again(self, **values: Any) -> None:
+        """Changes values of the visitor's session, as another request would."""
+        session = await Sessions(Settings(self.vault.inner)).load(self.token)
+        session.update(values)
+        await session.save()
+
     async def end(self, token: str | None = None) -> None:
         """Ends the visitor's session, as another request would."""
         await self.vault.inner.delete(token or cast(str, self.token))

@@ -85,6 +85,24 @@ def test_the_first_program_of_all_keeps_a_cart(tmp_path: Path) -> None:
     assert answer == told[1]
 
 
+def test_the_typed_program_keeps_a_cart_which_the_next_one_migrates(
+    tmp_path: Path,
+) -> None:
+    """Both reply what docs/typed.md says, one after the other with one file."""
+    page = root / "docs/typed.md"
+    first, second = (block for block in _blocks(page) if "asyncio.run" in block)
+    told = re.findall(r"curl -b cookies localhost:8888/\n(.*)\n", page.read_text())
+    visitor = _visitor()
+    with _running(first, tmp_path) as url:
+        for product in re.findall(r"curl -d (\S+)", page.read_text()):
+            visitor.open(url, data=product.encode(), timeout=30).close()
+        answer = visitor.open(url, timeout=30).read().decode()
+    with _running(second, tmp_path, port=urlsplit(url).port) as url:
+        migrated = visitor.open(url, timeout=30).read().decode()
+
+    assert [answer, migrated.rstrip()] == told
+
+
 @pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
 def test_all_that_is_python_is_python(page: Path) -> None:
     """A part of a program can be copied as well, ``await`` included."""

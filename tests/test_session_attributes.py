@@ -283,7 +283,8 @@ class AttributeTest:
             *times,
             *verbs,
             *{"set_expiry", "reset_expiry"},
-            *{"flash", "flashes", "copy", "save", "reload", "transact", "expose_token"},
+            *{"flash", "flashes", "copy", "data", "save", "reload", "transact"},
+            "expose_token",
         }
 
     def test_a_value_is_not_set_as_an_attribute(self, loaded: Loaded) -> None:

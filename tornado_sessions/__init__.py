@@ -1,5 +1,6 @@
 """Sessions for Tornado: a visitor's data, kept across requests."""
 
+from tornado_sessions.core.schema import SessionData
 from tornado_sessions.core.users import UserSession
 from tornado_sessions.errors import (
     BackendError,
@@ -37,6 +38,7 @@ __all__ = [
     "Record",
     "Saved",
     "Session",
+    "SessionData",
     "SessionDataError",
     "SessionError",
     "SessionEvent",

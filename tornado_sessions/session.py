@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterable,
-)
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import msgspec
 
 from tornado_sessions.core.checks import (
+    check_flash,
     check_label,
     check_user,
     checked_keys,
     seconds_of,
 )
-from tornado_sessions.core.codec import encode_value
 from tornado_sessions.core.expiry import is_persistent
+from tornado_sessions.core.schema import Data_co
 from tornado_sessions.core.signing_in import sign_in
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.tokens import exposed_token
+from tornado_sessions.core.typed import migrate, view_of
 from tornado_sessions.core.values import Values
-from tornado_sessions.errors import SessionDataError
+from tornado_sessions.core.verbs import Saver
 from tornado_sessions.frames import calls_application, hides_frames
 
 T = TypeVar("T")
 
 
-class Saver(Protocol):
-    """What makes the store agree with a session."""
-
-    def tell_lost(self, state: SessionState) -> None: ...
-    async def commit(self, state: SessionState) -> None: ...
-    async def reload(self, state: SessionState) -> None: ...
-    async def transact(
-        self, state: SessionState, function: Callable[[], Any]
-    ) -> Any: ...  # noqa: ANN401
-
-
-class Session(Values):
+class Session(Values, Generic[Data_co]):
     """One visitor's values: a mapping whose values are kept across requests.
 
     It has the methods of a dict and is none. What takes nothing else, such as
@@ -82,6 +69,17 @@ class Session(Values):
         count = len(self._state.values)
         state = "modified" if self.modified else "new" if self.is_new else "unmodified"
         return f"<Session {count} value{'s' * (count != 1)}, {state}>"
+
+    @property
+    def data(self) -> Data_co:
+        """The values by the names and types of the handler's schema, see `SessionData`.
+
+        ``session.data.cart`` is ``session["cart"]``, or the field's default, which is
+        stored when it is changed or set. ``copy.copy(session.data)`` is a plain copy.
+        A value that does not fit raises `.SessionDataError`: a stored one when it is
+        read, another one with the save. Raises `AttributeError` without a schema.
+        """
+        return view_of(self._state)  # type: ignore[no-any-return]
 
     # What is known of it.
 
@@ -320,12 +318,7 @@ class Session(Values):
         At most 20 messages wait; the oldest is dropped for a newer one. Raises
         `.SessionDataError` for a text or category that is not a str.
         """
-        for part in (text, category):
-            if not isinstance(part, str):
-                raise SessionDataError(
-                    f"flash() takes a text and a category, not {type(part).__name__}."
-                )
-            encode_value("flash", part)
+        check_flash(text, category)
         self._state.check_change()
         self._state.add_flash(text, category)
 
@@ -361,13 +354,16 @@ class Session(Values):
         Raises as `save` does.
         """
         await self._saver.reload(self._state)
+        migrate(self._state)
 
     @overload
-    async def transact(self, function: Callable[[Session], Awaitable[T]]) -> T: ...
+    async def transact(
+        self, function: Callable[[Session[Data_co]], Awaitable[T]]
+    ) -> T: ...
     @overload
-    async def transact(self, function: Callable[[Session], T]) -> T: ...
+    async def transact(self, function: Callable[[Session[Data_co]], T]) -> T: ...
     @hides_frames
-    async def transact(self, function: Callable[[Session], Any]) -> Any:
+    async def transact(self, function: Callable[[Session[Data_co]], Any]) -> Any:
         """Runs ``function(session)`` on the newest values and saves the outcome.
 
         Where another request got there first, it is run again on what that one
@@ -389,14 +385,9 @@ class Session(Values):
         return await self._saver.transact(self._state, run)
 
     @calls_application
-    def _call(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
+    def _call(self, function: Callable[[Session[Data_co]], Any]) -> Any:  # noqa: ANN401
+        migrate(self._state)
         return function(self)
-
-    def __reduce__(self) -> Any:  # noqa: ANN401
-        raise TypeError(
-            "A session cannot be pickled, nor copied by the module copy. Use"
-            " dict(session), or copy.deepcopy(dict(session))."
-        )
 
     def __del__(self) -> None:
         if self._state.is_late:
@@ -404,4 +395,4 @@ class Session(Values):
 
 
 # As `object.__setattr__` does, and in a fifth of the time.
-_set_saver: Callable[[Session, Saver], None] = Session.__dict__["_saver"].__set__
+_set_saver: Callable[[Session[Any], Saver], None] = Session.__dict__["_saver"].__set__

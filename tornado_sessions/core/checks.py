@@ -6,6 +6,9 @@ import datetime
 import math
 from collections.abc import Iterable
 
+from tornado_sessions.core.codec import encode_value
+from tornado_sessions.errors import SessionDataError
+
 #: How many characters a `.Session.label` has at the most.
 LONGEST_LABEL = 200
 
@@ -46,6 +49,16 @@ def check_label(label: object) -> None:
             f" {len(label)}. Shorten it."
         )
     check_unicode(label, "label is Unicode text.")
+
+
+def check_flash(text: object, category: object) -> None:
+    """Raises for what is not a message; see `.Session.flash`."""
+    for part in (text, category):
+        if not isinstance(part, str):
+            raise SessionDataError(
+                f"flash() takes a text and a category, not {type(part).__name__}."
+            )
+        encode_value("flash", part)
 
 
 def checked_keys(keep: Iterable[str]) -> frozenset[str]:

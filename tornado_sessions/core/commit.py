@@ -23,9 +23,10 @@ from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.signing_in import move_sign_in
 from tornado_sessions.core.sockets import Sockets
-from tornado_sessions.core.state import Ended, SessionState
+from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
+from tornado_sessions.core.verbs import Ended
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import (
     ConflictError,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tornado_sessions.core.expiry import seen_at
-from tornado_sessions.core.state import Login, SessionState
+from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.verbs import Login
 
 #: By how many seconds a sign-in is later than one that it has to come after.
 SIGN_IN_STEP = 0.001

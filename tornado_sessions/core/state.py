@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Raw
@@ -26,29 +26,16 @@ from tornado_sessions.core.expiry import (
 from tornado_sessions.core.locks import StoreLock
 from tornado_sessions.core.packing import encode_values
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.verbs import Ended, Login
 from tornado_sessions.errors import SessionDataError, SessionError
 from tornado_sessions.storage.backend import Version
 from tornado_sessions.storage.vault import Saved
 
+if TYPE_CHECKING:
+    from tornado_sessions.core.typed import TypedValues
+
 # Shared by all states that ended nothing; nobody puts anything there.
 _nothing: dict[str, Any] = {}
-
-
-class Ended(NamedTuple):
-    """What is known of a session that a request has destroyed."""
-
-    user: str | None = None
-    #: The version of the record, if it is the one that is stored.
-    version: Version = None
-
-
-class Login(NamedTuple):
-    """A sign-in of this request."""
-
-    #: When it counts from, in seconds since the epoch.
-    since: float
-    #: The keys of the values that it takes along; None for all.
-    keep: frozenset[str] | None
 
 
 class SessionState:
@@ -65,7 +52,7 @@ class SessionState:
         "generation", "has_new_id", "headers_sent", "is_late", "is_moving",
         "is_transacting", "judged_at", "lock", "login", "needs_new_id", "not_alive",
         "noted_at", "on_socket", "own", "refusal", "renewal_failed", "rules", "stale",
-        "token", "values", "version",
+        "token", "typed", "values", "version",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +97,8 @@ class SessionState:
         self.current = base
         #: The values. Those that nobody has looked at are still encoded.
         self.values: dict[str, Any] = dict(base.values)
+        #: Their declared types, if the handler has a schema.
+        self.typed: TypedValues | None = None
         #: The fields and flashes that this request has set itself, by name and key. A
         #: login keeps no others.
         self.own: frozenset[str] = frozenset()
@@ -211,7 +200,8 @@ class SessionState:
         """Returns a value, decoded. Raises `KeyError` if there is none."""
         value = self.values[key]
         if type(value) is Raw:
-            value = decode_value(value)
+            typed = self.typed
+            value = decode_value(value) if typed is None else typed.decode(key, value)
             # What nobody can change need not be compared at the end.
             if type(value) not in PLAIN:
                 self.values[key] = value
@@ -224,7 +214,7 @@ class SessionState:
         `.SessionDataError` for a value that cannot be stored.
         """
         base, current = self.base, self.current
-        values = encode_values(self.values, base.values, current.values)
+        values = encode_values(self.values, base.values, current.values, self.typed)
         if values is base.values and (current is base or same_fields(current, base)):
             return base
         if self.token is None and not (values or current.user or current.flashes):

@@ -222,7 +222,7 @@ class Transactions:
 def _describe_lost(state: SessionState) -> str:
     """Returns what was changed and not stored, for a log message."""
     base, current = state.base, state.current
-    changed = count_changes(state.values, base.values)
+    changed = count_changes(state.values, base.values, state.typed)
     lost = [f"{changed} key{'s' * (changed != 1)}"] if changed else []
     if current is not base and not same_fields(current, base):
         lost.append("a message or setting of the session")

@@ -11,7 +11,7 @@ from tornado_sessions.core.depth import DEEPEST
 # Any integer below this can be stored. Far larger ones cannot.
 _ANY_INTEGER = 2**63
 
-# What to store instead, by what `_culprit` calls it.
+# What to store instead, by what `culprit` calls it.
 _ADVICE = {
     "bytes": "Store text, such as its base64.",
     "date": "Store its isoformat().",
@@ -39,7 +39,7 @@ def explain(key: str, value: Any, comes_back: ComesBack) -> str:  # noqa: ANN401
 
     It contains the path and the type of the part that is not JSON, and no values.
     """
-    return _message(*_culprit(key, value, comes_back))
+    return _message(*culprit(key, value, comes_back))
 
 
 def explain_depth(key: str) -> str:
@@ -64,7 +64,7 @@ class _Place(NamedTuple):
     step: str | int
 
 
-def _culprit(key: str, value: Any, comes_back: ComesBack) -> tuple[str, str]:  # noqa: ANN401
+def culprit(key: str, value: Any, comes_back: ComesBack) -> tuple[str, str]:  # noqa: ANN401
     """Returns the path and the type of the part of ``value`` that is not JSON.
 
     The path contains keys, but no values.
@@ -124,12 +124,17 @@ def _path(place: _Place) -> str:
     steps: list[str] = []
     at: _Place | None = place
     while at is not None:
-        step = at.step
-        if isinstance(step, str) and len(step) > _LONGEST_STEP:
-            step = step[:_LONGEST_STEP] + "…"
+        step = shorten(at.step)
         steps.append(repr(step) if at.parent is None else f"[{step!r}]")
         at = at.parent
     return "".join(reversed(steps))
+
+
+def shorten(step: str | int) -> str | int:
+    """Returns a key or an index, and of a long key only the beginning."""
+    if isinstance(step, str) and len(step) > _LONGEST_STEP:
+        return step[:_LONGEST_STEP] + "…"
+    return step
 
 
 def _advice(culprit: str) -> str:

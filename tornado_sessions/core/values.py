@@ -114,6 +114,12 @@ class Values(MutableMapping[str, Any]):
         # Its frames have the values that were to be set.
         update = hides_frames(MutableMapping.update)
 
+    def __reduce__(self) -> Any:  # noqa: ANN401
+        raise TypeError(
+            "A session cannot be pickled, nor copied by the module copy. Use"
+            " dict(session), or copy.deepcopy(dict(session))."
+        )
+
     def __sentry_repr__(self) -> str:
         # Sentry would walk through the values of a mapping.
         return repr(self)

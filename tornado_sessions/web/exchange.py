@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import tornado.web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 
 from tornado_sessions.core.inside import is_inside
+from tornado_sessions.core.schema import SessionData
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.typed import declare, migrate
+from tornado_sessions.core.values import state_of
 from tornado_sessions.errors import (
     BackendError,
     SessionDataError,
@@ -72,8 +76,9 @@ class Exchange:
         self.ids: SessionIds | None = None
         self.commit: ResponseCommit | None = None
         self.socket: SessionSocket | None = None
-        self._session: Session | None = None
-        self._unloaded: UnloadedSession | None = None
+        self._session: Session[Any] | None = None
+        #: The session that a handler got because none was loaded.
+        self.unloaded: UnloadedSession | None = None
         self._taken: TakenIds | None = None
         self._xsrf: RequestXSRF | None = None
 
@@ -158,34 +163,60 @@ class Exchange:
             state.headers_sent = headers_sent
         return state
 
-    def view(self, headers_sent: bool) -> Session:
-        """Returns the session that was loaded, always the same object."""
+    def view(
+        self, headers_sent: bool, schema: type[SessionData] | None
+    ) -> Session[Any]:
+        """Returns the session that was loaded, always the same object.
+
+        The first call migrates its values if ``schema`` has a ``migrate()``. Whatever
+        that raises, the second call does not.
+        """
         session = self._session
         if session is None:
             state = self.state or self.begin(headers_sent)
             session = self._session = self.sessions.view(state)
+            if schema is not None:
+                declare(state, schema)
+                migrate(state)
         self.is_used = True
         return session
 
-    def view_unloaded(self, status: int, handler: type, overrides: bool) -> Session:
+    def view_unloaded(
+        self,
+        status: int,
+        handler: type,
+        overrides: bool,
+        schema: type[SessionData] | None,
+    ) -> Session[Any]:
         """Returns the empty session of a request whose session was not loaded.
 
         Raises as `.unloaded_session` does.
         """
-        session = self._unloaded
+        session = self.unloaded
         if session is None:
             name = handler.__name__
             if self.is_unavailable:
                 session = unavailable_session(name)
             else:
                 session = unloaded_session(status, name, overrides)
-            self._unloaded = session
+            self.unloaded = session
+            if schema is not None:
+                declare(state_of(session), schema)
         self.is_used = True
         return session
 
-    def is_ours(self, session: Session) -> bool:
+    def refuse_lost_change(self, status: int) -> None:
+        """Raises for a change of a session that was not loaded, if it would be lost.
+
+        Most raise by themselves. One inside of a default of the schema does not.
+        """
+        session = self.unloaded
+        if session is not None and status < 400 and session.modified:
+            state_of(session).require_cookie()
+
+    def is_ours(self, session: Session[Any]) -> bool:
         """Whether the handler has got ``session`` from here."""
-        return session is self._session or session is self._unloaded
+        return session is self._session or session is self.unloaded
 
     def link(self, url: str, headers_sent: bool) -> str:
         """Returns ``url`` with the id, see `.SessionMixin.session_url`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar, Generic
 
 import tornado.httputil
 import tornado.web
 import tornado.websocket
 
+from tornado_sessions.core.schema import Data_co, SessionData, declared_by
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.logs import SEVERAL
@@ -25,11 +26,12 @@ from tornado_sessions.web.websockets import ignore, open_socket, refuse_unsaved_
 logger = logging.getLogger("tornado_sessions")
 
 
-class SessionMixin(tornado.web.RequestHandler):
+class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     """A request handler with a session, kept where ``session_backend`` says.
 
     ``class H(SessionMixin)`` and ``class H(SessionMixin, WebSocketHandler)``
-    work. What is in `session` is in the store before the first byte of the
+    work. With a schema, ``class H(SessionMixin[Shop])``, the session has
+    `.Session.data`. What is in `session` is in the store before the first byte of the
     response leaves, however the response is finished.
     """
 
@@ -42,8 +44,18 @@ class SessionMixin(tornado.web.RequestHandler):
     #: `~.Session.unavailable`. A WebSocket is refused all the same.
     session_optional = False
 
+    #: The schema of `.Session.data`: the subclass of `SessionData` in
+    #: ``SessionMixin[…]``. A subclass of the handler has the same one.
+    session_schema: ClassVar[type[SessionData] | None] = None
+
     # All that is ours is in it, so that a subclass may use any other name.
     _session_exchange: Exchange
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        schema = declared_by(cls, SessionMixin)
+        if schema is not None:
+            cls.session_schema = schema
 
     def __init__(
         self,
@@ -92,7 +104,7 @@ class SessionMixin(tornado.web.RequestHandler):
             await more
 
     @property
-    def session(self) -> Session:
+    def session(self) -> Session[Data_co]:
         """The visitor's session, the same object throughout the request.
 
         It is loaded in `prepare`. Raises `RuntimeError` before that. Where an
@@ -102,14 +114,14 @@ class SessionMixin(tornado.web.RequestHandler):
         """
         exchange = self._session_exchange
         if exchange.is_loaded:
-            return exchange.view(self._headers_written)
+            return exchange.view(self._headers_written, self.session_schema)
         # Tornado sets the status after set_default_headers() was called.
         status, cls = getattr(self, "_status_code", 200), type(self)
         overrides = cls.prepare is not SessionMixin.prepare
-        return exchange.view_unloaded(status, cls, overrides)
+        return exchange.view_unloaded(status, cls, overrides, cls.session_schema)
 
     @session.setter
-    def session(self, value: Session) -> None:
+    def session(self, value: Session[Data_co]) -> None:
         # What ``self.session |= {…}`` does last.
         if not self._session_exchange.is_ours(value):
             raise AttributeError(
@@ -221,6 +233,8 @@ class SessionMixin(tornado.web.RequestHandler):
         exchange = self._session_exchange
         state = exchange.state
         if state is None:
+            if exchange.unloaded is not None and not self._headers_written:
+                exchange.refuse_lost_change(self._status_code)
             return super().finish(chunk)
         exchange.refuse_inside_transaction()
         if self._status_code == 101:

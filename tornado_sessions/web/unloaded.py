@@ -14,7 +14,7 @@ from tornado_sessions.frames import hides_frames
 from tornado_sessions.session import Session
 
 
-class UnloadedSession(Session):
+class UnloadedSession(Session[Any]):
     """The session of a request for which none was loaded.
 
     It is empty and can only be read, as on an error page. A change raises ``error``,
@@ -42,7 +42,7 @@ class UnloadedSession(Session):
         state_of(self).require_cookie()
 
     @hides_frames
-    async def transact(self, function: Callable[[Session], Any]) -> Any:  # noqa: ANN401
+    async def transact(self, function: Callable[[Session[Any]], Any]) -> Any:  # noqa: ANN401
         """Raises `.SessionError`, and does not call ``function``."""
         state_of(self).require_cookie()
 
