@@ -16,7 +16,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 import tornado_sessions.testing
-from tornado_sessions import SessionMixin, Sessions, recent_login
+from tornado_sessions import SessionError, SessionMixin, Sessions, recent_login
 from tornado_sessions.testing import (
     headers_of,
     load_session,
@@ -297,15 +297,20 @@ async def test_a_transport_that_there_is_not_is_refused(serve: Serving) -> None:
         headers_of(app, session, transport="header")
 
 
-async def test_a_session_that_is_not_stored_has_no_headers(serve: Serving) -> None:
-    """Nothing is stored without a user and a value, and the message says so."""
-    app = serve().app
-    session = await start_session(app)
+async def test_a_session_that_is_not_saved_has_no_headers(
+    serve: Serving, backend: str
+) -> None:
+    """Nothing is stored without a user and a value, and a login changes the id."""
+    app = serve(session_backend=backend).app
+    empty, ada = await start_session(app), await start_session(app, "ada")
+    ada.login("bob")
 
-    with pytest.raises(ValueError, match=r"is not stored, so it has no id\. Set a"):
-        headers_of(app, session)
-    with pytest.raises(ValueError, match="is not stored"):
-        url_of(session, "/")
+    for session in (empty, ada):
+        with pytest.raises(SessionError, match=r"Call 'await session\.save\(\)'"):
+            headers_of(app, session)
+        with pytest.raises(SessionError, match=r"Call 'await session\.save\(\)'"):
+            url_of(session, "/")
+    await Sessions.of(app).close()
 
 
 async def test_each_application_under_test_has_sessions_of_its_own(

@@ -12,7 +12,13 @@ from tornado.web import Application, RedirectHandler, RequestHandler
 from tornado.websocket import WebSocketHandler, websocket_connect
 
 from tornado_sessions import SessionMixin
-from tornado_sessions.testing import Client, settings_for_tests, sign_in, start_session
+from tornado_sessions.testing import (
+    Client,
+    moved_clock,
+    settings_for_tests,
+    sign_in,
+    start_session,
+)
 
 pytestmark = pytest.mark.gen_test(timeout=30)
 
@@ -452,6 +458,23 @@ async def test_a_websocket_is_opened_with_the_headers_of_a_client(
 
     assert await socket.read_message() == "ada"
     socket.close()
+
+
+@with_settings(session_socket_interval=1)
+async def test_a_moved_clock_closes_a_websocket(
+    app: Application, client: Client
+) -> None:
+    """Its session has expired, and the next check finds that out."""
+    url = f"{client.base_url.replace('http', 'ws')}/socket"
+    with moved_clock(app) as clock:
+        await client.sign_in("ada")
+        socket = await websocket_connect(HTTPRequest(url, headers=client.headers))
+        await socket.read_message()
+        clock.move(days=2)
+        message = await socket.read_message()
+    socket.close()
+
+    assert (message, socket.close_code) == (None, 1008)
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:

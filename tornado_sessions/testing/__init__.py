@@ -85,8 +85,11 @@ _contracts = {
 }
 
 
-def __getattr__(name: str) -> object:
-    module = _contracts.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+if not TYPE_CHECKING:
+    # Type checkers would let every name pass.
+
+    def __getattr__(name: str) -> object:
+        module = _contracts.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)

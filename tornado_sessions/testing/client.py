@@ -100,7 +100,7 @@ class Client:
     def use(self, session: Session) -> None:
         """Sends the id of ``session`` from now on, in place of another.
 
-        Raises `ValueError` if it is not stored.
+        Raises as `headers_of` does.
         """
         app = self._require_app()
         self._take(headers_of(app, session, transport=self._transport))

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application
 
-from tornado_sessions.core.values import state_of
 from tornado_sessions.http.transports import HEADER, put_in_url, read_header
 from tornado_sessions.http.xsrf import mask
 from tornado_sessions.session import Session
@@ -91,11 +90,11 @@ def headers_of(
     the cookie ``_xsrf`` and, for a POST, ``X-Xsrftoken``. Without it, but with
     ``session_cross_origin_protection``, they have ``Sec-Fetch-Site``.
 
-    Raises `ValueError` if the session is not stored, and if the id travels in the
-    URL only: see `url_of`.
+    Raises `.SessionError` if the session is not saved, and `ValueError` if the id
+    travels in the URL only: see `url_of`.
     """
     settings = Sessions.of(app).settings
-    token = _token_of(session)
+    token = session.expose_token()
     transport = transport_of(settings, transport)
     if transport == "query":
         raise ValueError(
@@ -118,10 +117,10 @@ def url_of(session: Session, url: str) -> str:
     """Returns ``url`` with the id of ``session`` in it.
 
     It is for a client without cookies, with ``"query"`` in ``session_transports``.
-    Raises `ValueError` if the session is not stored.
+    Raises `.SessionError` if the session is not saved.
     """
     parts = urlsplit(url)
-    return put_in_url(url, _token_of(session), parts.scheme, parts.netloc)
+    return put_in_url(url, session.expose_token(), parts.scheme, parts.netloc)
 
 
 def transport_of(settings: Settings, name: str | None) -> str:
@@ -194,13 +193,3 @@ def proof_of_origin(app: Application, token: str | None) -> dict[str, str]:
 def cookie_header(cookies: Mapping[str, str]) -> str:
     """Returns the Cookie header with these cookies."""
     return "; ".join(f"{name}={value}" for name, value in cookies.items())
-
-
-def _token_of(session: Session) -> str:
-    token = state_of(session).token
-    if token is None:
-        raise ValueError(
-            "This session is not stored, so it has no id. Set a value or sign a user"
-            " in, and call 'await session.save()' first."
-        )
-    return token
