@@ -38,7 +38,7 @@ levels = (
     {"frames", "http"},
     {"storage"},
     {"core", "settings"},
-    {"session"},
+    {"session", "tenants"},
     {"sessions"},
     {"web"},
     {"__init__"},

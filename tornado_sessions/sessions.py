@@ -30,11 +30,13 @@ from tornado_sessions.core.transact import Transactions
 from tornado_sessions.core.users import Users, UserSession
 from tornado_sessions.core.values import state_of
 from tornado_sessions.core.writer import Writer
+from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.logs import LimitedLog
 from tornado_sessions.session import Session
 from tornado_sessions.settings import Settings, read_settings
 from tornado_sessions.storage.vault import Vault
+from tornado_sessions.tenants import TenantOf, read_tenants
 
 logger = logging.getLogger("tornado_sessions")
 
@@ -111,6 +113,10 @@ class Sessions:
             self.sockets,
             self.events,
         )
+        #: The sessions of each tenant; empty if there are none.
+        self.tenants: dict[str, Sessions] = {}
+        #: The function that returns the name of the tenant of a request.
+        self.tenant_of: TenantOf | None = None
         # The session of the request that this object was made for.
         self._own: SessionState | None = None
 
@@ -131,15 +137,28 @@ class Sessions:
         if sessions is None:
             try:
                 settings = read_settings(application.settings)
+                tenants = read_tenants(application.settings, settings)
             except Exception as error:
                 # The settings have the URL of the store and cookie_secret.
                 hide_frames(error)
                 raise
             sessions = cls(settings)
+            sessions.tenants = {name: cls(own) for name, own in tenants.items()}
+            sessions.tenant_of = application.settings.get("session_tenant")
             # On the application itself, so that they live as long as it does. It
             # declares no such attribute.
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
         return sessions
+
+    def tenant(self, name: str) -> Sessions:
+        """Returns the sessions of a tenant, for code outside of its requests.
+
+        In a handler ``self.sessions`` are those of the tenant of the request. Raises
+        `ValueError` for a name that is not in ``session_tenants``.
+        """
+        if name not in self.tenants:
+            raise ValueError(f"There is no tenant {name!r} in session_tenants.")
+        return self.tenants[name]
 
     def of_request(self, own: SessionState | None) -> Sessions:
         """Returns these sessions for a request whose session is ``own``.
@@ -179,6 +198,7 @@ class Sessions:
         `.BackendError` if the store fails, and for a record that only a newer
         version of this library can read.
         """
+        self._refuse_tenants()
         return self.view(await self.loader.load(token))
 
     @hides_frames
@@ -189,6 +209,7 @@ class Sessions:
         than four tokens, which are not looked up, to save it raises
         `.SessionError`. Raises as `load` does.
         """
+        self._refuse_tenants()
         return self.view(await self.loader.load_one_of(tokens))
 
     def view(self, state: SessionState) -> Session:
@@ -204,6 +225,7 @@ class Sessions:
         Raises `.SessionError` where the backend cannot look them up, and
         `.BackendError` if the store fails.
         """
+        self._refuse_tenants()
         check_user(user, "of_user()")
         return await self.users.describe(user)
 
@@ -220,6 +242,7 @@ class Sessions:
         handler that revokes its own through ``self.sessions``, it is as if it had
         called `.Session.destroy`. Raises as `of_user` does.
         """
+        self._refuse_tenants()
         check_user(user, "revoke()")
         return await self.revocations.revoke(user, id, self._own)
 
@@ -232,6 +255,7 @@ class Sessions:
         Raises `.SessionGoneError` if ``keep`` has ended or is not stored, and ends
         nothing more. If two sessions revoke each other, one survives.
         """
+        self._refuse_tenants()
         check_user(user, "revoke_all()")
         if not (keep is None or isinstance(keep, Session)):
             raise TypeError(
@@ -262,6 +286,7 @@ class Sessions:
         Raises `.SessionGoneError` if the user has no such session that is alive, also at
         the end of the block, and otherwise as `of_user` and `.Session.save` do.
         """
+        self._refuse_tenants()
         check_user(user, "edit()")
         state = await self.edits.load(user, id)
         try:
@@ -300,11 +325,22 @@ class Sessions:
         Call it when the server has stopped and its requests have ended. Everything
         opens again at the next use.
         """
+        for tenant in self.tenants.values():
+            await tenant.close()
         self._stop_timers()
         await self.tasks.wait()
         # These tasks have used the sessions again.
         self._stop_timers()
         await self.vault.close()
+
+    def _refuse_tenants(self) -> None:
+        """Raises `.SessionError` if it is not known which tenant is meant."""
+        if self.tenants:
+            raise SessionError(
+                "The application has session_tenants, and each has its own sessions and"
+                " users. In a handler use self.sessions, and elsewhere"
+                f" Sessions.of(application).tenant({next(iter(self.tenants))!r})."
+            )
 
     def _stop_timers(self) -> None:
         self.cleanup.close()

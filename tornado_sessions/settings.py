@@ -34,6 +34,8 @@ _defaults: dict[str, Any] = {
     "session_persistent": False,
     "session_namespace": "",
     "session_socket_interval": 30,
+    "session_tenant": None,
+    "session_tenants": None,
     "session_transports": ("cookie",),
     "session_xsrf": False,
     "session_cross_origin_protection": False,

@@ -89,6 +89,14 @@ class CookieSettings:
         cookie._set(name, attributes, "xsrf_cookie")
         return cookie
 
+    @property
+    def place(self) -> str | None:
+        """The domain and the path; None if the cookie is bound to the host."""
+        domain = self._attributes.get("domain")
+        if not domain:
+            return None
+        return f"{domain.lstrip('.').lower()}{self._attributes['path']}"
+
     def read(self, lines: Iterable[str]) -> list[str]:
         """Returns the distinct values of this cookie in all Cookie headers.
 

@@ -39,6 +39,7 @@ from tornado_sessions.web.headers import (
 from tornado_sessions.web.links import keep_id_in_url, put_id_in_url
 from tornado_sessions.web.request import SessionIds, TakenIds, take_ids
 from tornado_sessions.web.response import ResponseCommit
+from tornado_sessions.web.tenants import sessions_of_tenant
 from tornado_sessions.web.unloaded import (
     UnloadedSession,
     unavailable_session,
@@ -88,6 +89,10 @@ class Exchange:
         sessions = self._sessions
         if sessions is None:
             sessions = self._sessions = Sessions.of(self._application)
+            if sessions.tenants:
+                # If it raises, the error page has the settings of the application.
+                sessions = sessions_of_tenant(sessions, self._request)
+                self._sessions = sessions
         return sessions
 
     # The request.
