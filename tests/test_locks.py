@@ -13,6 +13,7 @@ import pytest
 from tornado_sessions import BackendError
 from tornado_sessions.core.locks import StoreLock, StoreLocks, TimedLock
 from tornado_sessions.core.tasks import Tasks
+from tornado_sessions.testing.clocks import LoopClock
 
 
 class Holder:
@@ -30,20 +31,6 @@ class Holder:
             await self.leave.wait()
             if self.error is not None:
                 raise self.error
-
-
-class Clock:
-    """Puts the clock of the running event loop forward."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._time, self._ahead = loop.time, 0.0
-        vars(loop)["time"] = lambda: self._time() + self._ahead
-
-    async def advance(self, seconds: float) -> None:
-        self._ahead += seconds
-        for _ in range(5):
-            await asyncio.sleep(0)
 
 
 async def waiting(lock: StoreLock, count: int) -> list[Holder]:
@@ -115,7 +102,7 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_slow_store_fails_those_that_wait(self) -> None:
         """Behaviour 80: they do not wait for one holder after the other."""
-        clock = Clock()
+        clock = LoopClock()
         lock = TimedLock(2)
         first, *others = await waiting(lock, 4)
         await clock.advance(1.9)
@@ -138,7 +125,7 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_each_holder_may_use_the_store_for_the_limit(self) -> None:
         """Behaviours 36, 80: on a store that works, many take their turn."""
-        clock = Clock()
+        clock = LoopClock()
         holders = await waiting(TimedLock(2), 8)
         for holder in holders:
             await asyncio.wait_for(holder.has_it.wait(), 10)
@@ -150,7 +137,7 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_quick_holders_add_up_to_ten_seconds(self) -> None:
         """Behaviour 80: however many there are."""
-        clock = Clock()
+        clock = LoopClock()
         *holders, last = await waiting(TimedLock(2), 20)
         for holder in holders[:10]:
             await asyncio.wait_for(holder.has_it.wait(), 10)
@@ -166,7 +153,7 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_a_holder_does_without_the_store_fails_nobody(self) -> None:
         """Behaviours 37, 80: such as the function of a transaction."""
-        clock = Clock()
+        clock = LoopClock()
         lock = TimedLock(2)
         left, aside = asyncio.Event(), asyncio.Event()
 

@@ -15,6 +15,7 @@ from tests.tokens import token_of
 from tornado_sessions import Backend, BackendError, Session, Sessions, Vault
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
+from tornado_sessions.testing.clocks import LoopClock
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
@@ -201,26 +202,22 @@ class ShelfBatchTest(BatchFacts, unittest.IsolatedAsyncioTestCase):
 
     async def test_a_batch_that_hangs_fails_its_requests_and_no_later_one(self) -> None:
         """Behaviour 66: each is told, and none of them is stored."""
+        clock = LoopClock()
         for size in SIZES:
             with self.subTest(size=size):
                 tokens = await self.begun(size)
-                backend = BatchShelfBackend(self.server.port, timeout=1)
-                hurried = Sessions(Settings(Vault(backend)))
-                self.addAsyncCleanup(hurried.close)
-                loaded = await asyncio.gather(*map(hurried.load, tokens))
+                loaded = await asyncio.gather(*map(self.sessions.load, tokens))
                 for session in loaded:
                     session["mark"] = 1
-                backend.hanging = {self.vault.key_of(token) for token in tokens}
-                outcomes = await asyncio.gather(
-                    *(hurried.commits.commit(state_of(session)) for session in loaded),
-                    return_exceptions=True,
+                self.backend.hanging = {self.vault.key_of(token) for token in tokens}
+                commits = asyncio.gather(
+                    *map(self.commit, loaded), return_exceptions=True
                 )
-                backend.hanging.clear()
+                outcomes = await clock.outlast(commits, self.backend.timeout)
+                self.backend.hanging.clear()
 
                 self.assertEqual({type(each) for each in outcomes}, {BackendError})
-                session = await hurried.load(tokens[0])
-                session["late"] = 1
-                await hurried.commits.commit(state_of(session))
+                await self.request(tokens[0], late=1)
                 first, *others = await self.values(tokens)
                 self.assertEqual(first, {"number": 0, "late": 1})
                 self.assertEqual(others, [{"number": n} for n in range(1, size)])

@@ -13,17 +13,22 @@ from collections.abc import Awaitable
 from typing import Any
 
 from tornado_sessions.storage.timeouts import Timeouts, shielded
+from tornado_sessions.testing.clocks import LoopClock
+
+#: Of the operations in the tests, in seconds. Their clock is put forward by it.
+TIMEOUT = 20.0
 
 
 class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
     """Operations are coroutines, tasks, and futures that others set."""
 
     def setUp(self) -> None:
-        self.timeouts = Timeouts(0.1)
+        self.timeouts = Timeouts(TIMEOUT)
         self.release = threading.Event()
         self.addCleanup(self.release.set)
 
     async def asyncSetUp(self) -> None:
+        self.clock = LoopClock()
         self.complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self.complaints.append(context)
@@ -41,6 +46,10 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         self.release.wait(seconds)
         return result
 
+    async def assert_times_out(self, work: Awaitable[object]) -> None:
+        with self.assertRaises(asyncio.TimeoutError):
+            await self.clock.outlast(self.timeouts.run(work), TIMEOUT)
+
     async def test_a_result_in_time_is_returned(self) -> None:
         """It is returned for each kind of operation."""
         for work in self.works(0.001, 7):
@@ -57,9 +66,8 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_an_operation_that_takes_too_long_is_cancelled(self) -> None:
         """Behaviour 66: a thread goes on, and its end disturbs nobody."""
-        for work in self.works(30, 7):
-            with self.assertRaises(asyncio.TimeoutError):
-                await self.timeouts.run(work)
+        for work in self.works(3600, 7):
+            await self.assert_times_out(work)
             if isinstance(work, asyncio.Future):
                 await asyncio.wait([work])
                 self.assertTrue(work.cancelled())
@@ -71,32 +79,41 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_each_of_many_operations_is_cancelled(self) -> None:
         """Behaviour 66: one timer serves all of them."""
-        waiting = (self.timeouts.run(_new_future()) for _ in range(10))
+        waiting = [
+            asyncio.ensure_future(self.timeouts.run(_new_future())) for _ in range(10)
+        ]
+        await self.clock.advance(0)
+        await self.clock.advance(TIMEOUT)
 
         for error in await asyncio.gather(*waiting, return_exceptions=True):
             self.assertIsInstance(error, asyncio.TimeoutError)
 
     async def test_the_caller_can_go_on_after_a_timeout(self) -> None:
         """The cancellation is spent: it does not reach what comes next."""
-        for _ in range(2):
-            with self.assertRaises(asyncio.TimeoutError):
-                await self.timeouts.run(_new_future())
 
-            await asyncio.sleep(0)
+        async def time_out_twice() -> int:
+            for _ in range(2):
+                with self.assertRaises(asyncio.TimeoutError):
+                    await self.timeouts.run(_new_future())
 
-        if sys.version_info >= (3, 11):
+                await asyncio.sleep(0)
             task = asyncio.current_task()
             assert task is not None
-            self.assertEqual(task.cancelling(), 0)
+            return _cancellations(task)
+
+        going_on = asyncio.ensure_future(time_out_twice())
+        while not going_on.done():
+            await self.clock.advance(TIMEOUT)
+
+        self.assertEqual(await going_on, 0)
 
     async def test_a_shielded_operation_goes_on(self) -> None:
         """Behaviour 66: its caller is told of the timeout, and it ends later."""
-        work = asyncio.ensure_future(asyncio.sleep(0.3, 7))
+        work = asyncio.ensure_future(asyncio.sleep(3 * TIMEOUT, 7))
 
-        with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(shielded(work))
+        await self.assert_times_out(shielded(work))
 
-        self.assertEqual(await work, 7)
+        self.assertEqual(await self.clock.outlast(work, 3 * TIMEOUT), 7)
 
     async def test_a_shielded_operation_returns_and_raises(self) -> None:
         """As one that is not shielded does."""
@@ -126,6 +143,8 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0)
             if caller_is_cancelled:
                 waiting.cancel()
+            else:
+                await self.clock.advance(TIMEOUT)
             await asyncio.wait([waiting])
             go_on.set()
             await asyncio.wait([work])
@@ -166,11 +185,12 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         waiting = asyncio.ensure_future(self.timeouts.run(work))
 
         with self.assertRaises(asyncio.CancelledError):
-            await waiting
+            await self.clock.outlast(waiting, TIMEOUT)
 
     async def test_an_operation_that_ignores_its_cancellation_is_returned(self) -> None:
         """It came after all, and its caller is not cancelled later."""
-        self.assertEqual(await self.timeouts.run(_stay()), 7)
+        staying = self.timeouts.run(_stay())
+        self.assertEqual(await self.clock.outlast(staying, TIMEOUT), 7)
         await asyncio.sleep(0)
 
     async def test_an_operation_can_ask_whether_it_has_timed_out(self) -> None:
@@ -187,8 +207,7 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.wait([cancelled])
-        with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(ask(_new_future()))
+        await self.assert_times_out(ask(_new_future()))
         await self.timeouts.run(ask(asyncio.sleep(0)))
 
         self.assertEqual(asked, [False, True, False])
@@ -200,9 +219,11 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
         )
 
         with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(_new_future(), 1e-9)
-        with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(_new_future())
+            # In time for the first look at it, a twentieth of the timeout later.
+            await self.clock.outlast(
+                self.timeouts.run(_new_future(), 1e-9), TIMEOUT / 20
+            )
+        await self.assert_times_out(_new_future())
 
         self.assertFalse(late.done())
         late.cancel()
@@ -211,10 +232,9 @@ class TimeoutsTest(unittest.IsolatedAsyncioTestCase):
     async def test_a_timeout_holds_after_a_rest(self) -> None:
         """Behaviour 66: the timer stops while nothing is pending, and starts again."""
         await self.timeouts.run(asyncio.sleep(0))
-        await asyncio.sleep(0.03)
+        await self.clock.advance(TIMEOUT)
 
-        with self.assertRaises(asyncio.TimeoutError):
-            await self.timeouts.run(_new_future())
+        await self.assert_times_out(_new_future())
 
     async def test_the_context_of_the_first_caller_is_not_kept(self) -> None:
         """Behaviour 41: a request may have put anything in its context."""
@@ -254,6 +274,7 @@ class LoopsTest(unittest.TestCase):
     """One instance serves several event loops, in any order."""
 
     def setUp(self) -> None:
+        # In these loops nothing ends before its timeout.
         self.timeouts = Timeouts(0.1)
         self.first, self.second = asyncio.new_event_loop(), asyncio.new_event_loop()
         self.addCleanup(self.first.close)
@@ -275,13 +296,19 @@ class LoopsTest(unittest.TestCase):
         self.first.run_until_complete(asyncio.wait([abandoned]))
 
 
+def _cancellations(task: asyncio.Task[Any]) -> int:
+    if sys.version_info >= (3, 11):
+        return task.cancelling()
+    return 0
+
+
 async def _fail(error: Exception) -> None:
     raise error
 
 
 async def _stay() -> int:
     try:
-        await asyncio.sleep(30)
+        await asyncio.sleep(3600)
     except asyncio.CancelledError:
         return 7
     return 0

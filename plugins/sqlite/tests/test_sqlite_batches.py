@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import unittest
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from tornado_sessions_sqlite import SQLiteBackend
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
+from tornado_sessions.testing.clocks import LoopClock
 
 KEYS = [bytes([number]) * 32 for number in range(5)]
 
@@ -32,8 +34,8 @@ class _Case(unittest.IsolatedAsyncioTestCase):
         self.addCleanup(directory.cleanup)
         self.path = pathlib.Path(directory.name).resolve() / "sessions.db"
 
-    def open(self, *, timeout: float = 20) -> SQLiteBackend:
-        backend = SQLiteBackend(self.path, timeout=timeout)
+    def open(self) -> SQLiteBackend:
+        backend = SQLiteBackend(self.path, timeout=20)
         self.addAsyncCleanup(backend.close)
         return backend
 
@@ -62,7 +64,7 @@ class _Case(unittest.IsolatedAsyncioTestCase):
     @contextlib.contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
         """Another connection to the same file, that commits each statement."""
-        database = sqlite3.connect(self.path, isolation_level=None)
+        database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         with contextlib.closing(database):
             yield database
 
@@ -176,18 +178,18 @@ class LockTest(_Case):
 
     async def test_a_lock_beyond_the_timeout_is_told_to_each_of_a_batch(self) -> None:
         """Behaviours 66, 69: and to those behind it; then it goes on."""
-        backend = self.open(timeout=1)
+        backend, clock = self.open(), LoopClock()
         versions = await self.store(backend)
         connection = await backend.connection()
         with self.database() as database:
             database.execute("BEGIN IMMEDIATE")
-            outcomes = [
-                outcome
-                for group in await asyncio.gather(
-                    self.replace(backend, versions), self.replace(backend, versions)
-                )
-                for outcome in group
-            ]
+            groups = asyncio.gather(
+                self.replace(backend, versions), self.replace(backend, versions)
+            )
+            while not connection.lock_within(60):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await clock.advance(20)
+            outcomes = [outcome for group in await groups for outcome in group]
 
         for outcome in outcomes:
             self.assertIsInstance(outcome, BackendError)
@@ -235,8 +237,12 @@ class ConnectionTest(_Case):
 
     async def test_a_batch_that_hangs_is_interrupted(self) -> None:
         """Behaviour 66: nothing of it is stored, and the next one is."""
-        backend = self.open(timeout=0.3)
+        backend, started = self.open(), threading.Event()
         versions = await self.store(backend)
+        writer = (await backend.connection()).writer
+        await writer.set_trace_callback(
+            lambda sql: started.set() if KEYS[3].hex() in sql else None
+        )
         with self.database() as database:
             database.executescript(
                 f"""
@@ -247,9 +253,11 @@ class ConnectionTest(_Case):
                     BEGIN SELECT max(i) FROM endless; END;
                 """
             )
-            outcomes = await self.replace(backend, versions)
-            for outcome in outcomes:
-                self.assertIn("did not answer within 0.3 seconds", str(outcome))
+            replacing = asyncio.ensure_future(self.replace(backend, versions))
+            await asyncio.to_thread(started.wait)
+            await LoopClock().advance(20)
+            for outcome in await replacing:
+                self.assertIn("did not answer within 20 seconds", str(outcome))
             # It has been interrupted, or this would wait for the lock.
             database.execute("DROP TRIGGER hang")
 

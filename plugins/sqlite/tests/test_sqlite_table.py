@@ -22,6 +22,7 @@ from tornado_sessions_sqlite import SQLiteBackend
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
+from tornado_sessions.testing.clocks import LoopClock
 
 # What an application may have in its file.
 _APPLICATION = """
@@ -46,7 +47,7 @@ class _File:
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
         """Another connection, that commits each statement."""
-        database = sqlite3.connect(self.path, isolation_level=None)
+        database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         with contextlib.closing(database):
             yield database
 
@@ -219,19 +220,24 @@ class SharingTest(_Case):
 
     async def test_a_write_of_the_application_holds_up_all(self) -> None:
         """Behaviours 66, 69: within the time limit, and then it goes on."""
-        backend, hurried = self.open(), self.open(timeout=0.2)
+        backend, patient = self.open(), self.open(timeout=60)
         key = await _use(backend)
-        await hurried.load(key)
+        await patient.load(key)
+        connection = await backend.connection()
         with self.file.open() as database:
             database.execute("BEGIN EXCLUSIVE")
+            waiting = asyncio.create_task(patient.load(key))
             load = asyncio.create_task(backend.load(key))
+            while not connection.lock_within(60):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await LoopClock().advance(20)
             with self.assertRaisesRegex(BackendError, "failed: database is locked"):
-                await hurried.load(key)
-            self.assertFalse(load.done())
+                await load
+            self.assertFalse(waiting.done())
             database.execute("COMMIT")
-            self.assertIsNotNone(await load)
+            self.assertIsNotNone(await waiting)
 
-        self.assertIsNotNone(await hurried.load(key))
+        self.assertIsNotNone(await backend.load(key))
 
     def test_processes_that_start_at_once_lose_nothing(self) -> None:
         """Behaviours 69, 87: four create the table together and count in one record."""
