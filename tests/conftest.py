@@ -48,7 +48,7 @@ def socket_site(
 ) -> Iterator[SocketSite]:
     site = SocketSite(app, base_url)
     yield site
-    io_loop.run_sync(site.close, timeout=3)
+    io_loop.run_sync(site.close, timeout=30)
 
 
 @pytest.fixture

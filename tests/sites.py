@@ -112,7 +112,7 @@ class Site(Visited):
             follow_redirects=False,
             raise_error=False,
             allow_nonstandard_methods=True,
-            **{"request_timeout": 3, **kwargs},
+            **{"request_timeout": 30, **kwargs},
         )
         for value in cookies(response):
             self.token = value or None

@@ -35,7 +35,7 @@ class Site(Visited):
         if self.token is not None:
             headers["Cookie"] = f"session={self.token}"
         request = HTTPRequest(
-            self.base_url + "/socket", headers=headers, request_timeout=3
+            self.base_url + "/socket", headers=headers, request_timeout=30
         )
         socket = await websocket_connect(request)
         self._sockets.append(socket)
@@ -54,7 +54,7 @@ class Site(Visited):
 async def ask(socket: WebSocketClientConnection, message: str = "") -> Any:  # noqa: ANN401
     """Returns the reply of the socket to ``message``."""
     await socket.write_message(message)
-    answer = await asyncio.wait_for(cast(Any, socket.read_message()), 3)
+    answer = await asyncio.wait_for(cast(Any, socket.read_message()), 30)
     return answer and json.loads(answer)
 
 
@@ -86,5 +86,5 @@ class Closing(Socket):
 
 async def closed(socket: WebSocketClientConnection) -> int | None:
     """Waits for the end, and answers its code."""
-    assert await asyncio.wait_for(cast(Any, socket.read_message()), 5) is None
+    assert await asyncio.wait_for(cast(Any, socket.read_message()), 30) is None
     return socket.close_code

@@ -915,7 +915,7 @@ current: contextvars.ContextVar[Visit] = contextvars.ContextVar("current")
 def test_the_model_holds(kind: str, suspends: bool, tmp_path: Path) -> None:
     """Behaviours 7-11, 17-26, 36-48: whatever happens at once, and whatever fails."""
     path = str(tmp_path / "sessions.db")
-    backend = SQLiteBackend(path) if kind == "sqlite" else MemoryBackend()
+    backend = SQLiteBackend(path, timeout=60) if kind == "sqlite" else MemoryBackend()
     names = itertools.count()
     loop = asyncio.new_event_loop()
 

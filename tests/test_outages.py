@@ -51,7 +51,7 @@ class BatchShelfContractTest(ShelfContractTest):
     """So is the one that sends batches."""
 
     def make_backend(self) -> ShelfBackend:
-        return BatchShelfBackend(self.server.port)
+        return BatchShelfBackend(self.server.port, timeout=20)
 
 
 class BatchShelfOutageTest(ShelfOutageTest):

@@ -177,7 +177,7 @@ class Site:
                 body="",
                 headers={"Cookie": f"session={self.tokens[-1]}"} | headers,
                 raise_error=False,
-                request_timeout=10,
+                request_timeout=30,
             )
         finally:
             client.close()

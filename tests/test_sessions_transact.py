@@ -349,7 +349,7 @@ class TransactTest(SessionsCase):
 
         for function in (save, transact, save_in_a_task, transact_further_inside):
             with pytest.raises(SessionError, match="on the same session"):
-                await asyncio.wait_for(session.transact(function), 5)
+                await asyncio.wait_for(session.transact(function), 30)
             assert await self.values(token) == {"n": 1}
 
     async def test_a_transaction_may_run_one_of_another_session(self) -> None:
@@ -505,7 +505,7 @@ class TransactTest(SessionsCase):
             if session["n"] > 1:
                 session.regenerate()
 
-        await asyncio.wait_for(session.transact(count), 2)
+        await asyncio.wait_for(session.transact(count), 30)
 
         assert await self.values(state_of(session).token) == {"n": 21}
 

@@ -45,7 +45,7 @@ class Clients:
         """Waits until so much was asked that ``condition`` is met."""
         while not condition():
             self.news.clear()
-            await asyncio.wait_for(self.news.wait(), 5)
+            await asyncio.wait_for(self.news.wait(), 30)
 
     async def close(self) -> None:
         self.sockets.close()

@@ -232,7 +232,7 @@ class Site:
             self.base_url + path,
             follow_redirects=False,
             raise_error=False,
-            request_timeout=3,
+            request_timeout=30,
             **kwargs,
         )
 

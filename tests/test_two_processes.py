@@ -105,13 +105,14 @@ def open_sessions(url: str) -> Sessions:
 
 @pytest.fixture
 def url(store: str, tmp_path: Path) -> str:
-    file = f"sqlite:///{tmp_path}/s.db"
+    # Both processes write as fast as they can.
+    file = f"sqlite:///{tmp_path}/s.db?timeout=20"
     if store in ("sqlite", "cookie"):
         return f"cookie:?not_before={file}" if store == "cookie" else file
     variable = f"SESSIONS_TEST_{store.upper()}_URL"
     if variable not in os.environ:
         pytest.skip(f"{variable} is not set; 'python -m servers' sets it.")
-    return os.environ[variable]
+    return f"{os.environ[variable]}?timeout=20"
 
 
 @pytest.fixture

@@ -521,7 +521,7 @@ async def test_the_connection_is_kept_for_the_next_request(
     reader, writer = await asyncio.open_connection("localhost", http_port)
     writer.write(2 * request)
     for _ in range(2):
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         assert head.startswith(b"HTTP/1.1 200")
         assert b"Set-Cookie: session=" in head
         assert await reader.readexactly(2) == b"ok"

@@ -127,9 +127,9 @@ async def test_a_client_that_hangs_up_leaves_no_error(
     )
     _, writer = await asyncio.open_connection("localhost", http_port)
     writer.write(request.encode())
-    await asyncio.wait_for(asleep.wait(), 2)
+    await asyncio.wait_for(asleep.wait(), 30)
     writer.close()
-    await asyncio.wait_for(over.wait(), 2)
+    await asyncio.wait_for(over.wait(), 30)
     await asyncio.sleep(0)
     gc.collect()
 
@@ -157,9 +157,9 @@ async def test_a_handler_whose_client_hung_up_is_gone_at_once(
         _, writer = await asyncio.open_connection("localhost", http_port)
         request = f"GET {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         writer.write(request.encode())
-        await asyncio.wait_for(asleep.wait(), 2)
+        await asyncio.wait_for(asleep.wait(), 30)
         writer.close()
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(gone.wait(), 30)
     finally:
         gc.enable()
 
@@ -184,8 +184,8 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
         await loop.sock_connect(client, ("127.0.0.1", http_port))
         request = f"GET {site.path(Handler)} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         await loop.sock_sendall(client, request.encode())
-        await asyncio.wait_for(begun.wait(), 2)
-        await asyncio.wait_for(site.sessions.close(), 2)
+        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(site.sessions.close(), 30)
 
         assert site.saves() == 1
 

@@ -169,7 +169,7 @@ async def test_a_destroy_overtakes_a_regenerate(site: Site, nth: int) -> None:
     token = await site.begin(a=1)
     site.vault.stop_before("save", nth)
     regenerated = asyncio.ensure_future(site.fetch(Regenerate))
-    await asyncio.wait_for(site.vault.arrived.wait(), 2)
+    await asyncio.wait_for(site.vault.arrived.wait(), 30)
     await site.end(token)
     site.vault.resumed.set()
     response = await regenerated

@@ -267,7 +267,7 @@ class Site:
             self.base_url,
             follow_redirects=False,
             raise_error=False,
-            request_timeout=3,
+            request_timeout=30,
             **request,
         )
 

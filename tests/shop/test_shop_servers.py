@@ -23,7 +23,8 @@ def options(server: str) -> list[str]:
     variable = f"SESSIONS_TEST_{server}_URL"
     if variable not in os.environ:
         pytest.skip(f"{variable} is not set; 'python -m servers' sets it.")
-    return [f"--session-backend={os.environ[variable]}", "--processes=2"]
+    url = f"{os.environ[variable]}?timeout=20"
+    return [f"--session-backend={url}", "--processes=2"]
 
 
 @servers

@@ -119,7 +119,9 @@ def session_lines(response: HTTPResponse) -> list[str]:
 
 
 def backend_url(backend: str, folder: Path) -> str:
-    return f"sqlite:///{folder}/shop.db" if backend == "sqlite" else f"{backend}:"
+    # A busy machine is no reason to fail.
+    sqlite = f"sqlite:///{folder}/shop.db?timeout=20"
+    return sqlite if backend == "sqlite" else f"{backend}:"
 
 
 def open_app(backend: str, folder: Path) -> Application:
@@ -160,7 +162,7 @@ async def start_shop(folder: Path, *options: str) -> asyncio.subprocess.Process:
         "example_app",
         f"--cookie-secret-file={folder}/secret",
         f"--accounts-file={folder}/accounts.db",
-        f"--session-backend=sqlite:///{folder}/shop.db",
+        f"--session-backend={backend_url('sqlite', folder)}",
         *options,
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
