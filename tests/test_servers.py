@@ -66,8 +66,9 @@ class ServerTest(unittest.TestCase):
     def test_a_paused_server_hangs_until_it_is_resumed(self) -> None:
         """It accepts connections, and answers when it goes on."""
         self.server.pause()
-        with socket.create_connection(("127.0.0.1", self.server.port), 0.1) as client:
+        with socket.create_connection(("127.0.0.1", self.server.port), 30) as client:
             client.sendall(b"version\r\n")
+            client.settimeout(0.1)
             with self.assertRaises(TimeoutError):
                 client.recv(1)
             self.server.resume()

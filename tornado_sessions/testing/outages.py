@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import threading
@@ -36,7 +37,13 @@ from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
 from tornado_sessions.testing.proxies import LossyProxy
 from tornado_sessions.testing.records import make_record, new_key, new_keys
-from tornado_sessions.testing.stores import SHORT, data_of, fails, operations_of
+from tornado_sessions.testing.stores import (
+    SHORT,
+    answered,
+    data_of,
+    fails,
+    operations_of,
+)
 from tornado_sessions.testing.unreachable import UnreachableContract
 
 _descriptors = Path("/proc/self/fd")
@@ -86,9 +93,10 @@ class OutageContract(UnreachableContract):
         server = self.start_server()
         backend = self.open_backend(server.port, SHORT)
         keys = [new_key() for _ in range(20)]
-        await self.until_good(backend)
+        patient = self.open_backend(server.port)
         for key in keys:
-            await backend.insert(key, make_record(key))
+            await patient.insert(key, make_record(key))
+        await self.until_good(backend)
         server.pause()
         running = [self.caught(backend.load(key)) for key in keys]
 
@@ -99,7 +107,9 @@ class OutageContract(UnreachableContract):
         await self.until_good(backend)
         # A late reply must not be taken as the reply to another request.
         for key in reversed(keys):
-            self.assertEqual(await data_of(backend, key), key)
+            load = functools.partial(data_of, backend, key)
+            data = await answered(load, self.patience)
+            self.assertEqual(data, key)
 
     async def test_no_operation_fails_once_a_restarted_store_answers(self) -> None:
         """Behaviour 66: an idle connection of before is not used."""
@@ -123,7 +133,7 @@ class OutageContract(UnreachableContract):
         server = self.start_server()
         key = new_key()
         with LossyProxy(server.port) as proxy:
-            backend = self.open_backend(proxy.port)
+            backend = self.open_backend(proxy.port, 20 * SHORT)
             await self.until_good(backend)
             await backend.insert(key, make_record(b"old"))
             record = await backend.load(key)
@@ -146,7 +156,7 @@ class OutageContract(UnreachableContract):
         """Behaviour 30: of the writes that began together none is told of a conflict."""
         server = self.start_server()
         with LossyProxy(server.port) as proxy:
-            backend = self.open_backend(proxy.port)
+            backend = self.open_backend(proxy.port, 20 * SHORT)
             await self.until_good(backend)
             # Twice: its connections are open then.
             for _ in range(2):

@@ -8,11 +8,13 @@ import logging
 import time
 import unittest
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.storage.backend import Backend
 from tornado_sessions.testing.records import make_record, new_key
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
@@ -99,18 +101,14 @@ class StoreTests(_Case):
 
     async def until_good(self, backend: Backend) -> None:
         """Waits until the backend stores and loads."""
-        deadline = time.monotonic() + self.patience
-        while True:
+
+        async def use() -> None:
             key = new_key()
-            try:
-                await backend.insert(key, make_record(b"one"))
-                self.assertEqual(await data_of(backend, key), b"one")
-                await backend.delete(key)
-                break
-            except BackendError as error:
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"It does not come back: {error}") from error
-            await asyncio.sleep(0.02)
+            await backend.insert(key, make_record(b"one"))
+            self.assertEqual(await data_of(backend, key), b"one")
+            await backend.delete(key)
+
+        await answered(use, self.patience)
 
     async def caught(self, work: Awaitable[object]) -> BaseException | None:
         """Returns the error that ``work`` raises within its time."""
@@ -156,6 +154,21 @@ async def fails(work: Awaitable[object]) -> None:
     """Awaits ``work``, which may fail."""
     with contextlib.suppress(BackendError):
         await work
+
+
+async def answered(operation: Callable[[], Awaitable[T]], patience: float = 30.0) -> T:
+    """Returns the result of ``operation``, which is called until it does not fail.
+
+    On a busy machine one with a short timeout may not be in time.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return await operation()
+        except BackendError as error:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"It does not come back: {error}") from error
+        await asyncio.sleep(0.02)
 
 
 async def data_of(backend: Backend, key: bytes) -> bytes | None:

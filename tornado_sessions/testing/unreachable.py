@@ -45,8 +45,7 @@ class UnreachableContract(StoreTests):
     async def test_a_constructor_connects_to_nothing(self) -> None:
         """Behaviour 67: the backend connects at its first use."""
         with Listener() as listener:
-            backend = self.make_backend(listener.port, SHORT)
-            self.addAsyncCleanup(backend.close)
+            self.open_backend(listener.port, SHORT)
             await asyncio.sleep(0.05)
 
             self.assertEqual(listener.accepted, 0)
@@ -69,8 +68,7 @@ class UnreachableContract(StoreTests):
         with Listener() as listener:
             for name in ("load", "insert", "delete"):
                 with self.subTest(operation=name):
-                    backend = self.make_backend(listener.port, SHORT)
-                    self.addAsyncCleanup(backend.close)
+                    backend = self.open_backend(listener.port, 10 * SHORT)
                     running = asyncio.ensure_future(operations_of(backend)[name]())
                     await asyncio.sleep(SHORT / 10)
                     running.cancel()

@@ -24,6 +24,7 @@ from tornado_sessions import (
     Record,
 )
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
+from tornado_sessions.testing.clocks import LoopClock
 from tornado_sessions.testing.records import (
     load_record,
     make_record,
@@ -44,7 +45,8 @@ class MemcachedBackendTest(BackendContract, unittest.IsolatedAsyncioTestCase):
     """The contract of all backends."""
 
     def make_backend(self) -> Backend:
-        return MemcachedBackend.from_url(URL, {})
+        # Hundreds of operations at once take long on a busy machine.
+        return MemcachedBackend.from_url(f"{URL}?timeout=20", {})
 
 
 @needs_memcached
@@ -52,7 +54,7 @@ class MemcachedHandlerTest(HandlerContract, AsyncHTTPTestCase):
     """The contract of all applications."""
 
     def make_session_backend(self) -> str:
-        return URL
+        return f"{URL}?timeout=20"
 
 
 @needs_memcached
@@ -72,7 +74,7 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
 
     def setUp(self) -> None:
         self.server = Memcached().start_for(self)
-        self.backend = MemcachedBackend.from_url(self.server.url, {})
+        self.backend = MemcachedBackend.from_url(f"{self.server.url}?timeout=20", {})
         self.addAsyncCleanup(self.backend.close)
 
     async def test_a_key_is_the_prefix_and_hexadecimal_digits(self) -> None:
@@ -94,7 +96,8 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_different_prefixes_never_meet(self) -> None:
         """Two applications on one server each have their own."""
-        other = MemcachedBackend.from_url(f"{self.server.url}?prefix=other:", {})
+        url = f"{self.server.url}?prefix=other:&timeout=20"
+        other = MemcachedBackend.from_url(url, {})
         self.addAsyncCleanup(other.close)
         key = new_key()
         await self.backend.insert(key, make_record(b"ours"))
@@ -108,7 +111,7 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
     async def test_the_longest_prefix_and_the_largest_record_fit(self) -> None:
         """Behaviour 63: what the options allow is what memcached takes."""
         prefix = 186 * "x"
-        url = f"{self.server.url}?prefix={prefix}&max_bytes=1047552"
+        url = f"{self.server.url}?prefix={prefix}&max_bytes=1047552&timeout=20"
         backend = MemcachedBackend.from_url(url, {})
         self.addAsyncCleanup(backend.close)
         key, data = new_key(), bytes(1_047_552)
@@ -121,7 +124,8 @@ class StoredTest(unittest.IsolatedAsyncioTestCase):
     async def test_max_bytes_can_be_raised_with_the_server(self) -> None:
         """Behaviour 63: a server with a larger ``-I`` takes larger records."""
         server = Memcached("-I", "3m").start_for(self)
-        backend = MemcachedBackend.from_url(f"{server.url}?max_bytes=3000000", {})
+        url = f"{server.url}?max_bytes=3000000&timeout=20"
+        backend = MemcachedBackend.from_url(url, {})
         self.addAsyncCleanup(backend.close)
         key, data = new_key(), bytes(3_000_000)
 
@@ -177,9 +181,8 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_the_old_record_stays_where_the_server_takes_less(self) -> None:
         """Behaviour 63: memcached drops it at a ``set`` only, which is never sent."""
-        backend = self._backend(
-            Memcached("-I", "512k").start_for(self), "?max_bytes=600000"
-        )
+        server = Memcached("-I", "512k").start_for(self)
+        backend = self._backend(server, max_bytes=600_000)
         key = new_key()
         await backend.insert(key, make_record(b"old"))
 
@@ -211,9 +214,8 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_a_server_refuses_disturbs_no_other(self) -> None:
         """An error to one save is no answer to those that go with it."""
-        backend = self._backend(
-            Memcached("-I", "512k").start_for(self), "?max_bytes=600000"
-        )
+        server = Memcached("-I", "512k").start_for(self)
+        backend = self._backend(server, max_bytes=600_000)
         keys = [new_key() for _ in range(20)]
         await asyncio.gather(*(backend.insert(key, make_record(key)) for key in keys))
 
@@ -224,8 +226,8 @@ class RefusedTest(unittest.IsolatedAsyncioTestCase):
         self.assertIsInstance(error, BackendError)
         self.assertEqual(loaded, keys)
 
-    def _backend(self, server: Memcached, options: str = "") -> Backend:
-        backend = MemcachedBackend.from_url(server.url + options, {})
+    def _backend(self, server: Memcached, **options: Any) -> Backend:
+        backend = MemcachedBackend(f"127.0.0.1:{server.port}", timeout=20, **options)
         self.addAsyncCleanup(backend.close)
         return backend
 
@@ -339,9 +341,12 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
         self,
     ) -> None:
         """Behaviours 66, 68: what may still come there is nobody's."""
-        backend = await self._answering(b"", timeout=1.0)
+        backend = await self._answering(b"")
+        load = asyncio.ensure_future(backend.load(new_key()))
+        await self.asked.wait()
+        await LoopClock().advance(60)
         with self.assertRaisesRegex(BackendError, "did not answer"):
-            await backend.load(new_key())
+            await load
 
         self.answer = b"END\r\n"
         self.assertIsNone(await backend.load(new_key()))
@@ -364,9 +369,10 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
                 with self.assertRaisesRegex(BackendError, "failed: it answered"):
                     await backend.load(new_key())
 
-    async def _answering(self, answer: bytes, timeout: float = 60) -> MemcachedBackend:
+    async def _answering(self, answer: bytes) -> MemcachedBackend:
         """Answers a backend on a server that has one answer to every command."""
         self.answer, self.connections = answer, 0
+        self.asked = asyncio.Event()
 
         async def serve(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -374,6 +380,7 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
             self.connections += 1
             with contextlib.suppress(ConnectionError):
                 while line := await reader.readline():
+                    self.asked.set()
                     # A command; the data of a record are one word.
                     words = line.split()
                     if words == [b"version"]:
@@ -385,7 +392,7 @@ class AnswerTest(unittest.IsolatedAsyncioTestCase):
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         self.addCleanup(server.close)
         self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        backend = MemcachedBackend(self.address, timeout=timeout)
+        backend = MemcachedBackend(self.address, timeout=60)
         self.addAsyncCleanup(backend.close)
         return backend
 
@@ -565,7 +572,7 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
         """Behaviour 66: wherever it is cut, and however the connection ends."""
         wire = await _Wire.before(self.server)
         self.addAsyncCleanup(wire.close)
-        backend = MemcachedBackend(wire.address)
+        backend = MemcachedBackend(wire.address, timeout=60)
         self.addAsyncCleanup(backend.close)
         for length in (0, 1, 7, 80, 90):
             for reset in (False, True):
@@ -619,7 +626,7 @@ class FaultTest(unittest.IsolatedAsyncioTestCase):
         """Nobody knows, so nothing is said but that it failed."""
         wire = await _Wire.before(self.server)
         self.addAsyncCleanup(wire.close)
-        backend = MemcachedBackend(wire.address)
+        backend = MemcachedBackend(wire.address, timeout=60)
         self.addAsyncCleanup(backend.close)
         key = new_key()
         wire.cut_after = 0
@@ -762,7 +769,7 @@ class ProcessTest(unittest.TestCase):
         key = new_key()
 
         async def use() -> None:
-            backend = MemcachedBackend.from_url(URL, {})
+            backend = MemcachedBackend.from_url(f"{URL}?timeout=20", {})
             await backend.insert(key, make_record(b"hunter2"))
             await replace_record(backend, key, b"hunter2")
             assert await backend.insert(key, make_record(b"hunter2")) is None

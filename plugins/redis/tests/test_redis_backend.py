@@ -44,7 +44,7 @@ class RedisHandlerTest(HandlerContract, AsyncHTTPTestCase):
     """The contract over HTTP."""
 
     def make_session_backend(self) -> Backend:
-        return RedisBackend(REDIS, prefix=PREFIX)
+        return RedisBackend(REDIS, prefix=PREFIX, timeout=20)
 
 
 @needs_redis

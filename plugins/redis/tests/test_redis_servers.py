@@ -245,7 +245,7 @@ class TransportTest(unittest.IsolatedAsyncioTestCase):
         """With the password, and the number of the database as an option."""
         path = self.folder / "redis.sock"
         with Redis("--unixsocket", str(path)) as server:
-            url = f"redis+unix://:{server.password}@{quote(str(path))}?db=2"
+            url = f"redis+unix://:{server.password}@{quote(str(path))}?db=2&timeout=30"
             await self._use(RedisBackend.from_url(url, {}))
 
             self.assertIn("db2:keys=1", _text(server.ask("INFO", "keyspace")))
@@ -257,10 +257,13 @@ class TransportTest(unittest.IsolatedAsyncioTestCase):
         options += ["--tls-cert-file", files["cert"], "--tls-key-file", files["key"]]
         with Redis(*options, "--tls-ca-cert-file", files["cert"]) as server:
             url = f"rediss://:{server.password}@127.0.0.1:{port}"
-            await self._use(RedisBackend(url, ssl_ca_certs=files["cert"]))
-            await self._use(RedisBackend(url, ssl_cert_reqs="none"))
+            await self._use(self._open(url, ssl_ca_certs=files["cert"]))
+            await self._use(self._open(url, ssl_cert_reqs="none"))
             with self.assertRaisesRegex(BackendError, "CERTIFICATE_VERIFY_FAILED"):
-                await self._use(RedisBackend(url))
+                await self._use(self._open(url))
+
+    def _open(self, url: str, **options: Any) -> RedisBackend:
+        return RedisBackend(url, timeout=30.0, **options)
 
     async def _use(self, backend: RedisBackend) -> None:
         self.addAsyncCleanup(backend.close)
