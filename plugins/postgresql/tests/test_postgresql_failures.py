@@ -15,6 +15,7 @@ from tornado_sessions_postgresql import PostgreSQLBackend
 from servers import PgBouncer, PostgreSQL
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
+from tornado_sessions.testing.clocks import LoopClock
 
 SERVER = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
 POOLER = os.environ.get("SESSIONS_TEST_PGBOUNCER_URL", "")
@@ -37,7 +38,7 @@ class Facts(unittest.IsolatedAsyncioTestCase):
         await self.shell.close()
 
     def open(self, url: str = SERVER, **options: object) -> PostgreSQLBackend:
-        options = {"table": TABLE, **options}
+        options = {"table": TABLE, "timeout": 20, **options}
         query = "&".join(f"{name}={value}" for name, value in options.items())
         backend = PostgreSQLBackend.from_url(f"{url}?{query}", {})
         self.addAsyncCleanup(backend.close)
@@ -62,7 +63,7 @@ class KilledTest(unittest.IsolatedAsyncioTestCase):
         server = PostgreSQL()
         self.addCleanup(server.stop)
         await asyncio.to_thread(server.start)
-        backend = PostgreSQLBackend(server.url)
+        backend = PostgreSQLBackend(server.url, timeout=20)
         self.addAsyncCleanup(backend.close)
         visitors = [_Visitor(backend) for _ in range(30)]
         load = [asyncio.ensure_future(visitor.count()) for visitor in visitors]
@@ -103,7 +104,7 @@ class PoolerTest(Facts):
 
         pool = await asyncpg.create_pool(POOLER, min_size=5)
         self.addCleanup(pool.terminate)
-        backend = PostgreSQLBackend(pool=pool, table=TABLE)
+        backend = PostgreSQLBackend(pool=pool, table=TABLE, timeout=20)
         self.addAsyncCleanup(backend.close)
         with self.assertRaisesRegex(
             BackendError, "prepared statement .*'statement_cache_size=0'"
@@ -143,16 +144,29 @@ class PoolerTest(Facts):
 
     async def test_a_timeout_ends_the_wait_for_a_lock(self) -> None:
         """There the server sets no limit, and the statement does not go on."""
-        backend = self.open(POOLER, statement_cache_size=0, timeout=0.3)
-        version = await backend.insert(self.key, Record(b"one"))
-        async with self.locked(self.key):
-            with self.assertRaisesRegex(BackendError, "perhaps that of an open psql"):
-                await backend.replace(self.key, Record(b"two"), version)
-            while await self.shell.fetchval(
+        clock, watch = LoopClock(), await asyncpg.connect(SERVER)
+        self.addAsyncCleanup(watch.close)
+
+        async def is_waiting() -> bool:
+            count: int = await watch.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
                 " AND query LIKE '%' || $1 || '%'",
                 TABLE,
-            ):
+            )
+            return count > 0
+
+        backend = self.open(POOLER, statement_cache_size=0)
+        version = await backend.insert(self.key, Record(b"one"))
+        async with self.locked(self.key):
+            write = asyncio.ensure_future(
+                backend.replace(self.key, Record(b"two"), version)
+            )
+            while not await is_waiting():
+                pass
+            await clock.advance(20)
+            with self.assertRaisesRegex(BackendError, "perhaps that of an open psql"):
+                await write
+            while await is_waiting():
                 pass
         record = await backend.load(self.key)
         assert record is not None

@@ -39,7 +39,7 @@ class TableTest(unittest.IsolatedAsyncioTestCase):
         await self.administrator.close()
 
     def open(self, server: str = SERVER, **options: object) -> PostgreSQLBackend:
-        options = {"search_path": self.schema, **options}
+        options = {"search_path": self.schema, "timeout": 20, **options}
         query = "&".join(f"{name}={value}" for name, value in options.items())
         backend = PostgreSQLBackend.from_url(f"{server}?{query}", {})
         self.addAsyncCleanup(backend.close)

@@ -100,7 +100,7 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
         self,
     ) -> None:
         """The connection does not fall back to plain text."""
-        backend = PostgreSQLBackend.from_url(f"{SERVER}?sslmode=require", {})
+        backend = PostgreSQLBackend.from_url(f"{SERVER}?sslmode=require&timeout=20", {})
         self.addAsyncCleanup(backend.close)
 
         with self.assertRaisesRegex(
@@ -111,7 +111,9 @@ class TLSTest(unittest.IsolatedAsyncioTestCase):
             await backend.ping()
 
     def _open(self, options: str) -> PostgreSQLBackend:
-        backend = PostgreSQLBackend.from_url(f"{self.server.url}?{options}", {})
+        backend = PostgreSQLBackend.from_url(
+            f"{self.server.url}?{options}&timeout=20", {}
+        )
         self.addAsyncCleanup(backend.close)
         return backend
 
