@@ -127,10 +127,10 @@ class Values(MutableMapping[str, Any]):
     # These two are spelled out as an error of a value would else be told as one
     # that came up while a KeyError was handled.
 
-    @hides_frames
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401
         """Returns the value of ``key``, or ``default`` if there is none."""
-        return self[key] if key in self._state.values else default
+        state = self._state
+        return state.get(key) if key in state.values else default
 
     @hides_frames
     def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401

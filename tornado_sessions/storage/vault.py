@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from tornado_sessions.errors import (
     BackendError,
@@ -106,7 +106,8 @@ class Vault:
         """
         if not _well_formed(token):
             return None
-        return await self.load_found(self._key(token))
+        key = self._key(token)
+        return _unbound(key, await self.backend.load(key))
 
     async def insert(self, record: Record) -> Saved:
         """Stores a new record under a token that it draws.
@@ -137,7 +138,11 @@ class Vault:
         Raises `.ConflictError` if the store has another version or none, and
         otherwise as `insert` does.
         """
-        return Saved(token, await self.replace_found(record, version))
+        key, expected = version
+        stored = await self.backend.replace(key, self._bound(key, record), expected)
+        if stored is None:
+            raise ConflictError("Another version of the record is stored, or none.")
+        return Saved(token, _stored(key, stored))
 
     async def delete(self, token: str) -> None:
         """Removes the record of ``token``; does nothing if there is none."""
@@ -178,25 +183,14 @@ class Vault:
 
     async def load_found(self, key: bytes) -> Record | None:
         """Returns the record under ``key``, as `load` does."""
-        record = await self.backend.load(key)
-        if record is None:
-            return None
-        if not record.data.startswith(key[:_BOUND]):
-            return ForeignRecord(b"")
-        # The version includes the key, so that a write need not digest the token again.
-        kind = OutdatedRecord if isinstance(record, OutdatedRecord) else Record
-        return kind(record.data[_BOUND:], (key, record.version))
+        return _unbound(key, await self.backend.load(key))
 
     async def replace_found(self, record: Record, version: Version) -> Version:
         """Replaces the ``version`` that `load_found` or `find` returned.
 
         The version names the key. Returns the new version. Raises as `replace` does.
         """
-        key, expected = version
-        stored = await self.backend.replace(key, self._bound(key, record), expected)
-        if stored is None:
-            raise ConflictError("Another version of the record is stored, or none.")
-        return _stored(key, stored)
+        return (await Vault.replace(self, "", record, version)).version
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         """Yields the records of ``user``, each with the key for `delete_found`.
@@ -207,10 +201,7 @@ class Vault:
         if not self.finds_by_user:
             raise self._cannot("look up")
         async for key, record in self.backend.find(self._scope + user):
-            if record.data.startswith(key[:_BOUND]):
-                yield key, Record(record.data[_BOUND:], (key, record.version))
-            else:
-                yield key, ForeignRecord(b"")
+            yield key, _unbound(key, record)
 
     async def delete_found(self, key: bytes) -> None:
         """Removes a record that `find` yielded; does nothing if there is none."""
@@ -303,6 +294,23 @@ class Vault:
 
     def _key(self, token: str) -> bytes:
         return sha256(self._domain + token.encode()).digest()
+
+
+@overload
+def _unbound(key: bytes, record: Record) -> Record: ...
+@overload
+def _unbound(key: bytes, record: Record | None) -> Record | None: ...
+def _unbound(key: bytes, record: Record | None) -> Record | None:
+    """Returns a stored record as a vault hands it out: its version names the key.
+
+    So a write need not digest the token again.
+    """
+    if record is None:
+        return None
+    if not record.data.startswith(key[:_BOUND]):
+        return ForeignRecord(b"")
+    kind = OutdatedRecord if isinstance(record, OutdatedRecord) else Record
+    return kind(record.data[_BOUND:], (key, record.version))
 
 
 def _stored(key: bytes, version: Version) -> Version:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import tornado.web
@@ -56,43 +58,41 @@ class Exchange:
     is made when it is first needed.
     """
 
+    #: The session was loaded, or there is none to load.
+    is_loaded = False
+    #: The response depends on the session.
+    is_used = False
+    #: The response is the answer to a store that has failed.
+    has_failed_store = False
+    #: The error that is logged now is not answered: the handler goes on.
+    is_going_on = False
+    #: The load has failed, and the handler has gone on without the session.
+    is_unavailable = False
+    #: What the request knows of its session. None until it was loaded or used.
+    state: SessionState | None = None
+    ids: SessionIds | None = None
+    commit: ResponseCommit | None = None
+    socket: SessionSocket | None = None
+    #: The session that a handler got because none was loaded.
+    unloaded: UnloadedSession | None = None
+    _session: Session[Any] | None = None
+    _taken: TakenIds | None = None
+    _xsrf: RequestXSRF | None = None
+
     def __init__(
         self, application: tornado.web.Application, request: HTTPServerRequest
     ) -> None:
         self._application = application
         self._request = request
-        self._sessions: Sessions | None = None
-        #: The session was loaded, or there is none to load.
-        self.is_loaded = False
-        #: The response depends on the session.
-        self.is_used = False
-        #: The response is the answer to a store that has failed.
-        self.has_failed_store = False
-        #: The error that is logged now is not answered: the handler goes on.
-        self.is_going_on = False
-        #: The load has failed, and the handler has gone on without the session.
-        self.is_unavailable = False
-        #: What the request knows of its session. None until it was loaded or used.
-        self.state: SessionState | None = None
-        self.ids: SessionIds | None = None
-        self.commit: ResponseCommit | None = None
-        self.socket: SessionSocket | None = None
-        self._session: Session[Any] | None = None
-        #: The session that a handler got because none was loaded.
-        self.unloaded: UnloadedSession | None = None
-        self._taken: TakenIds | None = None
-        self._xsrf: RequestXSRF | None = None
 
-    @property
+    @functools.cached_property
     def sessions(self) -> Sessions:
         """All sessions of the application."""
-        sessions = self._sessions
-        if sessions is None:
-            sessions = self._sessions = Sessions.of(self._application)
-            if sessions.tenants:
-                # If it raises, the error page has the settings of the application.
-                sessions = sessions_of_tenant(sessions, self._request)
-                self._sessions = sessions
+        sessions = Sessions.of(self._application)
+        if sessions.tenants:
+            # If this raises, the error page has the settings of the application.
+            self.sessions = sessions
+            sessions = sessions_of_tenant(sessions, self._request)
         return sessions
 
     # The request.
@@ -133,8 +133,8 @@ class Exchange:
             self.is_loaded = True
         return not self.is_loaded
 
-    async def load(self) -> None:
-        """Loads the session of the request.
+    def load(self) -> Awaitable[SessionState]:
+        """Loads the session of the request. The caller passes it to `adopt`.
 
         Raises `.BackendError` if the store fails, and `~tornado.web.HTTPError` with
         403 where the XSRF token is not for the one of several sessions that is alive.
@@ -142,21 +142,24 @@ class Exchange:
         ids = self.read_ids()
         token = ids.token = ids.tokens[0]
         if len(ids.tokens) > 1:
-            await self._load_one_of(ids)
-            return
-        self.state = await self.sessions.loader.load(token)
-        self.is_loaded = True
+            return self._load_one_of(ids)
+        return self.sessions.loader.load(token)
 
-    async def _load_one_of(self, ids: SessionIds) -> None:
+    def adopt(self, state: SessionState) -> None:
+        """Takes what was loaded as the session of the request."""
+        self.state, self.is_loaded = state, True
+
+    async def _load_one_of(self, ids: SessionIds) -> SessionState:
         sessions = self.sessions
         state = await sessions.loader.load_one_of(ids.tokens)
-        self.state, self.is_loaded = state, True
+        self.adopt(state)
         ids.choose(state)
         if ids.is_ambiguous:
             what = "cookies" if ids.transport == "cookie" else "ids"
             sessions.events.tell("refused", reason=f"two {what}")
         if self._xsrf is not None and not self._xsrf.confirm():
             raise tornado.web.HTTPError(403, MISMATCH)
+        return state
 
     # What a handler uses.
 
@@ -179,7 +182,7 @@ class Exchange:
         session = self._session
         if session is None:
             state = self.state or self.begin(headers_sent)
-            session = self._session = self.sessions.view(state)
+            session = self._session = Session(self.sessions.transactions, state)
             if schema is not None:
                 declare(state, schema)
                 migrate(state)

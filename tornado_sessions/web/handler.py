@@ -84,7 +84,7 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             self.check_xsrf_cookie()
         if exchange.must_load():
             try:
-                await exchange.load()
+                exchange.adopt(await exchange.load())
             except BaseException as error:
                 hide_frames(error)
                 if not isinstance(error, BackendError):
@@ -219,7 +219,9 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     def flush(self, include_footers: bool = False) -> Sent:
         """Commits the session before the headers leave, then flushes."""
         exchange = self._session_exchange
-        exchange.refuse_inside_transaction()
+        state = exchange.state
+        if state is not None and state.is_transacting:
+            exchange.refuse_inside_transaction()
         if not self._headers_written:
             # `include_footers` means that finish() called this, after the commit.
             commit = None if include_footers else exchange.due_commit(self._status_code)
@@ -236,7 +238,8 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             if exchange.unloaded is not None and not self._headers_written:
                 exchange.refuse_lost_change(self._status_code)
             return super().finish(chunk)
-        exchange.refuse_inside_transaction()
+        if state.is_transacting:
+            exchange.refuse_inside_transaction()
         if self._status_code == 101:
             refuse_unsaved_id(state)
         else:
@@ -320,7 +323,7 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
                 exc_info=True,
             )
 
-    async def _commit_and_send(self, commit: ResponseCommit) -> Sent | None:
+    async def _commit_and_send(self, commit: ResponseCommit) -> Sent:
         """Commits and sends; every error is answered here."""
         try:
             try:
@@ -328,15 +331,17 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             finally:
                 self._finished = False
             if commit.finishes:
-                return super().finish()
+                return commit.end(super().finish())
             self._write_session_headers()
-            return super().flush()
+            return commit.end(super().flush())
         except Exception:  # noqa: BLE001 - as Tornado does for a handler
-            self._log_session_error()
-            if not self._finished:
-                # In a variable the traceback would be a cycle.
-                self.send_error(500, exc_info=sys.exc_info())
-            return None
+            return commit.answer(self._answer_error)
+
+    def _answer_error(self) -> None:
+        self._log_session_error()
+        if not self._finished:
+            # In a variable the traceback would be a cycle.
+            self.send_error(500, exc_info=sys.exc_info())
 
     def _write_session_headers(self) -> None:
         exchange = self._session_exchange

@@ -80,10 +80,10 @@ class ResponseCommit:
 
     def start(
         self,
-        work: Callable[[ResponseCommit], Coroutine[None, None, Sent | None]],
+        work: Callable[[ResponseCommit], Coroutine[None, None, Sent]],
         finishes: bool,
     ) -> Sent:
-        """Starts ``work``, which calls `run` and then sends the response.
+        """Starts ``work``: it calls `run`, sends, and returns what `end` returns.
 
         If the store does not suspend, returns what ``work`` has returned. If a commit
         is in progress already, that one sends the response, with ``finish()`` if
@@ -93,7 +93,7 @@ class ResponseCommit:
             self.finishes = True
         if not self.is_pending:
             self.is_pending = True
-            task = self._sessions.tasks.start(self._work(work(self)))
+            task = self._sessions.tasks.start(work(self))
             if task.done():
                 return task.result()
         waiter: Sent = asyncio.get_running_loop().create_future()
@@ -134,11 +134,22 @@ class ResponseCommit:
         with contextlib.suppress(BackendError):
             await self._sessions.commits.commit(state, state.base, state.generation)
 
-    async def _work(self, work: Coroutine[None, None, Sent | None]) -> Sent:
+    def end(self, sent: Sent) -> Sent:
+        """Tells all who wait for the response when it is ``sent``. Returns that."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, ()
+            # The task ends now, so that close() does not wait for a slow client.
+            sent.add_done_callback(functools.partial(_pass_on, waiters))
+        return sent
+
+    def answer(self, answer_error: Callable[[], None]) -> Sent:
+        """Answers the error at hand with ``answer_error``, and ends the response.
+
+        If that raises, all who wait for the response raise it as well.
+        """
         failure: Exception | None = None
-        sent: Sent | None = None
         try:
-            sent = await work
+            answer_error()
         except Exception as error:
             # Log it here, because perhaps nobody waits for the future.
             self._sessions.logs.log(
@@ -149,13 +160,8 @@ class ResponseCommit:
             )
             failure = error
         waiters, self._waiters = self._waiters, ()
-        if sent is None:
-            # An error response was sent, if possible.
-            sent = asyncio.get_running_loop().create_future()
-            _resolve((sent, *waiters), failure)
-        elif waiters:
-            # This task ends now, so that close() does not wait for a slow client.
-            sent.add_done_callback(functools.partial(_pass_on, waiters))
+        sent: Sent = asyncio.get_running_loop().create_future()
+        _resolve((sent, *waiters), failure)
         # Its traceback refers to this frame: they would be a cycle.
         failure = None
         return sent

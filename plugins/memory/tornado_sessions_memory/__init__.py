@@ -21,6 +21,19 @@ _log = logging.getLogger("tornado_sessions")
 # How many records one purge removes: a millisecond or two of work.
 _BATCH = 250
 
+# How many times this process and its parents have been forked: to ask the operating
+# system for the number of the process costs a call for each operation.
+_generation = 0
+
+
+def _note_fork() -> None:
+    global _generation
+    _generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
 
 class MemoryBackend(Backend):
     """Keeps sessions in the memory of this process, and loses them with it.
@@ -65,7 +78,8 @@ class MemoryBackend(Backend):
         self.any_process = any_process
         #: How many sessions have made room for others.
         self.evictions = 0
-        self._process = 0
+        # That of the first use.
+        self._generation: int | None = None
         self._drop_all()
 
     @classmethod
@@ -89,13 +103,13 @@ class MemoryBackend(Backend):
         return cls(**read_options("memory", parts.query, _OPTIONS))
 
     async def load(self, key: bytes) -> Record | None:
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         stored = self._table.shards[key[0]].get(key)
         return None if stored is None else Record(stored.data, stored)
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         table = self._table
         if key in table.shards[key[0]]:
@@ -108,7 +122,7 @@ class MemoryBackend(Backend):
     async def replace(
         self, key: bytes, record: Record, version: Version
     ) -> Version | None:
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         table = self._table
         stored = table.shards[key[0]].get(key)
@@ -120,7 +134,7 @@ class MemoryBackend(Backend):
         return stored
 
     async def delete(self, key: bytes) -> None:
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         stored = self._table.shards[key[0]].get(key)
         if stored is not None:
@@ -131,12 +145,12 @@ class MemoryBackend(Backend):
 
         They go in the order of their expiry, each up to a second late.
         """
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         return self._table.purge(now, _BATCH)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             self._enter_process()
         for key in self._table.keys_of(user):
             # The caller may delete and save between two records.
@@ -161,9 +175,9 @@ class MemoryBackend(Backend):
 
     def _enter_process(self) -> None:
         if self.any_process or (
-            not self._process and tornado.process.task_id() is None
+            self._generation is None and tornado.process.task_id() is None
         ):
-            self._process = os.getpid()
+            self._generation = _generation
             return
         raise BackendError(
             "The session backend 'memory' keeps the sessions of one process, and"
