@@ -47,13 +47,74 @@ class SessionState:
     to know, and what is in progress.
     """
 
-    __slots__ = (
-        "base", "cookie_due", "current", "destroyed", "ended", "finished_by", "found",
-        "generation", "has_new_id", "headers_sent", "is_late", "is_moving",
-        "is_transacting", "judged_at", "lock", "login", "needs_new_id", "not_alive",
-        "noted_at", "on_socket", "own", "refusal", "renewal_failed", "rules", "stale",
-        "token", "typed", "values", "version",
-    )  # fmt: skip
+    # What was loaded.
+    #: What the store has, as this request saw it, and under which token and version.
+    #: ``stale``: the record was saved again since, also by this request; the next
+    #: commit loads the newest one first.
+    base: Envelope
+    token: str | None
+    version: Version
+    stale = False
+    #: When the session has to have been alive, in seconds since the epoch: when the
+    #: request loaded it; on a WebSocket when a message saves or loads it.
+    judged_at: float
+    on_socket = False
+    #: When the store last recorded a use of the session; infinity if no use is to be
+    #: recorded.
+    noted_at: float
+    #: Why nothing can be stored: the request came with several ids. ``found`` has
+    #: those that are alive, each with its user, if they were looked up.
+    refusal: str | None = None
+    found: Mapping[str, str | None] = _nothing
+    #: Ids of the request whose records exist and are not alive, each with its user.
+    #: `destroy` ends them as well: the session may have another id now, or it has
+    #: expired only by the clock or the settings of this process.
+    not_alive: Mapping[str, str | None] = _nothing
+
+    # What the request wants.
+    #: What the fields are to be: ``base`` itself until a verb changes one.
+    current: Envelope
+    #: The values. Those that nobody has looked at are still encoded.
+    values: dict[str, Any]
+    #: Their declared types, if the handler has a schema.
+    typed: TypedValues | None = None
+    #: The fields and flashes that this request has set itself, by name and key. A
+    #: login keeps no others.
+    own: frozenset[str] = frozenset()
+    #: The login of this request: `signs_in` before the commit, `has_signed_in` after
+    #: it.
+    login: Login | None = None
+
+    # What the commit has to do, besides storing what has changed.
+    #: Change the id. The commit resets it; ``has_new_id`` stays.
+    needs_new_id = False
+    #: End the sessions of these tokens.
+    ended: dict[str, Ended] = _nothing
+
+    # What the response has to know.
+    #: The session has ended, or ends with the commit: the cookie expires.
+    destroyed = False
+    #: `regenerate` was called: an XSRF token made for the former id is void.
+    has_new_id = False
+    #: The cookie is sent again although its id is the same, with a new Max-Age.
+    cookie_due = False
+    #: The headers of the response have been sent.
+    headers_sent = False
+    #: The handler that has finished its response, and whether something was changed
+    #: after that.
+    finished_by = ""
+    is_late = False
+    #: A renewal has failed: the response waits for no second one.
+    renewal_failed = False
+
+    # What is in progress.
+    #: A commit that gives the client another token.
+    is_moving = False
+    is_transacting = False
+    #: What was packed in one generation is void in the next. One begins with another
+    #: base, see `adopt`, and with the end of a transaction.
+    generation = 0
+    lock: StoreLock | None = None
 
     def __init__(
         self,
@@ -64,78 +125,16 @@ class SessionState:
         renew: bool = False,
         loaded_at: float | None = None,
     ) -> None:
-        self.rules = rules
         if base is None:
             base = blank_envelope(rules, rules.now())
-
-        # What was loaded.
-        #: What the store has, as this request saw it, and under which token and
-        #: version. ``stale``: the record was saved again since, also by this request;
-        #: the next commit loads the newest one first.
-        self.base = base
+        self.rules = rules
+        self.base = self.current = base
+        self.values = dict(base.values)
         self.token = token
         self.version = version
-        self.stale = False
-        #: When the session has to have been alive, in seconds since the epoch: when
-        #: the request loaded it; on a WebSocket when a message saves or loads it.
         self.judged_at = base.created if loaded_at is None else loaded_at
-        self.on_socket = False
-        #: When the store last recorded a use of the session; infinity if no use is to
-        #: be recorded. ``renew``: the store wants the record saved again in any case.
+        # ``renew``: the store wants the record saved again in any case.
         self.noted_at = -math.inf if renew else base.seen
-        #: Why nothing can be stored: the request came with several ids. ``found`` has
-        #: those that are alive, each with its user, if they were looked up.
-        self.refusal: str | None = None
-        self.found: Mapping[str, str | None] = _nothing
-        #: Ids of the request whose records exist and are not alive, each with its user.
-        #: `destroy` ends them as well: the session may have another id now, or it has
-        #: expired only by the clock or the settings of this process.
-        self.not_alive: Mapping[str, str | None] = _nothing
-
-        # What the request wants.
-        #: What the fields are to be: ``base`` itself until a verb changes one.
-        self.current = base
-        #: The values. Those that nobody has looked at are still encoded.
-        self.values: dict[str, Any] = dict(base.values)
-        #: Their declared types, if the handler has a schema.
-        self.typed: TypedValues | None = None
-        #: The fields and flashes that this request has set itself, by name and key. A
-        #: login keeps no others.
-        self.own: frozenset[str] = frozenset()
-        #: The login of this request: `signs_in` before the commit, `has_signed_in`
-        #: after it.
-        self.login: Login | None = None
-
-        # What the commit has to do, besides storing what has changed.
-        #: Change the id. The commit resets it; ``has_new_id`` stays.
-        self.needs_new_id = False
-        #: End the sessions of these tokens.
-        self.ended: dict[str, Ended] = _nothing
-
-        # What the response has to know.
-        #: The session has ended, or ends with the commit: the cookie expires.
-        self.destroyed = False
-        #: `regenerate` was called: an XSRF token made for the former id is void.
-        self.has_new_id = False
-        #: The cookie is sent again although its id is the same, with a new Max-Age.
-        self.cookie_due = False
-        #: The headers of the response have been sent.
-        self.headers_sent = False
-        #: The handler that has finished its response, and whether something was
-        #: changed after that.
-        self.finished_by = ""
-        self.is_late = False
-        #: A renewal has failed: the response waits for no second one.
-        self.renewal_failed = False
-
-        # What is in progress.
-        #: A commit that gives the client another token.
-        self.is_moving = False
-        self.is_transacting = False
-        #: What was packed in one generation is void in the next. One begins with
-        #: another base, see `adopt`, and with the end of a transaction.
-        self.generation = 0
-        self.lock: StoreLock | None = None
 
     def __repr__(self) -> str:
         return f"<SessionState {len(self.values)} values>"

@@ -32,7 +32,9 @@ class Tasks:
         """Starts a task eagerly, see `start_eagerly`."""
         task = start_eagerly(work)
         if task.done():
-            _retrieve(task)
+            # As in `_retrieve`, without a call.
+            if not task.cancelled():
+                task.exception()
         else:
             self._running.add(task)
             task.add_done_callback(self._end)

@@ -307,10 +307,11 @@ def _unbound(key: bytes, record: Record | None) -> Record | None:
     """
     if record is None:
         return None
-    if not record.data.startswith(key[:_BOUND]):
+    data = record.data
+    if data[:_BOUND] != key[:_BOUND]:
         return ForeignRecord(b"")
-    kind = OutdatedRecord if isinstance(record, OutdatedRecord) else Record
-    return kind(record.data[_BOUND:], (key, record.version))
+    kind = OutdatedRecord if type(record) is OutdatedRecord else Record
+    return kind(data[_BOUND:], (key, record.version))
 
 
 def _stored(key: bytes, version: Version) -> Version:

@@ -124,26 +124,29 @@ class Exchange:
             return False
         return self.read_ids().transport == "header"
 
-    def must_load(self) -> bool:
-        """Whether there is a session to `load`, as the request brings an id."""
-        if (
-            self.sessions.settings.transports is None
-            and "Cookie" not in self._request.headers
-        ) or not self.read_ids().tokens:
-            self.is_loaded = True
-        return not self.is_loaded
-
-    def load(self) -> Awaitable[SessionState]:
+    def load(self) -> Awaitable[SessionState] | None:
         """Loads the session of the request. The caller passes it to `adopt`.
 
-        Raises `.BackendError` if the store fails, and `~tornado.web.HTTPError` with
-        403 where the XSRF token is not for the one of several sessions that is alive.
+        Returns None if there is none to load: the request brings no id. Raises
+        `.BackendError` if the store fails, and `~tornado.web.HTTPError` with 403
+        where the XSRF token is not for the one of several sessions that is alive.
         """
-        ids = self.read_ids()
-        token = ids.token = ids.tokens[0]
-        if len(ids.tokens) > 1:
+        if self.is_loaded:
+            return None
+        sessions, tokens, ids = self.sessions, None, None
+        if (
+            sessions.settings.transports is not None
+            or "Cookie" in self._request.headers
+        ):
+            ids = self.read_ids()
+            tokens = ids.tokens
+        if ids is None or not tokens:
+            self.is_loaded = True
+            return None
+        token = ids.token = tokens[0]
+        if len(tokens) > 1:
             return self._load_one_of(ids)
-        return self.sessions.loader.load(token)
+        return sessions.loader.load(token)
 
     def adopt(self, state: SessionState) -> None:
         """Takes what was loaded as the session of the request."""

@@ -82,9 +82,10 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
         ):
             # With xsrf_cookies Tornado has called it.
             self.check_xsrf_cookie()
-        if exchange.must_load():
+        load = exchange.load()
+        if load is not None:
             try:
-                exchange.adopt(await exchange.load())
+                exchange.adopt(await load)
             except BaseException as error:
                 hide_frames(error)
                 if not isinstance(error, BackendError):

@@ -124,7 +124,9 @@ class SessionIds:
         #: At most five are kept: one more than the limit shows that there are too many.
         self.tokens: Sequence[str]
         if settings.transports is None or taken is None:
-            self.tokens = self._read_cookies()
+            cookie = self._cookie = self._find_cookie()
+            self._has_cookie = True
+            self.tokens = () if cookie is None else self._read_cookies(cookie)
         else:
             self.is_in_url = bool(taken.url)
             self.tokens = self._read(settings.transports, taken)
@@ -198,8 +200,9 @@ class SessionIds:
 
     def _find_cookie(self) -> CookieSettings | None:
         settings, request = self._settings, self._request
-        if request.protocol == "https" or not settings.cookie.secure:
-            return settings.cookie
+        cookie = settings.cookie
+        if not cookie.secure or request.protocol == "https":
+            return cookie
         if is_on_loopback(request):
             cookie = settings.loopback_cookie
             self._logs.once(logging.INFO, _ON_LOOPBACK, cookie.name)
@@ -228,7 +231,8 @@ class SessionIds:
         malformed: tuple[str, Sequence[str]] = (default, ())
         for name in transports.names:
             if name == "cookie":
-                tokens = self._read_cookies()
+                cookie = self.cookie
+                tokens = () if cookie is None else self._read_cookies(cookie)
             elif name == "header":
                 tokens = self._limited(read_header(taken.header))
                 if taken.header and not tokens:
@@ -244,11 +248,9 @@ class SessionIds:
         self.transport, tokens = malformed
         return tokens
 
-    def _read_cookies(self) -> Sequence[str]:
-        cookie = self.cookie
-        if cookie is None:
-            return ()
-        return self._limited(cookie.read(self._request.headers.get_list("Cookie")))
+    def _read_cookies(self, cookie: CookieSettings) -> Sequence[str]:
+        values = cookie.read(self._request.headers.get_list("Cookie"))
+        return values if len(values) < 2 else self._limited(values)
 
     def _limited(self, values: Sequence[str]) -> Sequence[str]:
         """Returns which of several different values may be ids.
