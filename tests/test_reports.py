@@ -391,7 +391,7 @@ async def test_an_edit_that_cannot_be_stored_reports_no_secret(
 _NEEDS_NO_HIDING = {
     *("__contains__", "__delitem__", "__getitem__", "__iter__", "__len__", "__repr__"),
     *("__reduce__", "__reversed__", "__sentry_repr__", "items", "keys", "values"),
-    *("__eq__", "pop", "popitem"),
+    *("__eq__", "get", "pop", "popitem"),
     # These hide what they raise by themselves.
     *("__setitem__", "of"),
     # These raise nothing, or what Python raises for every object.
