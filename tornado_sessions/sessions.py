@@ -150,6 +150,7 @@ class Sessions:
             application._tornado_sessions = sessions  # type: ignore[attr-defined]
         return sessions
 
+    @hides_frames
     def tenant(self, name: str) -> Sessions:
         """Returns the sessions of a tenant, for code outside of its requests.
 
