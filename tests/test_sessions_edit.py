@@ -431,7 +431,7 @@ class RefusedEditTest(EditCase):
     async def test_a_user_that_is_none_is_refused(self) -> None:
         """As `of_user` refuses it."""
         with pytest.raises(TypeError, match=r"edit\(\) takes the user's id as a str"):
-            async with self.sessions.edit(None, "handle"):  # type: ignore[arg-type]
+            async with self.sessions.edit(None, "handle"):  # type: ignore[call-overload]
                 pytest.fail("There is no such user.")
 
     async def test_a_store_that_cannot_look_up_users_refuses_it(self) -> None:

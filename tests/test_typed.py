@@ -18,7 +18,13 @@ from tornado.websocket import WebSocketHandler
 
 from tests.shops import Color, Line, Shop, Use, ask, fail, handler_of
 from tests.sites import STORE_FAILED, Read, Site, cookies
-from tornado_sessions import Session, SessionData, SessionError, SessionMixin
+from tornado_sessions import (
+    Session,
+    SessionData,
+    SessionError,
+    SessionMixin,
+    Sessions,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -466,6 +472,39 @@ async def test_the_page_of_an_early_error_has_the_defaults(site: Site) -> None:
     assert (response.code, response.body) == (405, b"light {}")
 
 
+async def test_a_session_is_loaded_with_a_schema(site: Site) -> None:
+    """For code outside of handlers."""
+    await site.begin(tags=["a"])
+    session = await site.sessions.load(site.token, Shop)
+    session.data.tags.add("b")
+    await session.save()
+
+    assert len((await site.stored() or {})["tags"]) == 2
+
+
+async def test_a_session_is_edited_with_a_schema(site: Site) -> None:
+    """A migration is stored with the edit."""
+
+    class Themed(SessionData):
+        theme: str = "light"
+        colors: set[Color] = msgspec.field(default_factory=set)
+
+        @classmethod
+        def migrate(cls, values: dict[str, Any]) -> dict[str, Any]:
+            values.pop("size", None)
+            return values
+
+    session = await site.sessions.load(None)
+    session.login("ada")
+    session["size"] = 1
+    await session.save()
+    async with site.sessions.edit("ada", session.id, Themed) as edited:
+        edited.data.colors.add(Color.RED)
+    await session.reload()
+
+    assert dict(session) == {"colors": ["red"]}
+
+
 @pytest.mark.parametrize("changes", [True, False])
 async def test_a_change_of_a_default_is_not_lost_while_the_store_is_down(
     site: Site, errors: list[str], changes: bool
@@ -520,3 +559,11 @@ if TYPE_CHECKING:
         pass
 
     def use_any_session(session: Session) -> None: ...
+
+    async def use_outside_of_handlers(sessions: Sessions) -> None:
+        assert_type(await sessions.load(None), Session)
+        assert_type(await sessions.load(None, Shop), Session[Shop])
+        async with sessions.edit("ada", "handle") as session:
+            assert_type(session, Session)
+        async with sessions.edit("ada", "handle", Shop) as typed:
+            assert_type(typed.data, Shop)

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, overload
 
 import tornado.web
 
@@ -22,11 +24,13 @@ from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.revocations import Revocations
 from tornado_sessions.core.revoking_vault import revoking_vault
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.schema import SessionData
 from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.transact import Transactions
+from tornado_sessions.core.typed import declare, migrate
 from tornado_sessions.core.users import Users, UserSession
 from tornado_sessions.core.values import state_of
 from tornado_sessions.core.writer import Writer
@@ -39,6 +43,8 @@ from tornado_sessions.storage.vault import Vault
 from tornado_sessions.tenants import TenantOf, read_tenants
 
 logger = logging.getLogger("tornado_sessions")
+
+Data = TypeVar("Data", bound=SessionData)
 
 
 class Sessions:
@@ -190,9 +196,15 @@ class Sessions:
 
     # One session.
 
+    @overload
+    async def load(self, token: str | None) -> Session: ...
+    @overload
+    async def load(self, token: str | None, schema: type[Data]) -> Session[Data]: ...
     @hides_frames
-    async def load(self, token: str | None) -> Session:
-        """Returns the session of ``token``.
+    async def load(
+        self, token: str | None, schema: type[SessionData] | None = None
+    ) -> Session[Any]:
+        """Returns the session of ``token``; with ``schema`` it has `~.Session.data`.
 
         It is a new one if there is no token, or if the token is malformed,
         unknown or expired, or if its record cannot be decoded. Raises
@@ -200,7 +212,10 @@ class Sessions:
         version of this library can read.
         """
         self._refuse_tenants()
-        return self.view(await self.loader.load(token))
+        state = await self.loader.load(token)
+        declare(state, schema)
+        migrate(state)
+        return self.view(state)
 
     @hides_frames
     async def load_one_of(self, tokens: Sequence[str]) -> Session:
@@ -266,8 +281,16 @@ class Sessions:
         kept = None if keep is None else state_of(keep)
         return await self.revocations.revoke_all(user, kept, self._own)
 
+    @overload
+    def edit(self, user: str, id: str) -> AbstractAsyncContextManager[Session]: ...
+    @overload
+    def edit(
+        self, user: str, id: str, schema: type[Data]
+    ) -> AbstractAsyncContextManager[Session[Data]]: ...
     @contextlib.asynccontextmanager
-    async def edit(self, user: str, id: str) -> AsyncIterator[Session]:
+    async def edit(
+        self, user: str, id: str, schema: type[SessionData] | None = None
+    ) -> AsyncIterator[Session[Any]]:
         """Changes the session of ``user`` whose handle is ``id``, from outside of it.
 
         For example, for a role that an administrator has taken away::
@@ -275,9 +298,10 @@ class Sessions:
             async with sessions.edit(user, handle) as session:
                 session["role"] = "reader"
 
-        What was changed is stored at the end of the block, and nothing if the block
-        raises. If the session was saved meanwhile, the changes are applied to the newest
-        values, as those of a request are. The edit does not count as use: it does
+        With ``schema``, a subclass of `.SessionData`, it has `~.Session.data`. What was
+        changed is stored at the end of the block, and nothing if the block raises. If
+        the session was saved meanwhile, the changes are applied to the newest values, as
+        those of a request are. The edit does not count as use: it does
         not extend the idle timeout. The values, `~.Session.label`, `~.Session.flash` and
         `~.Session.set_expiry` can be changed. What would need a new cookie raises
         `.SessionError`, and so do ``destroy()``, ``save()`` and ``transact()``. A request
@@ -291,6 +315,8 @@ class Sessions:
         check_user(user, "edit()")
         state = await self.edits.load(user, id)
         try:
+            declare(state, schema)
+            migrate(state)
             yield Session(self.edits, state)
             await self.edits.store(state)
         finally:

@@ -104,9 +104,10 @@ class TypedValues:
         self._migrated = values
 
 
-def declare(state: SessionState, data: type[SessionData]) -> None:
-    """Has the values of ``state`` be those that ``data`` declares."""
-    state.typed = TypedValues(schema_of(data))
+def declare(state: SessionState, data: type[SessionData] | None) -> None:
+    """Has the values of ``state`` be those that ``data`` declares, unless it is None."""
+    if data is not None:
+        state.typed = TypedValues(schema_of(data))
 
 
 @hides_frames

@@ -211,8 +211,7 @@ class Exchange:
             else:
                 session = unloaded_session(status, name, overrides)
             self.unloaded = session
-            if schema is not None:
-                declare(state_of(session), schema)
+            declare(state_of(session), schema)
         self.is_used = True
         return session
 
