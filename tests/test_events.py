@@ -54,6 +54,15 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
     def mark(self, visitor: Visitor) -> str:
         return self.sessions.vault.fingerprint(visitor.token)
 
+    def handles(self) -> list[tuple[str, str | None]]:
+        """Returns the events since the last call, each with the handle."""
+        told = [(event.name, event.handle) for event in self.told]
+        self.told.clear()
+        return told
+
+    def handle(self, visitor: Visitor) -> Any:  # noqa: ANN401
+        return visitor.asks(lambda handler: handler.session.id)
+
     def signed_in(self, user: str = "ada") -> Visitor:
         visitor = self.visitor()
         visitor.does(login(user))
@@ -71,6 +80,61 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
             ("created", self.mark(guest), None, None, None),
             ("created", self.mark(ada), None, "ada", "login"),
         ]
+
+    def test_an_event_has_the_handle_of_its_session(self) -> None:
+        """Behaviour 99: the one of `Session.id`, which a login changes."""
+        ada = self.visitor()
+        ada.does(login("ada"))
+        handle, late = self.handle(ada), ada.copy()
+        ada.does(regenerate)
+        late.does(look)
+        ada.does(put(a=1), self.meanwhile(ada.copy(), put(b=1)))
+        names = ["created", "regenerated", "superseded", "conflict"]
+        assert self.handles() == [(name, handle) for name in names]
+
+        ada.does(login("ada"))
+        assert handle != self.handle(ada)
+        handle = self.handle(ada)
+        ada.does(_conflicting(ada.copy()))
+        ada.does(destroy)
+        names = ["regenerated", "conflict", "destroyed"]
+        assert self.handles() == [(name, handle) for name in names]
+
+    def test_an_event_of_a_session_that_ends_elsewhere_has_its_handle(self) -> None:
+        """Behaviour 99: whatever ends it, and None for an id that is not known."""
+        users = ("ada", "bob", "eve", "fay")
+        _, bob, eve, fay = visitors = [self.signed_in(user) for user in users]
+        handles = [self.handle(each) for each in visitors]
+        self.complete(self.sessions.revoke_all("ada"))
+        bob.does(put(a=1), self.meanwhile(bob.copy(), destroy))
+        late = fay.copy()
+        fay.does(regenerate)
+        late.does(destroy)
+        self.time += self.sessions.rules.idle_timeout
+        eve.does(look)
+        self.visitor(token=UNKNOWN).does(look)
+        assert self.handles() == [
+            ("revoked", handles[0]),
+            ("destroyed", handles[1]),
+            ("conflict", handles[1]),
+            ("regenerated", handles[3]),
+            ("superseded", handles[3]),
+            ("destroyed", handles[3]),
+            ("expired", handles[2]),
+            ("refused", None),
+        ]
+
+    def test_a_login_that_is_refused_has_the_handle_of_the_session_that_stays(
+        self,
+    ) -> None:
+        """Behaviour 99: that of the login was never stored."""
+        self.sessions.logins.limit, self.sessions.logins.policy = 1, "refuse"
+        self.signed_in("ada")
+        guest = self.visitor()
+        guest.does(put(a=1))
+        handle = self.handle(guest)
+        guest.does(login("ada"))
+        assert self.handles() == [("created", handle), ("refused", handle)]
 
     def test_nothing_is_told_of_what_is_only_saved(self) -> None:
         """Nor of a read, nor of a renewal."""
@@ -199,18 +263,7 @@ class EventsTest(VisitorTests, AsyncHTTPTestCase):
         ada.does(put(a=1), self.meanwhile(ada.copy(), put(b=1)))
         assert self.tells() == [conflict]
 
-        async def transact(handler: SessionMixin) -> None:
-            runs: list[Session] = []
-
-            async def change(session: Session) -> None:
-                session["n"] = len(runs)
-                runs.append(session)
-                if len(runs) == 1:
-                    await ada.send(put(c=1))
-
-            await handler.session.transact(change)
-
-        ada.copy().does(transact)
+        ada.copy().does(_conflicting(ada))
         assert self.tells() == [conflict]
         assert ada.sees() == {"a": 1, "b": 1, "c": 1, "n": 1}
 
@@ -407,6 +460,26 @@ class CookieEventsTest(VisitorTests, AsyncHTTPTestCase):
         ]
         assert told[0].fingerprint == self.sessions.vault.fingerprint(ada.token)
 
+    def test_the_end_of_one_session_has_its_handle(self) -> None:
+        """Behaviour 99: where the server can end a cookie."""
+        told: list[SessionEvent] = []
+        self.sessions.events.listener = told.append
+        handles = []
+        for end in (
+            lambda ada, handle: ada.does(destroy),
+            lambda ada, handle: self.complete(self.sessions.revoke("ada", handle)),
+        ):
+            ada = self.visitor()
+            ada.does(login("ada"))
+            handles.append(ada.asks(lambda handler: handler.session.id))
+            end(ada, handles[-1])
+        assert [(event.name, event.handle) for event in told] == [
+            ("created", handles[0]),
+            ("destroyed", handles[0]),
+            ("created", handles[1]),
+            ("revoked", handles[1]),
+        ]
+
     def test_a_user_is_logged_out_everywhere(self) -> None:
         """In one event: nobody knows how many sessions there were."""
         told: list[SessionEvent] = []
@@ -447,3 +520,20 @@ class TellTest:
 
 def _end_in(seconds: float) -> Act:
     return lambda handler: handler.session.set_expiry(lifetime=seconds)
+
+
+def _conflicting(other: Visitor) -> Act:
+    """Runs a transaction during which ``other`` saves, at its first run."""
+
+    async def act(handler: SessionMixin) -> None:
+        runs: list[Session] = []
+
+        async def change(session: Session) -> None:
+            session["n"] = len(runs)
+            runs.append(session)
+            if len(runs) == 1:
+                await other.send(put(c=1))
+
+        await handler.session.transact(change)
+
+    return act

@@ -36,7 +36,7 @@ each_distribution = pytest.mark.parametrize(
 levels = (
     {"errors", "events", "logs"},
     {"frames", "http"},
-    {"storage"},
+    {"storage", "misspelt"},
     {"core", "settings"},
     {"session", "tenants"},
     {"sessions"},

@@ -372,7 +372,42 @@ class TimeoutSettingsTest:
 
 
 class ListenerTest:
-    """Tests of the setting ``session_listener``."""
+    """Tests of the setting ``session_listener``, and of those that belong to it."""
+
+    @pytest.mark.parametrize(
+        "name", ["session_listener_requests", "session_listener_devices"]
+    )
+    def test_what_it_is_told_besides_is_true_or_false(self, name: str) -> None:
+        """False is the default of both."""
+        field = name.removeprefix("session_")
+        assert getattr(read(), field) is False
+        assert getattr(read(session_listener=print, **{name: True}), field) is True
+        assert error_of(session_listener=print, **{name: 1}) == (
+            f"{name}=1 is to be True or False."
+        )
+
+    @pytest.mark.parametrize(
+        "name", ["session_listener_requests", "session_listener_devices"]
+    )
+    def test_what_it_is_told_besides_needs_it(self, name: str) -> None:
+        """Else nobody would hear of it."""
+        assert error_of(**{name: True}) == (
+            f"{name}=True does nothing without session_listener, the function that is"
+            " called with each event."
+        )
+
+    def test_devices_need_a_store(self) -> None:
+        """Behaviour 100: a cookie cannot remember those of a user."""
+        assert error_of(
+            session_backend="cookie",
+            cookie_secret="s" * 32,
+            session_listener=print,
+            session_listener_devices=True,
+        ) == (
+            "session_listener_devices=True needs a store that remembers the labels of each"
+            " user, and session_backend is a CookieBackend, which has none. Use another"
+            " one, such as 'sqlite', or remove session_listener_devices."
+        )
 
     def test_it_is_a_function(self) -> None:
         """It is called with each event."""

@@ -16,7 +16,7 @@ class SessionEvent:
 
     #: What happened. To a session: "created", "regenerated", "destroyed",
     #: "expired", "revoked", "conflict". To a request: "refused", "superseded". To
-    #: the store: "store_down" and "store_up".
+    #: the store: "store_down" and "store_up". To a user: "new_device".
     name: str
     #: When, in seconds since the epoch.
     time: float
@@ -28,6 +28,13 @@ class SessionEvent:
     user: str | None = None
     #: The reason, in a word or two; for "store_down" the message of the error.
     reason: str | None = None
+    #: The handle of the session, `.Session.id`; None if it is not known, as for an id
+    #: that the store does not have.
+    handle: str | None = None
+    #: The address and the header User-Agent of the request in which it happened, if
+    #: the setting ``session_listener_requests`` is True. None outside of a request.
+    address: str | None = None
+    user_agent: str | None = None
 
 
 #: The type of the ``session_listener`` setting.

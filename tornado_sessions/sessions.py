@@ -14,6 +14,7 @@ import tornado.web
 from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
+from tornado_sessions.core.devices import Devices
 from tornado_sessions.core.edits import Edits
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.load import Loader
@@ -69,7 +70,13 @@ class Sessions:
         )
         #: For what a client can bring about as often as it likes.
         self.logs = logs = LimitedLog(logger)
-        self.events = Events(settings.listener, rules, lambda: self.vault, logs)
+        self.events = Events(
+            settings.listener,
+            rules,
+            lambda: self.vault,
+            logs,
+            settings.listener_requests,
+        )
         self.tasks = Tasks()
         self.store = store = Store(
             revoking_vault(settings.vault), self.tasks, self.events
@@ -84,6 +91,15 @@ class Sessions:
         self.revocations = Revocations(
             store, rules, records, self.users, self.events, self.tasks
         )
+        self.devices: Devices | None = None
+        if settings.listener_devices:
+            self.devices = Devices(
+                settings.vault.backend,
+                settings.vault.namespace,
+                rules,
+                self.events,
+                logs,
+            )
         locks = StoreLocks(lambda: store.vault.timeout)
         writer = Writer(store, rules, self.cleanup)
         self.logins = Logins(
@@ -106,6 +122,7 @@ class Sessions:
             self.sockets,
             self.tasks,
             self.events,
+            self.devices,
         )
         self.transactions = Transactions(
             rules, records, writer, self.commits, locks, self.events, logs
@@ -321,6 +338,23 @@ class Sessions:
             await self.edits.store(state)
         finally:
             state.close()
+
+    @hides_frames
+    async def forget_devices(self, user: str) -> None:
+        """Removes what the store remembers of the devices of ``user``.
+
+        That is for the event "new_device", and none of the sessions ends. Raises
+        `.SessionError` if ``session_listener_devices`` is not set, and `.BackendError`
+        if the store fails.
+        """
+        self._refuse_tenants()
+        check_user(user, "forget_devices()")
+        if self.devices is None:
+            raise SessionError(
+                "forget_devices() needs session_listener_devices=True: without it the"
+                " devices of users are not remembered."
+            )
+        await self.devices.forget(user)
 
     # The store.
 

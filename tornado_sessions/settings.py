@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
 import inspect
 import logging
 import math
@@ -13,10 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tornado_sessions.events import Listener
-from tornado_sessions.http.cookies import ATTRIBUTES, CookieSettings
+from tornado_sessions.http.cookies import CookieSettings
 from tornado_sessions.http.origins import Origins
 from tornado_sessions.http.transports import Transports
 from tornado_sessions.http.xsrf import XSRFKeys
+from tornado_sessions.misspelt import refuse_misspelt
 from tornado_sessions.storage.backend import Backend
 from tornado_sessions.storage.registry import FILE_ADVICE, open_backend
 from tornado_sessions.storage.vault import Vault
@@ -42,54 +42,15 @@ _defaults: dict[str, Any] = {
     "session_max_per_user": None,
     "session_max_per_user_policy": "oldest",
     "session_listener": None,
+    "session_listener_requests": False,
+    "session_listener_devices": False,
 }
 
-_switches = ("session_persistent", "session_xsrf", "session_cross_origin_protection")
-
-_ages = (
-    "session_idle_timeout, which ends a session after so many seconds without a"
-    " request, and session_lifetime, which ends it in any case; with"
-    " session_persistent=True the cookie lasts as long"
+_of_listener = ("session_listener_requests", "session_listener_devices")
+_switches = (
+    *("session_persistent", "session_xsrf", "session_cross_origin_protection"),
+    *_of_listener,
 )
-_renewed = "Remove it: each request extends the idle timeout by itself"
-_saved = "Remove it: what has changed is saved by itself, and nothing else"
-_stored = 'session_backend, such as "sqlite:///sessions.db"'
-
-#: The names of settings in Flask, Django, Laravel, express and others, with advice
-#: what to use here. For the attributes of a cookie see `_cookie_attribute`.
-_elsewhere = {
-    "permanent_session_lifetime": _ages,
-    "session_age": _ages,
-    "session_autosave": _saved,
-    "session_cookie": "session_cookie_name",
-    "session_cookie_age": _ages,
-    "session_cookie_expires": _ages,
-    "session_cookie_max_age": _ages,
-    "session_driver": _stored,
-    "session_engine": _stored,
-    "session_expire_at_browser_close": (
-        "session_persistent=False, which is the default, or True for the contrary"
-    ),
-    "session_expires": _ages,
-    "session_interface": _stored,
-    "session_key_prefix": "session_namespace",
-    "session_max_age": _ages,
-    "session_mongodb": 'session_backend="mongodb://localhost/sessions"',
-    "session_memcached": 'session_backend="memcached://localhost"',
-    "session_name": "session_cookie_name",
-    "session_permanent": "session_persistent",
-    "session_prefix": "session_namespace",
-    "session_refresh_each_request": _renewed,
-    "session_resave": _saved,
-    "session_rolling": _renewed,
-    "session_save_every_request": _saved,
-    "session_save_uninitialized": _saved,
-    "session_secret": "cookie_secret",
-    "session_secret_key": "cookie_secret",
-    "session_store": _stored,
-    "session_ttl": _ages,
-    "session_type": _stored,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +67,9 @@ class Settings:
     max_per_user: int | None = None
     max_per_user_policy: str = "oldest"
     listener: Listener | None = None
+    #: Whether events have data of the request, and whether there is "new_device".
+    listener_requests: bool = False
+    listener_devices: bool = False
     socket_interval: float = 30
     #: None where cookies are the only transport.
     transports: Transports | None = None
@@ -139,7 +103,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     Raises `ValueError` if settings are wrong or contradict each other, and
     `.BackendNotFoundError` if the backend is not installed.
     """
-    _refuse_misspelt(settings)
+    refuse_misspelt(settings, _defaults)
     values = {name: settings.get(name, default) for name, default in _defaults.items()}
     for name in ("session_cookie_name", "session_namespace"):
         if not isinstance(values[name], str):
@@ -158,7 +122,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
     socket_interval = _seconds("session_socket_interval", values)
     transports = Transports(values["session_transports"])
     _check_limit(values)
-    _check_listener(values["session_listener"])
+    _check_listener(values)
     # The cookie first: its checks need no backend.
     cookie = CookieSettings(
         values["session_cookie_name"], values["session_cookie_kwargs"]
@@ -180,6 +144,13 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
             f" sessions of a user, and session_backend is a {name}, which cannot. Use"
             " another one, such as 'sqlite', or remove session_max_per_user."
         )
+    if values["session_listener_devices"] and not hasattr(vault, "backend"):
+        raise ValueError(
+            "session_listener_devices=True needs a store that remembers the labels of"
+            f" each user, and session_backend is a {type(vault).__name__}, which has"
+            " none. Use another one, such as 'sqlite', or remove"
+            " session_listener_devices."
+        )
     return Settings(
         cookie=cookie,
         **timeouts,
@@ -193,6 +164,8 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         max_per_user=limit,
         max_per_user_policy=values["session_max_per_user_policy"],
         listener=values["session_listener"],
+        listener_requests=values["session_listener_requests"],
+        listener_devices=values["session_listener_devices"],
         vault=vault,
     )
 
@@ -296,7 +269,14 @@ def _check_limit(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_listener(listener: object) -> None:
+def _check_listener(values: Mapping[str, Any]) -> None:
+    listener = values["session_listener"]
+    for name in _of_listener:
+        if listener is None and values[name]:
+            raise ValueError(
+                f"{name}=True does nothing without session_listener, the function that"
+                " is called with each event."
+            )
     if listener is not None and not callable(listener):
         raise ValueError(
             f"session_listener={listener!r} is to be a function that takes a"
@@ -356,39 +336,3 @@ def _seconds(name: str, values: Mapping[str, Any]) -> float:
             f"{name}={value!r} is to be a number of seconds: every session ends."
         )
     return float(value)
-
-
-def _refuse_misspelt(settings: Mapping[str, Any]) -> None:
-    # Other libraries may use the prefix as well, so this refuses only names that are
-    # similar to ours, and those of other frameworks.
-    for name in settings:
-        lower = name.lower()
-        if name in _defaults or "session_" not in lower:
-            continue
-        attribute = _cookie_attribute(lower)
-        if attribute is not None:
-            raise ValueError(
-                f"There is no setting {name!r}. Write:"
-                f" session_cookie_kwargs={{{attribute!r}: {settings[name]!r}}}"
-            )
-        if lower in _elsewhere:
-            # Without the value, which may be a secret.
-            advice = _elsewhere[lower]
-            verb = "" if advice.startswith("Remove") else "Use "
-            raise ValueError(f"There is no setting {name!r}. {verb}{advice}.")
-        if lower.startswith("session_"):
-            close = difflib.get_close_matches(lower, _defaults, n=1, cutoff=0.85)
-            if close:
-                raise ValueError(
-                    f"There is no setting {name!r}. Did you mean {close[0]!r}?"
-                )
-
-
-def _cookie_attribute(name: str) -> str | None:
-    """Returns the cookie attribute that a setting with this name would set."""
-    # An application may use "session_path" for something else.
-    if not name.startswith("session_") or name == "session_path":
-        return None
-    words = name.removeprefix("session_").removeprefix("cookie_")
-    attribute = words.removesuffix("_cookie").replace("_", "")
-    return attribute if attribute in ATTRIBUTES else None

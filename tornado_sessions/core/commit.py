@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tornado_sessions.core.codec import decode, tombstone
+from tornado_sessions.core.devices import Devices
 from tornado_sessions.core.envelope import FORMAT, Envelope, keep_only, same_content
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import TOMBSTONE_LIFE, last_end
@@ -56,6 +57,7 @@ class Commits:
         sockets: Sockets,
         tasks: Tasks,
         events: Events,
+        devices: Devices | None,
     ) -> None:
         self._store = store
         self._rules = rules
@@ -67,6 +69,7 @@ class Commits:
         self._sockets = sockets
         self._tasks = tasks
         self._events = events
+        self._devices = devices
 
     async def commit(
         self,
@@ -158,7 +161,9 @@ class Commits:
                         raise
                     anew, saved = True, await self._begin_anew(state, former, packed)
         except SessionLimitError:
-            self._events.tell("refused", former, user=packed.user, reason="limit")
+            self._events.tell(
+                "refused", former, user=packed.user, reason="limit", handle=base.id
+            )
             state.discard()
             raise
         except BaseException:
@@ -173,7 +178,11 @@ class Commits:
                 former=None if anew else former,
                 user=packed.user,
                 reason="login" if signs_in else None,
+                handle=packed.id,
             )
+        if self._devices is not None and (signs_in or packed.label != base.label):
+            # In the background: no login waits for it.
+            self._tasks.start(self._devices.note(saved.token, packed))
         move_sign_in(state, signed_in, packed.auth_time)
         state.settle(base, saved, packed)
 
@@ -200,17 +209,19 @@ class Commits:
         vault = self._store.vault
         if not self._rules.revocable:
             if await self._end_copies(token) is None:
-                self._events.tell("destroyed", token, user=ended.user)
+                self._events.tell(
+                    "destroyed", token, user=ended.user, handle=ended.handle
+                )
         elif vault.is_well_formed(token):
             done = await self._records.end(vault.key_of(token), ended.version)
             if done is not None:
                 key, envelope = done
-                user = ended.user
+                user, handle = ended.user, ended.handle
                 if envelope is not None:
                     # Its sockets may have been opened with the newer id.
-                    self._sockets.end(handle=envelope.id)
-                    user = envelope.user
-                self._events.tell_ended("destroyed", key, user)
+                    user, handle = envelope.user, envelope.id
+                    self._sockets.end(handle=handle)
+                self._events.tell_by_key("destroyed", key, user, handle)
                 await self._store.delete_found(key)
         self._sockets.end(token)
 
@@ -313,7 +324,7 @@ class Commits:
         self, state: SessionState, token: str, packed: Envelope, write: _Write
     ) -> Saved:
         """Stores ``packed`` after another request has been first."""
-        self._events.tell("conflict", token, user=packed.user)
+        self._events.tell("conflict", token, user=packed.user, handle=packed.id)
         async with self._locks.of(token) as lock:
             return await retry_conflicts(
                 lambda: self._store_on_newest(state, token, packed, write), lock

@@ -104,7 +104,8 @@ class Edits:
         while not await self._replace_all(state, packed, records):
             if backoff is None:
                 backoff = Backoff()
-                self._events.tell_ended("conflict", records[0][0], state.user)
+                key = records[0][0]
+                self._events.tell_by_key("conflict", key, state.user, packed.id)
             elif backoff.is_over:
                 raise BackendError(
                     f"The session could not be saved within {PATIENCE:.0f} s: other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -19,6 +20,16 @@ class Fingerprints(Protocol):
     def is_well_formed(self, token: str) -> bool: ...
 
 
+#: How many characters of a User-Agent an event has at the most.
+LONGEST_USER_AGENT = 500
+
+# The address and the user agent of the request that the running code belongs to. Tasks
+# that a request starts inherit it, and the timers of this library have empty contexts.
+_request: contextvars.ContextVar[tuple[str | None, str | None]] = (
+    contextvars.ContextVar("tornado_sessions_request", default=(None, None))
+)
+
+
 class Events:
     """Makes events for the listener. It costs one test where there is none."""
 
@@ -28,11 +39,18 @@ class Events:
         rules: Rules,
         fingerprints: Callable[[], Fingerprints],
         logs: LimitedLog,
+        has_requests: bool = False,
     ) -> None:
         self.listener = listener
+        #: Whether events have the address and the user agent of the request.
+        self.has_requests = has_requests
         self._rules = rules
         self._fingerprints = fingerprints
         self._logs = logs
+
+    def note_request(self, address: str | None, user_agent: str) -> None:
+        """Notes from where the request comes that this task serves."""
+        _request.set((address, user_agent[:LONGEST_USER_AGENT] or None))
 
     def tell(
         self,
@@ -42,32 +60,34 @@ class Events:
         former: str | None = None,
         user: str | None = None,
         reason: str | None = None,
+        handle: str = "",
     ) -> None:
         """Tells of something that happened to the session of ``token``."""
         if self.listener is None:
             return
         mark = self._fingerprints().fingerprint
         self._tell(
-            SessionEvent(
-                name=name,
-                time=self._rules.now(),
-                fingerprint=None if token is None else mark(token),
-                former=None if former is None else mark(former),
-                user=user,
-                reason=reason,
-            )
+            name,
+            None if token is None else mark(token),
+            None if former is None else mark(former),
+            user,
+            reason,
+            handle,
         )
 
-    def tell_ended(
-        self, name: str, key: bytes, user: str | None, reason: str | None = None
+    def tell_by_key(
+        self,
+        name: str,
+        key: bytes,
+        user: str | None,
+        handle: str,
+        reason: str | None = None,
     ) -> None:
         """Tells of something that happened to the session under ``key``."""
         if self.listener is None:
             return
         mark = self._fingerprints().fingerprint_found(key)
-        self._tell(
-            SessionEvent(name, self._rules.now(), mark, user=user, reason=reason)
-        )
+        self._tell(name, mark, None, user, reason, handle)
 
     def tell_unknown(self, token: str) -> None:
         """Tells that a request came with an id that the store does not know."""
@@ -79,9 +99,29 @@ class Events:
     def tell_unreadable(self, mark: str, reason: str) -> None:
         """Tells that the record of the session with that fingerprint is none."""
         if self.listener is not None:
-            self._tell(SessionEvent("refused", self._rules.now(), mark, reason=reason))
+            self._tell("refused", mark, None, None, reason, "")
 
-    def _tell(self, event: SessionEvent) -> None:
+    def _tell(
+        self,
+        name: str,
+        mark: str | None,
+        former: str | None,
+        user: str | None,
+        reason: str | None,
+        handle: str,
+    ) -> None:
+        address, user_agent = _request.get() if self.has_requests else (None, None)
+        event = SessionEvent(
+            name=name,
+            time=self._rules.now(),
+            fingerprint=mark,
+            former=former,
+            user=user,
+            reason=reason,
+            handle=handle or None,
+            address=address,
+            user_agent=user_agent,
+        )
         assert self.listener is not None
         try:
             self.listener(event)
@@ -89,7 +129,7 @@ class Events:
             self._logs.log(
                 logging.ERROR,
                 "The session_listener failed over the event %r.",
-                event.name,
+                name,
                 most=SEVERAL,
                 exc_info=True,
             )

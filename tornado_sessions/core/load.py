@@ -61,7 +61,9 @@ class Loader:
             state = SessionState(self._rules)
             state.not_alive = {token: envelope.user}
             if envelope.successor:
-                self._events.tell("superseded", token, user=envelope.user)
+                self._events.tell(
+                    "superseded", token, user=envelope.user, handle=envelope.id
+                )
             else:
                 self._records.tell_expired(token, envelope, now)
             return state

@@ -108,7 +108,9 @@ class Records:
             self._events.tell_unknown(token)
             return
         reason = reason_of_end(envelope, self._rules, now)
-        self._events.tell("expired", token, user=envelope.user, reason=reason)
+        self._events.tell(
+            "expired", token, user=envelope.user, reason=reason, handle=envelope.id
+        )
 
     # Ending.
 

@@ -128,7 +128,7 @@ class Revocations:
         last = await self._store.end_handle(user, handle, self._rules.now())
         if last is None:
             return False
-        self._events.tell("revoked", user=user)
+        self._events.tell("revoked", user=user, handle=last)
         # The request may have come with the first handle or with the last.
         if mine is not None and mine.base.id in (handle, last) and not mine.signs_in:
             mine.note_end()

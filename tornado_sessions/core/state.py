@@ -264,7 +264,7 @@ class SessionState:
             self.refusal = None
         if self.token is not None:
             version = None if self.stale else self.version
-            self._end({self.token: Ended(self.base.user, version)})
+            self._end({self.token: Ended(self.base.user, version, self.base.id)})
         self._end({token: Ended(user) for token, user in self.not_alive.items()})
         self.not_alive = _nothing
         self.note_end()
@@ -295,7 +295,7 @@ class SessionState:
         if self.base is not base:
             # It was destroyed meanwhile: what has just been stored ends as well.
             if saved.token not in self.ended:
-                self._end({saved.token: Ended(packed.user)})
+                self._end({saved.token: Ended(packed.user, handle=packed.id)})
             return
         if is_persistent(packed, self.rules) or is_persistent(base, self.rules):
             self.cookie_due = True

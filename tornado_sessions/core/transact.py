@@ -126,7 +126,8 @@ class Transactions:
         try:
             return await self._run_on_newest(state, function, token)
         except ConflictError:
-            self._events.tell("conflict", token, user=state.current.user)
+            current = state.current
+            self._events.tell("conflict", token, user=current.user, handle=current.id)
         async with self._locks.of(token) as lock:
             return await retry_conflicts(
                 lambda: self._run_on_newest(state, function, token, lock), lock

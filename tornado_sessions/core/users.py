@@ -150,7 +150,7 @@ class Users:
             self._sockets.end(handle=envelope.id)
             if is_alive(envelope, self._rules, self._rules.now()):
                 was_alive = True
-                self._events.tell_ended("revoked", key, user, reason)
+                self._events.tell_by_key("revoked", key, user, envelope.id, reason)
             await self._store.delete_found(key)
         return was_alive
 

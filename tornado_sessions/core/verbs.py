@@ -17,6 +17,8 @@ class Ended(NamedTuple):
     user: str | None = None
     #: The version of the record, if it is the one that is stored.
     version: Version = None
+    #: Empty if it is not known.
+    handle: str = ""
 
 
 class Login(NamedTuple):

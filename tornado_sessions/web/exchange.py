@@ -134,6 +134,10 @@ class Exchange:
         if self.is_loaded:
             return None
         sessions, tokens, ids = self.sessions, None, None
+        if sessions.events.has_requests:
+            request = self._request
+            agent = request.headers.get("User-Agent", "")
+            sessions.events.note_request(request.remote_ip, agent)
         if (
             sessions.settings.transports is not None
             or "Cookie" in self._request.headers
