@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
+import json
 import os
 import re
 import runpy
@@ -101,6 +102,26 @@ def test_the_typed_program_keeps_a_cart_which_the_next_one_migrates(
         migrated = visitor.open(url, timeout=30).read().decode()
 
     assert [answer, migrated.rstrip()] == told
+
+
+def test_the_program_that_warns_says_how_long_a_session_lasts(tmp_path: Path) -> None:
+    """It replies what docs/idle-warning.md says, to a user who is signed in."""
+    page = root / "docs/idle-warning.md"
+    (program,) = (block for block in _blocks(page) if "asyncio.run" in block)
+    told = re.search(r"8888/session\n(.*)\n", page.read_text())
+    visitor = _visitor()
+    visitor.addheaders = [("Sec-Fetch-Site", "same-origin")]
+    with _running(program, tmp_path) as url:
+        visitor.open(url + "login", data=b"name=ada", timeout=30).close()
+        account = visitor.open(url, timeout=30).read().decode()
+        before = json.load(visitor.open(url + "session", timeout=30))
+        after = json.load(visitor.open(url + "session", data=b"", timeout=30))
+
+    assert "You are signed in." in account
+    assert told is not None
+    assert json.loads(told[1]) | {"seconds_left": 0} == before | {"seconds_left": 0}
+    assert before["seconds_left"] <= after["seconds_left"] + 30
+    assert 0 < after["seconds_left"] <= 900
 
 
 @pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)

@@ -468,6 +468,16 @@ class ExpiryTest(SessionsCase):
         assert (await briefer.load(token)).is_new
         assert not (await self.sessions.load(token)).is_new
 
+    async def test_a_session_ends_by_the_shorter_settings(self) -> None:
+        """Behaviour 47: what the handler reads is when the session does end."""
+        token = await self.stored()
+        shorter = self.make(self.vault, idle_timeout=IDLE / 2)
+        self.clock += IDLE / 4
+        session = await shorter.load(token)
+
+        assert session.expires == START + IDLE / 2
+        assert session.expires_in == IDLE / 4
+
     async def test_settings_that_became_longer_do_not(self) -> None:
         """Behaviour 47: what was promised when it was stored holds."""
         token = await self.stored()

@@ -20,7 +20,7 @@ from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.storage.operations import Write
 from tornado_sessions.storage.vault import Saved, Vault
 from tornado_sessions.storage.versions import new_version
-from tornado_sessions.web import SessionMixin, recent_login
+from tornado_sessions.web import SessionMixin, SessionStatusHandler, recent_login
 
 version = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "SessionGoneError",
     "SessionLimitError",
     "SessionMixin",
+    "SessionStatusHandler",
     "Sessions",
     "UserSession",
     "Vault",

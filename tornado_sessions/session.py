@@ -149,7 +149,7 @@ class Session(Values, Generic[Data_co]):
 
         This is the end before this request; the request may extend it.
         """
-        return self._state.current.expires
+        return self._state.expires
 
     @property
     def expires_in(self) -> int:

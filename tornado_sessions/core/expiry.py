@@ -6,6 +6,8 @@ All times are seconds since the epoch. The settings are the application's; what
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from tornado_sessions.core.envelope import FORMAT, Envelope
@@ -43,6 +45,20 @@ def expires_at(envelope: Envelope, rules: Rules) -> float:
     if began is None:
         began = envelope.created
     return min(envelope.seen + idle, began + lifetime)
+
+
+def ends_at(envelope: Envelope, rules: Rules) -> float:
+    """Returns when a session ends by its record and by the settings.
+
+    The earlier of the two counts: the settings may have changed since it was stored.
+    """
+    return min(envelope.expires, expires_at(envelope, rules))
+
+
+def is_extendable(envelope: Envelope, rules: Rules) -> bool:
+    """Whether the use of a session extends it: its lifetime ends later."""
+    in_use = msgspec.structs.replace(envelope, seen=math.inf)
+    return ends_at(envelope, rules) < expires_at(in_use, rules)
 
 
 def is_persistent(envelope: Envelope, rules: Rules) -> bool:
@@ -98,9 +114,8 @@ def is_alive(
     """
     if judged_at is None:
         judged_at = now
-    # Where the record and the settings of today disagree, the earlier end counts.
-    # The settings may have changed since the record was stored.
     return (
+        # See ends_at(); each request would pay for the call.
         judged_at < envelope.expires
         and judged_at < expires_at(envelope, rules)
         # No other clock is that far ahead.
@@ -117,7 +132,7 @@ def reason_of_end(envelope: Envelope, rules: Rules, now: float) -> str:
     began = envelope.created if envelope.auth_time is None else envelope.auth_time
     if now >= began + _timeouts(envelope, rules)[1]:
         return "lifetime"
-    if now >= min(envelope.expires, expires_at(envelope, rules)):
+    if now >= ends_at(envelope, rules):
         return "idle"
     return "clock"
 

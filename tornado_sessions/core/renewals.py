@@ -59,11 +59,12 @@ class Renewals:
                         state, token, renewed, state.version
                     )
                 except ConflictError:
-                    # Whoever was first has saved it after this request loaded it.
-                    # For a quick request that is renewal enough.
-                    state.noted_at = state.judged_at
-                    if not state.needs_renewal:
-                        return
+                    if state.noted_at > -math.inf:
+                        # Whoever was first has saved it after this request loaded it.
+                        # For a quick request that is renewal enough.
+                        state.noted_at = state.judged_at
+                        if not state.needs_renewal:
+                            return
                     saved = await self._renew_newest(state, token, renewed)
         except SessionGoneError:
             state.noted_at = math.inf

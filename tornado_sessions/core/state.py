@@ -18,6 +18,7 @@ from tornado_sessions.core.codec import PLAIN, decode_value
 from tornado_sessions.core.envelope import Envelope, latest, same_fields
 from tornado_sessions.core.expiry import (
     blank_envelope,
+    ends_at,
     expires_at,
     is_persistent,
     longest_left,
@@ -60,8 +61,11 @@ class SessionState:
     judged_at: float
     on_socket = False
     #: When the store last recorded a use of the session; infinity if no use is to be
-    #: recorded.
+    #: recorded, minus infinity if one is in any case.
     noted_at: float
+    #: The request is a use of the session: a renewal or a save restarts its idle
+    #: timeout.
+    extends = True
     #: Why nothing can be stored: the request came with several ids. ``found`` has
     #: those that are alive, each with its user, if they were looked up.
     refusal: str | None = None
@@ -150,8 +154,13 @@ class SessionState:
     def expires_in(self) -> int:
         """How many seconds are left, rounded up. See `.Session.expires_in`."""
         longest = longest_left(self.current, self.rules)
-        left = min(self.current.expires - self.rules.now(), longest)
+        left = min(self.expires - self.rules.now(), longest)
         return max(0, math.ceil(left))
+
+    @property
+    def expires(self) -> float:
+        """When it ends. See `.Session.expires`."""
+        return ends_at(self.current, self.rules)
 
     @property
     def signs_in(self) -> bool:
@@ -166,7 +175,7 @@ class SessionState:
     @property
     def needs_renewal(self) -> bool:
         """Whether the store has to note now that the session is in use."""
-        if self.token is None:
+        if self.token is None or not self.extends:
             return False
         unnoted = self.rules.now() - self.noted_at
         return unnoted >= renewal_interval(self.base, self.rules)

@@ -10,7 +10,7 @@ import msgspec
 from tornado_sessions.core.codec import decode, successor_of
 from tornado_sessions.core.envelope import Envelope, Mark
 from tornado_sessions.core.events import Events
-from tornado_sessions.core.expiry import expires_at, is_alive, is_persistent
+from tornado_sessions.core.expiry import ends_at, is_alive, is_persistent
 from tornado_sessions.core.records import Found, Records
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.sockets import Sockets
@@ -106,7 +106,7 @@ class Users:
             id=envelope.id,
             created=envelope.created,
             last_seen=envelope.seen,
-            expires=min(envelope.expires, expires_at(envelope, self._rules)),
+            expires=ends_at(envelope, self._rules),
             auth_time=envelope.auth_time,
             persistent=is_persistent(envelope, self._rules),
             label=envelope.label,

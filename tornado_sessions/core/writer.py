@@ -26,23 +26,35 @@ class Writer:
 
     def insert(self, state: SessionState, envelope: Envelope) -> Awaitable[Saved]:
         """Stores ``envelope`` as seen now, under a new token. See `.Vault.insert`."""
-        return self._store.insert(self._record(state, envelope, is_sent=True))
+        record = self._record(state, envelope, is_sent=True, is_use=True)
+        return self._store.insert(record)
 
     def replace(
         self, state: SessionState, token: str, envelope: Envelope, version: Version
     ) -> Awaitable[Saved]:
-        """Stores ``envelope`` as seen now. See `.Vault.replace`."""
-        record = self._record(state, envelope, is_sent=not self._rules.revocable)
+        """Stores ``envelope`` as seen now, if the request extends its session.
+
+        See `.Vault.replace`.
+        """
+        is_sent = not self._rules.revocable
+        record = self._record(state, envelope, is_sent, is_use=state.extends)
         return self._store.replace(token, record, version)
 
-    def _record(self, state: SessionState, envelope: Envelope, is_sent: bool) -> Record:
-        """Returns the record to store; ``is_sent`` if the client gets a new token."""
+    def _record(
+        self, state: SessionState, envelope: Envelope, is_sent: bool, is_use: bool
+    ) -> Record:
+        """Returns the record to store.
+
+        ``is_sent`` if the client gets a new token, ``is_use`` if the idle timeout
+        restarts.
+        """
         if state.refusal is not None:
             raise SessionError(state.refusal)
         if state.headers_sent and is_sent:
             state.require_cookie()
         self._cleanup.begin()
-        envelope.seen = seen_at(envelope, self._rules.now())
+        if is_use:
+            envelope.seen = seen_at(envelope, self._rules.now())
         self._rules.latest = max(self._rules.latest, envelope.seen)
         ends = expires_at(envelope, self._rules)
         if ends > envelope.seen:

@@ -35,5 +35,6 @@ they are first needed, and no part knows the handler: the ids of the request
 
 from tornado_sessions.web.handler import SessionMixin
 from tornado_sessions.web.recent import recent_login
+from tornado_sessions.web.status import SessionStatusHandler
 
-__all__ = ["SessionMixin", "recent_login"]
+__all__ = ["SessionMixin", "SessionStatusHandler", "recent_login"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Awaitable
 from typing import Any
 
@@ -152,9 +153,14 @@ class Exchange:
             return self._load_one_of(ids)
         return sessions.loader.load(token)
 
-    def adopt(self, state: SessionState) -> None:
-        """Takes what was loaded as the session of the request."""
+    def adopt(self, state: SessionState, extends: bool = True) -> None:
+        """Takes what was loaded as the session of the request.
+
+        Unless it ``extends``, the request is no use of the session.
+        """
         self.state, self.is_loaded = state, True
+        if not extends:
+            state.extends = False
 
     async def _load_one_of(self, ids: SessionIds) -> SessionState:
         sessions = self.sessions
@@ -250,6 +256,22 @@ class Exchange:
             xsrf = RequestXSRF(self._request, ids, settings, self.sessions.now)
             self._xsrf = xsrf
         return xsrf
+
+    async def extend(self, state: SessionState) -> bool:
+        """Restarts the idle timeout of the session of ``state`` in the store.
+
+        Returns False if there is none, or if it has ended meanwhile. Raises
+        `.BackendError` if the store fails.
+        """
+        base = state.base
+        state.extends, state.noted_at = True, -math.inf
+        await self.sessions.commits.commit(state)
+        if state.store_failed:
+            raise BackendError(
+                "The session could not be extended: the store has failed. The log has"
+                " its error."
+            )
+        return state.base is not base
 
     # The response.
 

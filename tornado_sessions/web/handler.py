@@ -39,6 +39,12 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     #: request does. It costs a save in each tenth of the idle timeout.
     session_keep_alive = False
 
+    #: Whether a request restarts the idle timeout of its session. False is for what a
+    #: page asks for by itself, such as news every minute: a session that nobody uses
+    #: would never end. Then a save of a change does not restart it either. A login
+    #: and a new id always do.
+    session_extends = True
+
     #: Whether the handler also runs while the store is down, such as for a page that
     #: everybody may see. The session is then empty, can only be read, and is
     #: `~.Session.unavailable`. A WebSocket is refused all the same.
@@ -85,7 +91,7 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
         load = exchange.load()
         if load is not None:
             try:
-                exchange.adopt(await load)
+                exchange.adopt(await load, self.session_extends)
             except BaseException as error:
                 hide_frames(error)
                 if not isinstance(error, BackendError):
