@@ -303,6 +303,58 @@ async def test_what_has_been_migrated_is_not_saved_again(site: Site) -> None:
     assert site.saves() == 1
 
 
+async def test_a_migration_takes_nothing_from_another_request(site: Site) -> None:
+    """Behaviours 36, 96: two requests load what was not migrated, and one only reads."""
+    await site.begin(cart={"tea": 2})
+
+    def add(session: Session[Basket]) -> None:
+        session.data.lines.append(Line("kite"))
+
+    async def read(session: Session[Basket]) -> int:
+        await ask(site, add, Basket)
+        return len(session.data.lines)
+
+    assert await ask(site, read, Basket) == 1
+    assert [line["product"] for line in (await site.stored() or {})["lines"]] == [
+        *("tea", "kite")
+    ]
+
+
+async def test_a_change_by_the_version_before_is_migrated_with_a_merge(
+    site: Site,
+) -> None:
+    """Behaviours 36, 96: while both run, as in a roll-out."""
+    await site.begin(cart={"tea": 2})
+
+    async def resize(session: Session[Basket]) -> None:
+        session.data.size = 7
+        await site.begin_again(cart={"tea": 3})
+
+    await ask(site, resize, Basket)
+
+    assert await site.stored() == {
+        "lines": [{"product": "tea", "count": 3}],
+        "size": 7,
+    }
+
+
+async def test_an_edit_that_migrates_takes_nothing_from_a_request(site: Site) -> None:
+    """Behaviours 92, 96: the request has migrated the session as well."""
+    session = await site.sessions.load(None)
+    session.login("ada")
+    session["cart"] = {"tea": 2}
+    await session.save()
+    site.token = session.expose_token()
+
+    async with site.sessions.edit("ada", session.id, Basket) as edited:
+        edited.data.size = 7
+        await ask(site, lambda s: s.data.lines.append(Line("kite")), Basket)
+
+    stored = await site.stored() or {}
+    assert [line["product"] for line in stored["lines"]] == ["tea", "kite"]
+    assert stored["size"] == 7
+
+
 async def test_a_load_is_migrated_once(site: Site) -> None:
     """Behaviour 96: however often the session is used."""
     calls: list[Any] = []

@@ -27,6 +27,7 @@ from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
+from tornado_sessions.core.typed import migrated
 from tornado_sessions.core.verbs import Ended
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import (
@@ -343,7 +344,7 @@ class Commits:
 
 def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:
     """Returns ``newest`` with what the request has changed since it loaded."""
-    base = state.base
+    base, mine, newest = migrated(state, state.base, mine, newest)
     if mine.auth_time == base.auth_time:
         merged = rebase(base, mine, newest)
         if mine.id == base.id:

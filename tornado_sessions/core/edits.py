@@ -16,6 +16,7 @@ from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
+from tornado_sessions.core.typed import migrated
 from tornado_sessions.core.users import Users
 from tornado_sessions.errors import (
     BackendError,
@@ -140,7 +141,7 @@ class Edits:
         """
         base = state.base
         for _, stored, envelope in records:
-            merged = rebase(base, packed, envelope)
+            merged = rebase(*migrated(state, base, packed, envelope))
             if (packed.idle, packed.lifetime) != (base.idle, base.lifetime):
                 merged.expires = expires_at(merged, self._rules)
             record = Record(

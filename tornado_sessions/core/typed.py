@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from tornado_sessions.core.codec import decode_value
+from tornado_sessions.core.envelope import Envelope
 from tornado_sessions.core.schema import Field, Schema, SessionData, schema_of
 from tornado_sessions.core.values import Values, state_of
 from tornado_sessions.frames import calls_application, hides_frames
@@ -87,21 +88,38 @@ class TypedValues:
         """
         if self._migrated is values:
             return
-        schema = self.schema
-        if schema.migrate is not None and values:
-            stored = {
-                key: decode_value(
-                    value if type(value) is Raw else schema.encode(key, value)
-                )
-                for key, value in values.items()
-            }
-            before = {key: msgspec.json.encode(value) for key, value in stored.items()}
-            after = schema.migrated(schema.migrate(stored), before)
-            for key in before.keys() - after.keys():
-                del values[key]
-            values |= {key: raw for key, raw in after.items() if raw is not None}
-        schema.refuse_others(values.keys())
+        self._migrate(values)
+        self.schema.refuse_others(values.keys())
         self._migrated = values
+
+    @calls_application
+    def migrated(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns a migrated copy of stored ``values``; themselves if none is needed.
+
+        Only if the request has migrated its own. Raises as `migrate` does.
+        """
+        if self._migrated is None or self.schema.migrate is None:
+            return values
+        values = dict(values)
+        self._migrate(values)
+        return values
+
+    @calls_application
+    def _migrate(self, values: dict[str, Any]) -> None:
+        schema = self.schema
+        if schema.migrate is None or not values:
+            return
+        stored = {
+            key: decode_value(
+                value if type(value) is Raw else schema.encode(key, value)
+            )
+            for key, value in values.items()
+        }
+        before = {key: msgspec.json.encode(value) for key, value in stored.items()}
+        after = schema.migrated(schema.migrate(stored), before)
+        for key in before.keys() - after.keys():
+            del values[key]
+        values |= {key: raw for key, raw in after.items() if raw is not None}
 
 
 def declare(state: SessionState, data: type[SessionData] | None) -> None:
@@ -115,6 +133,21 @@ def migrate(state: SessionState) -> None:
     """Migrates the values of ``state``, if a schema is declared and has not done so."""
     if state.typed is not None:
         state.typed.migrate(state.values)
+
+
+def migrated(state: SessionState, *envelopes: Envelope) -> tuple[Envelope, ...]:
+    """Returns ``envelopes`` with their values migrated as those of ``state`` were.
+
+    That is for a merge. Of records of which only some are migrated, what the migration
+    has made would look like a change of this request, and replace that of another.
+    """
+    typed = state.typed
+    if typed is None or typed.schema.migrate is None:
+        return envelopes
+    return tuple(
+        msgspec.structs.replace(each, values=typed.migrated(each.values))
+        for each in envelopes
+    )
 
 
 def view_of(state: SessionState) -> Any:  # noqa: ANN401
