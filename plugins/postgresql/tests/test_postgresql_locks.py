@@ -140,7 +140,7 @@ class LockTest(Facts):
 
     async def test_locked_rows_hold_up_nobody_else(self) -> None:
         """Behaviour 80: there are more of them than the backend has connections."""
-        backend = self.open()
+        backend = self.open(timeout=120)
         locked = sorted(secrets.token_bytes(32) for _ in range(8))
         versions = [await backend.insert(key, Record(b"one")) for key in locked]
         async with self.locked(*locked):
@@ -152,7 +152,7 @@ class LockTest(Facts):
                 for size in (1, 10):
                     keys = [secrets.token_bytes(32) for _ in range(size)]
                     work = (self._use(backend, key) for key in keys)
-                    await asyncio.wait_for(asyncio.gather(*work), 20)
+                    await asyncio.wait_for(asyncio.gather(*work), 60)
             self.assertFalse(any(write.done() for write in waiting))
         self.assertNotIn(None, await asyncio.gather(*waiting))
 
