@@ -194,7 +194,7 @@ class PurgingContract(BackendTests):
     async def test_a_record_is_kept_until_it_expires(self) -> None:
         """Behaviour 52: to the last fraction of a second, whatever the store counts."""
         backend, key = self.open_backend(), new_key()
-        expires = int(time.time()) + 2.95
+        expires = int(time.time()) + 1.95
         await backend.insert(key, Record(b"one", expires=expires))
 
         while True:
