@@ -39,6 +39,7 @@ levels = (
     {"storage", "misspelt"},
     {"core", "settings"},
     {"session", "tenants"},
+    {"user_sessions"},
     {"sessions"},
     {"web"},
     {"__init__"},

@@ -277,6 +277,78 @@ class FindsTheFirstMegabyte(MemoryBackend):
                 yield key, record
 
 
+class ListsTheFirstThousand(MemoryBackend):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        count = 0
+        async for found in super().find_all():
+            if count < 1000:
+                yield found
+            count += 1
+
+
+class ListsPagesByTheirNumber(MemoryBackend):
+    """What follows a deleted record moves to the page before, which was read already."""
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        for start in itertools.count(0, 100):
+            found = [each async for each in MemoryBackend.find_all(self)]
+            for each in found[start : start + 100]:
+                yield each
+            if start >= len(found):
+                return
+
+
+class ListsWithoutUsers(MemoryBackend):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        async for key, record in super().find_all():
+            yield key, Record(record.data, record.version)
+
+
+class ListsUsersInLowerCase(MemoryBackend):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        async for key, record in super().find_all():
+            user = (record.user or "").lower()
+            yield key, Record(record.data, record.version, user=user)
+
+
+class ListsNewVersions(MemoryBackend):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        async for key, record in super().find_all():
+            yield key, Record(record.data, object(), user=record.user)
+
+
+class _NotesRecords(MemoryBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[bytes, Record] = {}
+
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        self.noted[key] = record
+        return await super().insert(key, record)
+
+
+class ListsAnonymousRecords(_NotesRecords):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        for key, record in self.noted.items():
+            await asyncio.sleep(0)
+            yield key, record
+
+
+class ListsAsInserted(_NotesRecords):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        for key, record in self.noted.items():
+            await asyncio.sleep(0)
+            if record.user is not None:
+                yield key, record
+
+
+class BlocksWhileListing(_NotesRecords):
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        for key, record in self.noted.items():
+            if record.user is not None:
+                yield key, record
+
+
 class StoresTheUserAfterTheRecord(ShelfBackend):
     async def insert_into(
         self, client: Client, key: bytes, record: Record
@@ -570,6 +642,14 @@ _FAULTS: dict[type[Backend], str] = {
     HasASynchronousDriver: "a_save_lets_the_event_loop_go_on",
     FindsTheFirstThousand: "find_answers_all_records_of_a_user_and_no_others",
     FindsTheFirstMegabyte: "find_yields_long_records",
+    ListsTheFirstThousand: "find_all_yields_the_records_of_all_users",
+    ListsWithoutUsers: "find_all_yields_the_records_of_all_users",
+    ListsUsersInLowerCase: "find_all_yields_names_unchanged",
+    ListsPagesByTheirNumber: "what_is_deleted_meanwhile_hides_no_other_record",
+    ListsNewVersions: "a_version_that_find_all_yields_can_be_used",
+    ListsAnonymousRecords: "find_all_leaves_out_what_has_no_user",
+    ListsAsInserted: "find_all_yields_the_newest_user_and_no_deleted_record",
+    BlocksWhileListing: "other_tasks_run_while_records_are_listed",
     StoresTheUserAfterTheRecord: ("a_record_of_a_cancelled_save_is_found_for_its_user"),
     LeavesUsersBehind: "a_key_that_is_used_again_has_no_user_of_before",
     StripsSpaces: "find_yields_whole_keys",

@@ -393,7 +393,7 @@ _NEEDS_NO_HIDING = {
     *("__reduce__", "__reversed__", "__sentry_repr__", "items", "keys", "values"),
     *("__eq__", "get", "pop", "popitem"),
     # These hide what they raise by themselves.
-    *("__setitem__", "of"),
+    *("__setitem__", "of", "of_all_users"),
     # These raise nothing, or what Python raises for every object.
     *("__class_getitem__", "__del__", "__getattr__", "__init__", "__setattr__"),
     "__subclasshook__",

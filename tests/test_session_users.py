@@ -129,7 +129,7 @@ class LabelTest:
 class UserSessionTest:
     def test_its_repr_has_no_label(self) -> None:
         """Behaviour 8: what an application wrote there is no matter for a log."""
-        session = UserSession("handle", 1.0, 2.0, 3.0, 1.0, False, "Ada's phone")
+        session = UserSession("handle", 1.0, 2.0, 3.0, 1.0, False, "Ada's phone", "ada")
 
         assert repr(session) == (
             "UserSession(id='handle', created=1.0, last_seen=2.0, expires=3.0,"

@@ -359,6 +359,8 @@ async def test_outside_of_a_request_a_tenant_has_to_be_named(site: Site) -> None
         sessions.revoke_all("1"),
         sessions.edit("1", "a").__aenter__(),
         sessions.forget_devices("1"),
+        anext(sessions.of_all_users()),
+        sessions.revoke_all_users(),
         sessions.load(None),
         sessions.load_one_of(()),
     ):

@@ -583,6 +583,50 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
         assert [each async for each in shop2.find("ada")] == []
         assert len([each async for each in shop.find("2ada")]) == 1
 
+    async def test_two_namespaces_list_no_user_of_each_other(self) -> None:
+        """Behaviour 101: a name of another one is cut nowhere but after its namespace."""
+        backend = MemoryBackend()
+        shop, shop2 = Vault(backend, "shop"), Vault(backend, "shop2")
+        await shop.insert(Record(b"one", user="ada"))
+        await shop.insert(Record(b"nobody's"))
+        await shop2.insert(Record(b"two", user="shop:ada"))
+
+        for vault, data, user in ((shop, b"one", "ada"), (shop2, b"two", "shop:ada")):
+            [(key, record)] = [each async for each in vault.find_all()]
+            assert (record.data, record.user) == (data, user)
+            found = await vault.load_found(key)
+            assert found is not None
+            assert record.version == found.version
+
+    async def test_find_all_marks_what_was_stored_for_another_key(self) -> None:
+        """Behaviour 33: as `find` does."""
+        backend = MemoryBackend()
+        await backend.insert(b"k" * 32, Record(b"one", user="ada"))
+
+        [(_, record)] = [each async for each in Vault(backend).find_all()]
+        assert record == ForeignRecord(b"", user="ada")
+
+    async def test_without_finds_all_an_error_says_so(self) -> None:
+        """Behaviour 101: with the name of what cannot, and what can."""
+
+        class Forgetful(MemoryBackend):
+            finds_all = False
+
+        class SealedVault(Vault):
+            def __init__(self) -> None:
+                pass
+
+        for vault, name in (
+            (Vault(Forgetful()), "Forgetful"),
+            (SealedVault(), "SealedVault"),
+        ):
+            with pytest.raises(SessionError) as caught:
+                [each async for each in vault.find_all()]
+            assert str(caught.value) == (
+                f"{name} cannot list the sessions of all users. Use a backend that"
+                " declares finds_all, such as 'sqlite'."
+            )
+
     async def test_without_finds_by_user_an_error_says_so(self) -> None:
         """Behaviour 46: with the name of what cannot, and what can."""
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 import tornado.web
 
-from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.cleanup import Cleanup
 from tornado_sessions.core.commit import Commits
 from tornado_sessions.core.devices import Devices
@@ -32,23 +29,22 @@ from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.transact import Transactions
 from tornado_sessions.core.typed import declare, migrate
-from tornado_sessions.core.users import Users, UserSession
-from tornado_sessions.core.values import state_of
+from tornado_sessions.core.users import Users
 from tornado_sessions.core.writer import Writer
-from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hide_frames, hides_frames
 from tornado_sessions.logs import LimitedLog
 from tornado_sessions.session import Session
 from tornado_sessions.settings import Settings, read_settings
 from tornado_sessions.storage.vault import Vault
 from tornado_sessions.tenants import TenantOf, read_tenants
+from tornado_sessions.user_sessions import UserSessions
 
 logger = logging.getLogger("tornado_sessions")
 
 Data = TypeVar("Data", bound=SessionData)
 
 
-class Sessions:
+class Sessions(UserSessions):
     """All sessions of one application.
 
     `Sessions.of` returns an application's own. It is what handlers use through
@@ -249,113 +245,6 @@ class Sessions:
         """Returns the session that an application holds, of a state."""
         return Session(self.transactions, state)
 
-    # The sessions of a user.
-
-    @hides_frames
-    async def of_user(self, user: str) -> list[UserSession]:
-        """Returns the live sessions of ``user``, the latest sign-in first.
-
-        Raises `.SessionError` where the backend cannot look them up, and
-        `.BackendError` if the store fails.
-        """
-        self._refuse_tenants()
-        check_user(user, "of_user()")
-        return await self.users.describe(user)
-
-    @hides_frames
-    async def revoke(self, user: str, id: str) -> bool:
-        """Ends the session of ``user`` whose handle is ``id``.
-
-        Returns False where this user has no such session that is alive, whether or
-        not another user has. The cookie backend cannot know: it returns False only if
-        the session was ended before, or another user has signed in with it since. It
-        raises `.SessionError` if it keeps 200 handles of which it knows nothing else.
-        A session that has expired is ended all the same: the clock of this process may
-        be wrong. A request in progress with the session does not bring it back. To a
-        handler that revokes its own through ``self.sessions``, it is as if it had
-        called `.Session.destroy`. Raises as `of_user` does.
-        """
-        self._refuse_tenants()
-        check_user(user, "revoke()")
-        return await self.revocations.revoke(user, id, self._own)
-
-    @hides_frames
-    async def revoke_all(self, user: str, keep: Session | None = None) -> int:
-        """Ends all sessions of ``user``, or all except ``keep``. Returns how many.
-
-        It does to each what `revoke` does. A login that is stored meanwhile is not
-        among them. Returns 0 where the backend can end sessions and not list them.
-        Raises `.SessionGoneError` if ``keep`` has ended or is not stored, and ends
-        nothing more. If two sessions revoke each other, one survives.
-        """
-        self._refuse_tenants()
-        check_user(user, "revoke_all()")
-        if not (keep is None or isinstance(keep, Session)):
-            raise TypeError(
-                "revoke_all() takes the session to spare, such as keep=self.session,"
-                f" and not {type(keep).__name__}."
-            )
-        kept = None if keep is None else state_of(keep)
-        return await self.revocations.revoke_all(user, kept, self._own)
-
-    @overload
-    def edit(self, user: str, id: str) -> AbstractAsyncContextManager[Session]: ...
-    @overload
-    def edit(
-        self, user: str, id: str, schema: type[Data]
-    ) -> AbstractAsyncContextManager[Session[Data]]: ...
-    @contextlib.asynccontextmanager
-    async def edit(
-        self, user: str, id: str, schema: type[SessionData] | None = None
-    ) -> AsyncIterator[Session[Any]]:
-        """Changes the session of ``user`` whose handle is ``id``, from outside of it.
-
-        For example, for a role that an administrator has taken away::
-
-            async with sessions.edit(user, handle) as session:
-                session["role"] = "reader"
-
-        With ``schema``, a subclass of `.SessionData`, it has `~.Session.data`. What was
-        changed is stored at the end of the block, and nothing if the block raises. If
-        the session was saved meanwhile, the changes are applied to the newest values, as
-        those of a request are. The edit does not count as use: it does
-        not extend the idle timeout. The values, `~.Session.label`, `~.Session.flash` and
-        `~.Session.set_expiry` can be changed. What would need a new cookie raises
-        `.SessionError`, and so do ``destroy()``, ``save()`` and ``transact()``. A request
-        of the session that is in progress keeps the values that it has loaded; its save
-        is merged with the edit.
-
-        Raises `.SessionGoneError` if the user has no such session that is alive, also at
-        the end of the block, and otherwise as `of_user` and `.Session.save` do.
-        """
-        self._refuse_tenants()
-        check_user(user, "edit()")
-        state = await self.edits.load(user, id)
-        try:
-            declare(state, schema)
-            migrate(state)
-            yield Session(self.edits, state)
-            await self.edits.store(state)
-        finally:
-            state.close()
-
-    @hides_frames
-    async def forget_devices(self, user: str) -> None:
-        """Removes what the store remembers of the devices of ``user``.
-
-        That is for the event "new_device", and none of the sessions ends. Raises
-        `.SessionError` if ``session_listener_devices`` is not set, and `.BackendError`
-        if the store fails.
-        """
-        self._refuse_tenants()
-        check_user(user, "forget_devices()")
-        if self.devices is None:
-            raise SessionError(
-                "forget_devices() needs session_listener_devices=True: without it the"
-                " devices of users are not remembered."
-            )
-        await self.devices.forget(user)
-
     # The store.
 
     @hides_frames
@@ -393,15 +282,6 @@ class Sessions:
         # These tasks have used the sessions again.
         self._stop_timers()
         await self.vault.close()
-
-    def _refuse_tenants(self) -> None:
-        """Raises `.SessionError` if it is not known which tenant is meant."""
-        if self.tenants:
-            raise SessionError(
-                "The application has session_tenants, and each has its own sessions and"
-                " users. In a handler use self.sessions, and elsewhere"
-                f" Sessions.of(application).tenant({next(iter(self.tenants))!r})."
-            )
 
     def _stop_timers(self) -> None:
         self.cleanup.close()

@@ -89,6 +89,10 @@ class Store:
         """See `.Vault.find`."""
         return self.vault.find(user)
 
+    def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        """See `.Vault.find_all`."""
+        return self.vault.find_all()
+
     def _watch(self, operation: str, work: Awaitable[T]) -> Awaitable[T]:
         return work if self._events.listener is None else self._told(operation, work)
 

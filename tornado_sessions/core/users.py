@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -37,6 +38,7 @@ class UserSession:
     auth_time: float | None
     persistent: bool
     label: str = dataclasses.field(repr=False)
+    user: str = dataclasses.field(repr=False)
 
 
 class Listed(msgspec.Struct):
@@ -110,7 +112,42 @@ class Users:
             auth_time=envelope.auth_time,
             persistent=is_persistent(envelope, self._rules),
             label=envelope.label,
+            user=envelope.user or "",
         )
+
+    async def describe_all(self) -> AsyncIterator[UserSession]:
+        """Yields the live sessions of all users."""
+        async for envelope in self._all():
+            if is_alive(envelope, self._rules, self._rules.now()):
+                yield self._described(envelope)
+
+    async def names(self) -> set[str]:
+        """Returns the names of all users who have a session.
+
+        If the id of a session is changed meanwhile, its new record may be missed. Its
+        tombstone is not, and names the same user.
+        """
+        return {
+            envelope.user async for envelope in self._all() if envelope.user is not None
+        }
+
+    async def _all(self) -> AsyncIterator[Envelope]:
+        """Yields what the store has of the sessions of all users, decoded.
+
+        What cannot be read is left out, and so is what belongs to another namespace:
+        the vault knows a record by its user alone.
+        """
+        found = 0
+        async for _, record in self._store.find_all():
+            found += 1
+            if found % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                envelope = decode(record.data)
+            except SessionDataError:
+                continue
+            if envelope.user == record.user:
+                yield envelope
 
     async def look_up(self, user: str) -> Listing:
         """Returns what the store has of the sessions of ``user``."""

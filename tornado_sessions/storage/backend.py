@@ -124,6 +124,8 @@ class Backend(abc.ABC):
     #: Whether `find` works. If not, the core stores one more record for each user who
     #: signs in, and loads it with each of their sessions, for `.Sessions.revoke_all`.
     finds_by_user: ClassVar[bool] = False
+    #: Whether `find_all` works, for `.Sessions.of_all_users`.
+    finds_all: ClassVar[bool] = False
     #: The largest size of ``data`` in bytes; None for no limit. The core checks it
     #: before it calls `insert` or `replace`. Make it an option with this name, which
     #: the error tells users to set. The backends of this library use 65,536 by
@@ -207,6 +209,19 @@ class Backend(abc.ABC):
         """
         raise SessionError(
             f"{type(self).__name__} cannot look up the sessions of a user."
+        )
+
+    def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        """Yields the key and the record of every session that has a user.
+
+        With the ``user`` of each record, and in any order. A record that does not change
+        meanwhile comes exactly once, whatever is stored or deleted besides. There may
+        be expired records among them. Other tasks run in between, and no step takes
+        longer because the store has many records. Raises `.SessionError` if `finds_all`
+        is False.
+        """
+        raise SessionError(
+            f"{type(self).__name__} cannot list the sessions of all users."
         )
 
     async def close(self) -> None:

@@ -192,6 +192,15 @@ class DriverBackend(Backend, Generic[C]):
             f"{type(self).__name__} cannot look up the sessions of a user."
         )
 
+    def find_all_in(self, connection: C) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        """Yields the records of all users, one page at a time. See `.Backend.find_all`.
+
+        Each page has ``timeout`` seconds. A page may be empty.
+        """
+        raise SessionError(
+            f"{type(self).__name__} cannot list the sessions of all users."
+        )
+
     def is_broken(self, connection: C, error: BaseException) -> bool:
         """Whether the connection must not be used after ``error``.
 
@@ -260,7 +269,16 @@ class DriverBackend(Backend, Generic[C]):
         return await self.run(self.purge_in, now)
 
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
-        pages = self.find_in(await self.connection(), user)
+        async for found in self._run_pages(self.find_in(await self.connection(), user)):
+            yield found
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        async for found in self._run_pages(self.find_all_in(await self.connection())):
+            yield found
+
+    async def _run_pages(
+        self, pages: AsyncIterator[list[tuple[bytes, Record]]]
+    ) -> AsyncIterator[tuple[bytes, Record]]:
         try:
             while (page := await self.run(_next, pages)) is not None:
                 for found in page:

@@ -76,6 +76,9 @@ class Vault:
     #: See `.Backend.finds_by_user`.
     finds_by_user: bool = False
 
+    #: See `.Backend.finds_all`.
+    finds_all: bool = False
+
     #: Whether `end` and `end_handle` work: they end all copies of a token, in a vault
     #: that is not `revocable`.
     ends_copies: bool = False
@@ -93,6 +96,7 @@ class Vault:
         self.namespace = namespace
         self._pool = backend if isinstance(backend, PoolBackend) else None
         self.finds_by_user = self.ends_users = backend.finds_by_user
+        self.finds_all = backend.finds_all
         self.timeout = backend.timeout
         # The prefix of each user's name: an application finds only its own sessions.
         self._scope = f"{namespace}:" if namespace else ""
@@ -202,6 +206,30 @@ class Vault:
             raise self._cannot("look up")
         async for key, record in self.backend.find(self._scope + user):
             yield key, _unbound(key, record)
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        """Yields the records of all users, each with its key and its ``user``.
+
+        Among them are those that `find` yields as well, and those of a user of another
+        namespace: the name in the data is then another one. Raises `.SessionError`
+        where `finds_all` is False.
+        """
+        if not self.finds_all:
+            name = type(getattr(self, "backend", self)).__name__
+            raise SessionError(
+                f"{name} cannot list the sessions of all users. Use a backend that"
+                " declares finds_all, such as 'sqlite'."
+            )
+        async for key, record in self.backend.find_all():
+            user = record.user
+            if user is None or not user.startswith(self._scope):
+                continue
+            user = user.removeprefix(self._scope)
+            if record.data.startswith(key[:_BOUND]):
+                data = record.data[_BOUND:]
+                yield key, Record(data, (key, record.version), user=user)
+            else:
+                yield key, ForeignRecord(b"", user=user)
 
     async def delete_found(self, key: bytes) -> None:
         """Removes a record that `find` yielded; does nothing if there is none."""

@@ -241,5 +241,8 @@ class WatchedBackend(Backend):
     def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         return self.inner.find(user)
 
+    def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        return self.inner.find_all()
+
     async def close(self) -> None:
         await self.inner.close()

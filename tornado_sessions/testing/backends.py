@@ -29,6 +29,7 @@ import secrets
 from tornado_sessions.storage.pools import PoolBackend
 from tornado_sessions.testing.connecting import ConnectingContract
 from tornado_sessions.testing.finding import FindingContract
+from tornado_sessions.testing.listing import ListingContract
 from tornado_sessions.testing.purging import PurgingContract
 from tornado_sessions.testing.records import (
     load_record,
@@ -48,6 +49,7 @@ class BackendContract(
     VersionContract,
     PurgingContract,
     FindingContract,
+    ListingContract,
     ConnectingContract,
     TogetherContract,
 ):
@@ -63,7 +65,7 @@ class BackendContract(
         """Each capability is a bool, and ``max_bytes`` a number or None."""
         backend = self.open_backend()
 
-        for name in ("durable", "shared", "finds_by_user"):
+        for name in ("durable", "shared", "finds_by_user", "finds_all"):
             self.assertIsInstance(getattr(backend, name), bool, name)
         if backend.max_bytes is not None:
             self.assertGreater(backend.max_bytes, 0)

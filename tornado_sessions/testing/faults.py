@@ -24,6 +24,7 @@ class FaultyVault(Vault):
         self.inner = inner
         self.revocable = inner.revocable
         self.finds_by_user = inner.finds_by_user
+        self.finds_all = inner.finds_all
         self.ends_users = inner.ends_users
         self.ends_copies = inner.ends_copies
         self.timeout = inner.timeout
@@ -73,6 +74,11 @@ class FaultyVault(Vault):
     async def find(self, user: str) -> AsyncIterator[tuple[bytes, Record]]:
         await self._enter("find")
         async for found in self.inner.find(user):
+            yield found
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        await self._enter("find")
+        async for found in self.inner.find_all():
             yield found
 
     async def load_found(self, key: bytes) -> Record | None:

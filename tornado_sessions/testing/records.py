@@ -59,6 +59,12 @@ class BackendTests(_Case):
             self.skipTest(f"{type(backend).__name__} does not declare finds_by_user.")
         return backend
 
+    def open_listing(self) -> Backend:
+        backend = self.open_backend()
+        if not backend.finds_all:
+            self.skipTest(f"{type(backend).__name__} does not declare finds_all.")
+        return backend
+
     def open_purged(self) -> Backend:
         backend = self.open_backend()
         if type(backend).purge is Backend.purge:

@@ -49,6 +49,7 @@ class UsersContract(UserTests):
                     auth_time=self.time,
                     persistent=True,
                     label="Firefox on Linux",
+                    user=ada,
                 ),
                 UserSession(
                     id=handles[1],
@@ -58,6 +59,7 @@ class UsersContract(UserTests):
                     auth_time=began,
                     persistent=False,
                     label="",
+                    user=ada,
                 ),
             ],
         )

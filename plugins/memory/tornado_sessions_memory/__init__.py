@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -52,7 +53,7 @@ class MemoryBackend(Backend):
 
     durable = False
     shared = False
-    finds_by_user = True
+    finds_by_user = finds_all = True
 
     def __init__(
         self,
@@ -157,6 +158,18 @@ class MemoryBackend(Backend):
             stored = self._table.shards[key[0]].get(key)
             if stored is not None and stored.owner.name == user:
                 yield key, Record(stored.data, stored)
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        if self._generation != _generation:
+            self._enter_process()
+        for number in range(256):
+            # Also where none of a shard has a user.
+            await asyncio.sleep(0)
+            for key in [*self._table.shards[number]]:
+                # The caller may delete and save between two records.
+                stored = self._table.shards[number].get(key)
+                if stored is not None and stored.owner.name is not None:
+                    yield key, Record(stored.data, stored, user=stored.owner.name)
 
     async def close(self) -> None:
         """Drops all records; the backend can be used again."""

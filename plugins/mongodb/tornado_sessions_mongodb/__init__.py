@@ -68,7 +68,7 @@ class MongoDBBackend(DriverBackend[Connection]):
     set.
     """
 
-    finds_by_user = True
+    finds_by_user = finds_all = True
     store = "MongoDB"
     errors = (PyMongoError, BSONError)
     options: ClassVar[Mapping[str, type]] = {"collection": str, "driver": str}
@@ -239,6 +239,23 @@ class MongoDBBackend(DriverBackend[Connection]):
             if cursor.alive:
                 connection.begin(cursor.close)
 
+    async def find_all_in(
+        self, connection: Connection
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        last, collection = b"", connection.collection
+        while True:
+            # A query for each page: the server forgets a cursor that waits for long.
+            cursor = collection.find({"_id": {"$gt": last}}).sort("_id").limit(_PAGE)
+            page = await connection.call(cursor.to_list, _PAGE)
+            if not page:
+                return
+            yield [
+                (document["_id"], _record(document, document["user"]))
+                for document in page
+                if document.get("user") is not None
+            ]
+            last = page[-1]["_id"]
+
     # What is said of errors, and done about them.
 
     def is_broken(self, connection: Connection, error: BaseException) -> bool:
@@ -292,8 +309,8 @@ def _fields(record: Record) -> dict[str, Any]:
     return fields
 
 
-def _record(document: Mapping[str, Any]) -> Record:
+def _record(document: Mapping[str, Any], user: str | None = None) -> Record:
     try:
-        return Record(document["data"], document["version"])
+        return Record(document["data"], document["version"], user=user)
     except KeyError:
         raise ForeignDocumentError from None

@@ -70,7 +70,7 @@ class MySQLBackend(DriverBackend[Connections]):
     takes them.
     """
 
-    finds_by_user = True
+    finds_by_user = finds_all = True
     store = "MySQL"
     errors = (asyncmy.MySQLError,)
     advice = ADVICE
@@ -194,6 +194,18 @@ class MySQLBackend(DriverBackend[Connections]):
             self._table.find, digest, name, last, _PAGE
         ):
             yield [(row[0], Record(row[1], row[2])) for row in rows]
+            last = rows[-1][0]
+
+    async def find_all_in(
+        self, connections: Connections
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        last = b""
+        while rows := await connections.fetch(self._table.find_all, last, _PAGE):
+            yield [
+                (row[0], Record(row[1], row[2], user=row[3].decode()))
+                for row in rows
+                if row[3] is not None
+            ]
             last = rows[-1][0]
 
     # What is said of errors, and done about them.

@@ -55,6 +55,12 @@ WHERE user_digest = ? AND user = ? AND `key` > ?
 ORDER BY `key` LIMIT ?
 """
 
+# One page of all rows, so that no page takes longer for those that have no user.
+_FIND_ALL = """
+SELECT `key`, CASE WHEN user IS NULL THEN NULL ELSE data END, version, user
+FROM `{0}` WHERE `key` > ? ORDER BY `key` LIMIT ?
+"""
+
 _INSERT = """
 INSERT INTO `{0}`
     (version, data, expires, expires_minute, user, user_digest, `key`)
@@ -163,6 +169,7 @@ class Table:
         self.name = name
         self.load = _LOAD.format(name)
         self.find = _FIND.format(name)
+        self.find_all = _FIND_ALL.format(name)
         self.insert = _INSERT.format(name)
         self.replace = _REPLACE.format(name)
         self.delete = _DELETE.format(name)

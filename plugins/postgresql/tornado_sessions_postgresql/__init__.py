@@ -75,7 +75,7 @@ class PostgreSQLBackend(DriverBackend[Connections]):
     takes them.
     """
 
-    finds_by_user = True
+    finds_by_user = finds_all = True
     store = "PostgreSQL"
     errors = (
         asyncpg.PostgresError,
@@ -240,6 +240,18 @@ class PostgreSQLBackend(DriverBackend[Connections]):
             self._table.find, user.encode(), last, _PAGE
         ):
             yield [(row[0], Record(row[1], row[2])) for row in rows]
+            last = rows[-1][0]
+
+    async def find_all_in(
+        self, connections: Connections
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        last = b""
+        while rows := await connections.fetch(self._table.find_all, last, _PAGE):
+            yield [
+                (row[0], Record(row[1], row[2], user=row[3].decode()))
+                for row in rows
+                if row[3] is not None
+            ]
             last = rows[-1][0]
 
     # What is said of errors, and done about them.

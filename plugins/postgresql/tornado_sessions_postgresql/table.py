@@ -73,6 +73,12 @@ WHERE sha256("user") = sha256($1) AND "user" = $1 AND key > $2
 ORDER BY key LIMIT $3
 """
 
+# One page of all rows, so that no page takes longer for those that have no user.
+_FIND_ALL = """
+SELECT key, CASE WHEN "user" IS NULL THEN NULL ELSE data END, version, "user"
+FROM "{0}" WHERE key > $1 ORDER BY key LIMIT $2
+"""
+
 _INSERT = """
 INSERT INTO "{0}" (key, version, data, expires, expires_minute, "user")
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key) DO NOTHING RETURNING version
@@ -134,6 +140,7 @@ class Table:
         self.name = name
         self.load = _LOAD.format(name)
         self.find = _FIND.format(name)
+        self.find_all = _FIND_ALL.format(name)
         self.insert = _INSERT.format(name)
         self.replace = _REPLACE.format(name)
         self.delete = _DELETE.format(name)

@@ -58,7 +58,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
 
     durable = True
     shared = True
-    finds_by_user = True
+    finds_by_user = finds_all = True
 
     store = "The session database"
     errors = (sqlite3.Error,)
@@ -188,6 +188,14 @@ class SQLiteBackend(DriverBackend[Lanes]):
         while rows := await self.run(self._read, self._table.find, user, last, _PAGE):
             for row in rows:
                 yield row[1], Record(row[2], row[3:])
+            last = rows[-1][0]
+
+    async def find_all(self) -> AsyncIterator[tuple[bytes, Record]]:
+        last = 0
+        while rows := await self.run(self._read, self._table.find_all, last, _PAGE):
+            for row in rows:
+                if row[5] is not None:
+                    yield row[1], Record(row[2], row[3:], user=row[5])
             last = rows[-1][0]
 
     async def _read(

@@ -45,6 +45,13 @@ SELECT rowid, key, data, version, expires_minute, user FROM "{0}"
 WHERE user = ? AND rowid > ? ORDER BY rowid LIMIT ?
 """
 
+# One page of all rows, so that no page takes longer for those that have no user.
+_FIND_ALL = """
+SELECT rowid, key, CASE WHEN user IS NULL THEN NULL ELSE data END,
+    version, expires_minute, user
+FROM "{0}" WHERE rowid > ? ORDER BY rowid LIMIT ?
+"""
+
 _INSERT = """
 INSERT INTO "{0}" (key, version, data, expires, expires_minute, user)
 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING
@@ -92,6 +99,7 @@ class Table:
         self.name = name
         self.load = _LOAD.format(name)
         self.find = _FIND.format(name)
+        self.find_all = _FIND_ALL.format(name)
         self.insert = _INSERT.format(name)
         self.replace = _REPLACE.format(name)
         self.replace_indexed = _REPLACE_INDEXED.format(name)
