@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import runpy
 from collections.abc import Iterator
@@ -20,7 +21,15 @@ from tornado.web import Application
 from tornado_sessions_memory import MemoryBackend
 
 from servers.processes import free_port
-from tornado_sessions import SessionError, SessionMixin, Sessions, Vault
+from tornado_sessions import (
+    Record,
+    SessionError,
+    SessionEvent,
+    SessionMixin,
+    Sessions,
+    Vault,
+    Version,
+)
 
 TENANTS: dict[str, Any] = {
     "acme": {"domain": "acme.example"},
@@ -405,6 +414,64 @@ async def test_the_sessions_of_all_tenants_are_closed_together(site: Site) -> No
     await site.sessions.close()
 
     assert tenant.cleanup.timer is None
+
+
+class WaitingBackend(MemoryBackend):
+    """An insert waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
+        self.acts: list[str] = []
+
+    async def insert(self, key: bytes, record: Record) -> Version | None:
+        self.arrived.set()
+        await self.go_on.wait()
+        self.acts.append("insert")
+        return await super().insert(key, record)
+
+    async def close(self) -> None:
+        self.acts.append("close")
+        await super().close()
+
+
+@pytest.mark.gen_test
+async def test_the_store_is_closed_after_the_saves_of_all_tenants() -> None:
+    """Behaviour 98: it is the store of all of them."""
+    backend = WaitingBackend()
+    sessions = Sessions.of(Application(**settings(session_backend=backend)))
+    session = await sessions.tenant("initech").load(None)
+    session.login("1")
+    saving = sessions.tenant("initech").tasks.start(session.save())
+    await backend.arrived.wait()
+    closing = asyncio.ensure_future(sessions.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    backend.go_on.set()
+    await asyncio.gather(saving, closing)
+
+    assert backend.acts[0] == "insert"
+
+
+@pytest.mark.gen_test
+async def test_an_event_names_the_tenant() -> None:
+    """Behaviours 98, 99: user "1" of one tenant is not user "1" of another."""
+    told: list[SessionEvent] = []
+    app = Application(**settings(session_listener=told.append))
+    for name in ("acme", "globex"):
+        tenant = Sessions.of(app).tenant(name)
+        session = await tenant.load(None)
+        session.login("1")
+        await session.save()
+        await tenant.revoke_all("1")
+    await Sessions.of(app).close()
+
+    assert [(event.name, event.tenant, event.user) for event in told] == [
+        ("created", "acme", "1"),
+        ("revoked", "acme", "1"),
+        ("created", "globex", "1"),
+        ("revoked", "globex", "1"),
+    ]
 
 
 @one_backend

@@ -35,6 +35,9 @@ class SessionEvent:
     #: the setting ``session_listener_requests`` is True. None outside of a request.
     address: str | None = None
     user_agent: str | None = None
+    #: The name of the tenant that the session and the user belong to; None without
+    #: the setting ``session_tenants``.
+    tenant: str | None = None
 
 
 #: The type of the ``session_listener`` setting.

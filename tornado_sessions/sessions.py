@@ -72,6 +72,7 @@ class Sessions(UserSessions):
             lambda: self.vault,
             logs,
             settings.listener_requests,
+            settings.tenant,
         )
         self.tasks = Tasks()
         self.store = store = Store(
@@ -275,13 +276,16 @@ class Sessions(UserSessions):
         Call it when the server has stopped and its requests have ended. Everything
         opens again at the next use.
         """
-        for tenant in self.tenants.values():
-            await tenant.close()
-        self._stop_timers()
-        await self.tasks.wait()
-        # These tasks have used the sessions again.
-        self._stop_timers()
-        await self.vault.close()
+        everyone = (*self.tenants.values(), self)
+        for each in everyone:
+            each._stop_timers()
+        # Before any store is closed: tenants have one together.
+        for each in everyone:
+            await each.tasks.wait()
+        for each in everyone:
+            # These tasks have used the sessions again.
+            each._stop_timers()
+            await each.vault.close()
 
     def _stop_timers(self) -> None:
         self.cleanup.close()

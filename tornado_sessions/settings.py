@@ -70,6 +70,8 @@ class Settings:
     #: Whether events have data of the request, and whether there is "new_device".
     listener_requests: bool = False
     listener_devices: bool = False
+    #: The name of the tenant that these settings are of.
+    tenant: str | None = None
     socket_interval: float = 30
     #: None where cookies are the only transport.
     transports: Transports | None = None
@@ -97,8 +99,8 @@ class Settings:
             object.__setattr__(self, name, value)
 
 
-def read_settings(settings: Mapping[str, Any]) -> Settings:
-    """Returns the checked settings of an application.
+def read_settings(settings: Mapping[str, Any], tenant: str | None = None) -> Settings:
+    """Returns the checked settings of an application, or of its ``tenant``.
 
     Raises `ValueError` if settings are wrong or contradict each other, and
     `.BackendNotFoundError` if the backend is not installed.
@@ -167,6 +169,7 @@ def read_settings(settings: Mapping[str, Any]) -> Settings:
         listener_requests=values["session_listener_requests"],
         listener_devices=values["session_listener_devices"],
         vault=vault,
+        tenant=tenant,
     )
 
 

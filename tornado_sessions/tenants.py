@@ -44,7 +44,7 @@ def _read(name: str, own: Mapping[str, Any], common: Mapping[str, Any]) -> Setti
         "session_cookie_kwargs": {**kwargs, **own},
     }
     try:
-        return read_settings(settings)
+        return read_settings(settings, name)
     except ValueError as error:
         raise ValueError(f"session_tenants[{name!r}]: {error}") from error
 

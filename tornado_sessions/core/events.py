@@ -40,6 +40,7 @@ class Events:
         fingerprints: Callable[[], Fingerprints],
         logs: LimitedLog,
         has_requests: bool = False,
+        tenant: str | None = None,
     ) -> None:
         self.listener = listener
         #: Whether events have the address and the user agent of the request.
@@ -47,6 +48,7 @@ class Events:
         self._rules = rules
         self._fingerprints = fingerprints
         self._logs = logs
+        self._tenant = tenant
 
     def note_request(self, address: str | None, user_agent: str) -> None:
         """Notes from where the request comes that this task serves."""
@@ -121,6 +123,7 @@ class Events:
             handle=handle or None,
             address=address,
             user_agent=user_agent,
+            tenant=self._tenant,
         )
         assert self.listener is not None
         try:
