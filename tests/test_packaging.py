@@ -250,9 +250,17 @@ def names_imported_by(statement: ast.stmt) -> Iterator[str]:
         yield statement.module or ""
 
 
-# Private names of the standard library and of drivers, where no public one exists.
-# A comment at each place says why.
-foreign_private_names = {"_exit", "_getframe", "_pool", "_stream_broken", "_thread"}
+# Private names of the standard library, of Tornado and of drivers, where no public one
+# exists. A comment at each place says why.
+foreign_private_names = {
+    "_exit",
+    "_getframe",
+    "_headers",
+    "_headers_written",
+    "_pool",
+    "_stream_broken",
+    "_thread",
+}
 
 each_module = pytest.mark.parametrize(
     "path",

@@ -20,7 +20,13 @@ from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.storage.operations import Write
 from tornado_sessions.storage.vault import Saved, Vault
 from tornado_sessions.storage.versions import new_version
-from tornado_sessions.web import SessionMixin, SessionStatusHandler, recent_login
+from tornado_sessions.web import (
+    SessionBinding,
+    SessionMixin,
+    SessionStatusHandler,
+    bind_session,
+    recent_login,
+)
 
 version = "0.1.0"
 
@@ -38,6 +44,7 @@ __all__ = [
     "Record",
     "Saved",
     "Session",
+    "SessionBinding",
     "SessionData",
     "SessionDataError",
     "SessionError",
@@ -51,6 +58,7 @@ __all__ = [
     "Vault",
     "Version",
     "Write",
+    "bind_session",
     "new_version",
     "recent_login",
     "version",

@@ -23,18 +23,27 @@ A complete application::
 
 This is the only package that knows a `~tornado.web.RequestHandler`. It needs four
 private names of Tornado: ``_finished``, ``_headers_written``, ``_headers`` and
-``_status_code``. They are used in ``handler`` only, and a test pins them.
+``_status_code``. They are used in ``handler``, and two of them in ``binding``. Tests
+pin them.
 
 `SessionMixin`, in ``handler``, overrides what it has to and asks an ``Exchange`` for
 the rest: the session of one request and its response. That one makes its parts when
 they are first needed, and no part knows the handler: the ids of the request
 (``request``), the commit that the response waits for (``response``), its headers
 (``headers``, ``links``), the XSRF token (``xsrf``), an open WebSocket
-(``websockets``).
+(``websockets``). `bind_session`, in ``binding``, does the same for a handler that
+derives from something else.
 """
 
+from tornado_sessions.web.binding import SessionBinding, bind_session
 from tornado_sessions.web.handler import SessionMixin
 from tornado_sessions.web.recent import recent_login
 from tornado_sessions.web.status import SessionStatusHandler
 
-__all__ = ["SessionMixin", "SessionStatusHandler", "recent_login"]
+__all__ = [
+    "SessionBinding",
+    "SessionMixin",
+    "SessionStatusHandler",
+    "bind_session",
+    "recent_login",
+]
