@@ -10,7 +10,7 @@ from tornado.web import HTTPError, StaticFileHandler
 
 from example_app.cart import Cart
 from example_app.catalogue import money
-from example_app.times import duration
+from example_app.times import ago, duration
 from tornado_sessions import SessionMixin
 
 # Everything comes from the shop itself, and nothing is written into the pages:
@@ -60,6 +60,7 @@ class BaseHandler(SessionMixin):
     def get_template_namespace(self) -> dict[str, Any]:
         return super().get_template_namespace() | {
             "Cart": Cart,
+            "ago": ago,
             "duration": duration,
             "money": money,
         }

@@ -53,6 +53,12 @@ class DevicesHandler(BaseHandler):
         if handle:
             there = await self.sessions.revoke(user, handle)
             text = "Signed out there." if there else "It is signed out already."
+        elif self.get_body_argument("here", ""):
+            # Sessions that cannot be listed end as well, so this one has tabs to tell.
+            self.changed_sessions = [self.session.id, *(each.id for each in sessions)]
+            await self.sessions.revoke_all(user)
+            self.redirect(self.reverse_url("catalogue"))
+            return
         else:
             await self.sessions.revoke_all(user, keep=self.session)
             text = "Signed out everywhere else."

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def ago(seconds: float) -> str:
+    """Returns how long ago something was, as a text for people."""
+    return f"{duration(seconds)} ago" if seconds >= 60 else "just now"
+
+
 def duration(seconds: float) -> str:
     """Returns a duration as a text for people."""
     minutes, second = divmod(int(seconds), 60)

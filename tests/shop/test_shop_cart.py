@@ -11,6 +11,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from tests.shop.visitors import (
+    ADA,
     Visitor,
     close,
     merging_backends,
@@ -40,6 +41,23 @@ async def test_adding_again_adds_to_what_is_there(visitor: Visitor) -> None:
 
     assert "Cart 4 products" in page.text
     assert "Total €115.90" in page.text
+
+
+@one_backend
+async def test_a_second_device_has_a_cart_of_its_own(visitor: Visitor) -> None:
+    """The cart is in the session, and so the page of the cart says."""
+    await visitor.post("/product/kite")
+    await visitor.sign_up()
+    other = visitor.another()
+    await other.post("/product/umbrella")
+    there = await other.post("/login", **ADA, next="/cart")
+    here = await visitor.get("/cart")
+
+    assert "Storm umbrella" in there.text
+    assert "Box kite" not in there.text
+    assert "Box kite" in here.text
+    assert "Storm umbrella" not in here.text
+    assert "On your other devices you have other carts." in here.text
 
 
 async def test_a_quantity_can_be_changed(visitor: Visitor) -> None:

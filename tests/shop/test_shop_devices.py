@@ -32,9 +32,9 @@ async def test_the_devices_page_shows_where_one_is_signed_in(visitor: Visitor) -
     page = await visitor.get("/devices")
 
     assert re.search(
-        r"Safari on iPhone Used \d seconds? ago\."
-        r" Signed in \d seconds? ago, and remembered\. Sign out"
-        r" A browser This one\. Signed in \d seconds? ago\. Sign out everywhere",
+        r"Safari on iPhone Used just now\."
+        r" Signed in just now, and remembered\. Sign out"
+        r" A browser This one\. Signed in just now\. Sign out everywhere else",
         page.text,
     )
 
@@ -78,6 +78,24 @@ async def test_all_other_devices_are_signed_out_at_once(visitor: Visitor) -> Non
 
 
 @listing_backends
+async def test_all_devices_are_signed_out_with_this_one(visitor: Visitor) -> None:
+    """Behaviour 46: for who leaves a browser that is not their own."""
+    await visitor.sign_up()
+    other = visitor.another()
+    await other.post("/login", **ADA)
+    tab = await visitor.open_tab()
+    await tab.read_message()
+    page = await visitor.post("/devices", here="too")
+
+    assert page.path == "/"
+    assert "Sign in" in page.text
+    assert "session" not in visitor.client.cookies
+    assert await tab.read_message() in ("news", None)
+    assert (await other.get("/devices")).path.startswith("/login")
+    tab.close()
+
+
+@listing_backends
 async def test_nobody_signs_out_somebody_else(visitor: Visitor) -> None:
     """Behaviour 46: the handle of another account's session ends nothing."""
     await visitor.sign_up()
@@ -114,11 +132,16 @@ async def test_cookies_are_signed_out_where_a_store_says_so(tmp_path: Path) -> N
         before = await visitor.get("/devices")
         after = await visitor.post("/devices")
         others = await other.get("/devices")
+        here = await visitor.get("/devices")
+        await visitor.post("/devices", here="too")
+        gone = await visitor.get("/devices")
 
     assert "The shop cannot tell" in before.text
     assert "Sign out everywhere else" in before.text
     assert "Signed out everywhere else." in after.text
     assert others.path.startswith("/login")
+    assert not here.path.startswith("/login")
+    assert gone.path.startswith("/login")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from tornado.web import Application
 
 from example_app.catalogue import money
-from example_app.times import duration
+from example_app.times import ago, duration
 from tests.shop.visitors import (
     ROOT,
     Page,
@@ -113,6 +113,15 @@ async def test_the_session_page_shows_its_state(visitor: Visitor, backend: str) 
 async def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
     """The largest two that are not zero."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "just now"), (59.9, "just now"), (61, "1 minute 1 second ago")],
+)
+async def test_what_was_a_moment_ago_was_just_now(seconds: float, text: str) -> None:
+    """The time of the last use is not known to the second."""
+    assert ago(seconds) == text
 
 
 async def test_the_views_page_counts_visits(visitor: Visitor) -> None:
