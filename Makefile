@@ -18,7 +18,7 @@ export PATH := $(subst $(space),:,$(wildcard $(addsuffix /versions/3.*/bin,$(pye
 # tox would answer Ctrl-C as well, so it makes the environment and then gets out of the way.
 demo: .venv/bin/tox
 	@.venv/bin/tox run -qq -e demo --notest
-	@.tox/demo/bin/python -m example_app $(if $(PORT),'--port=$(PORT)') $(if $(BACKEND),'--session-backend=$(BACKEND)') $(if $(PROCESSES),'--processes=$(PROCESSES)')
+	@.tox/demo/bin/python -m example_app $(if $(PORT),'--port=$(PORT)') $(if $(BACKEND),'--session-backend=$(BACKEND)') $(if $(PROCESSES),'--processes=$(PROCESSES)') $(if $(IDLE),'--session-idle-timeout=$(IDLE)')
 
 # Every test, lint and typing.
 test: .venv/bin/tox

@@ -30,6 +30,11 @@ define(
     help="keep the sessions in this store: a URL, or the name of a backend",
 )
 define(
+    "session_idle_timeout",
+    default=24 * 3600,
+    help="sign out who has been away for so many seconds",
+)
+define(
     "accounts_file",
     default="shop-accounts.db",
     help="keep names and passwords in this file, which is made if there is none",
@@ -50,6 +55,7 @@ def main() -> None:
             read_secret(options.cookie_secret_file),
             Accounts(options.accounts_file),
             Tabs(options.processes),
+            session_idle_timeout=options.session_idle_timeout,
         )
         # Settings that cannot work are found here, and not by a visitor.
         check_processes(options.processes, get_sessions(app))

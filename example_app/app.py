@@ -15,9 +15,15 @@ from tornado_sessions import Sessions
 
 
 def make_app(
-    session_backend: str, cookie_secret: str, accounts: Accounts, tabs: live.Tabs
+    session_backend: str,
+    cookie_secret: str,
+    accounts: Accounts,
+    tabs: live.Tabs,
+    **shop_settings: Any,
 ) -> Application:
     """Makes the shop, and the page that counts visits.
+
+    ``shop_settings`` are those of the shop alone, such as its idle timeout.
 
     That page is an application of its own inside the shop: it wants a short
     idle timeout, which must not become that of the cart. A cookie and a
@@ -52,6 +58,7 @@ def make_app(
             (r"/devices", devices.DevicesHandler, {}, "devices"),
             (r"/session", curious.SessionHandler, {}, "session"),
             (r"/news", live.NewsHandler, {}, "news"),
+            (r"/status", live.StatusHandler, {}, "status"),
             (r"/tab", live.TabHandler, {}, "tab"),
             (r"/views", views),
         ],
@@ -68,6 +75,7 @@ def make_app(
         websocket_ping_interval=30,
         default_handler_class=base.NotFoundHandler,
         **settings,
+        **shop_settings,
     )
 
 

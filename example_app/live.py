@@ -13,7 +13,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from example_app.base import BaseHandler
 from example_app.cart import Cart
-from tornado_sessions import SessionMixin
+from tornado_sessions import SessionMixin, SessionStatusHandler
 
 #: Tells the script of a page that there is no session to watch.
 NO_SESSION = 4000
@@ -103,9 +103,18 @@ class TabHandler(SessionMixin, WebSocketHandler):
 
 
 class NewsHandler(BaseHandler):
-    """Returns what a page shows of its visitor."""
+    """Returns what a page shows of its visitor.
+
+    The script asks for it by itself, so it is no use of the session.
+    """
+
+    session_extends = False
 
     def get(self) -> None:
         self.write(
             {"user": self.current_user, "quantity": Cart.of(self.session).quantity}
         )
+
+
+class StatusHandler(BaseHandler, SessionStatusHandler):
+    """Tells the script when the session ends, and extends it after a click."""

@@ -456,6 +456,26 @@ class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
 
         self.visitor.expect(".flash", f"Welcome, {name}.")
 
+    def test_whoever_is_away_is_warned_and_then_signed_out(self) -> None:
+        """A click on the button gives the whole time again, and asking gives none."""
+        shop = Shop(None, "--session-idle-timeout=24")
+        shop.start()
+        self.addCleanup(shop.stop)
+        visitor = Visitor(self.browser, shop.url)
+        name = visitor.sign_up()
+        visitor.go("/product/kite")
+        self.browser.execute_script("window.mark = 'the same page'")
+        visitor.expect("#warning", "You will be signed out in less than a minute.")
+        visitor.click("#warning button")
+        visitor.until(lambda: not self.browser.text_of("#warning"), "no warning")
+        self.assertIn(name, visitor.read("nav"))
+        self.assertEqual(
+            self.browser.execute_script("return window.mark"), "the same page"
+        )
+
+        visitor.expect("#warning", "You will be signed out in less than a minute.")
+        visitor.expect("nav", "Sign in")
+
     def test_whoever_guesses_a_password_is_told_to_wait(self) -> None:
         """The form comes back with the name, and says for how long."""
         name = self.visitor.sign_up()

@@ -86,6 +86,42 @@ function sessionIsThere() {
 
 if (document.body.dataset.session === "some") sessionIsThere();
 
+// Warns before the session ends because nobody was there. To ask is not to use it.
+
+const WARNING = 120;
+const warning = document.getElementById("warning");
+let warnAt = null;
+
+async function watch(options) {
+  clearTimeout(watch.timer);
+  const response = await fetch("/status", options).catch(() => null);
+  const status = response?.ok ? await response.json() : null;
+  if (status && !status.signed_in) {
+    inTurn(ask);
+    return;
+  }
+  const left = status?.seconds_left ?? 0;
+  // A whole session may be shorter than the usual time for a warning.
+  if (status) warnAt ??= Math.min(WARNING, left / 2);
+  warning.hidden = !status || left > warnAt;
+  const minutes = Math.ceil(left / 60);
+  warning.querySelector("span").textContent =
+    minutes > 1 ? `${minutes} minutes` : "less than a minute";
+  warning.querySelector("form").hidden = !status?.extendable;
+  // Another tab may extend it, so a warning is looked after as well.
+  const wait = left > warnAt ? Math.min(left - warnAt, 3600) : Math.min(left || 10, 10);
+  watch.timer = setTimeout(watch, Math.max(wait, 1) * 1000);
+}
+
+if (warning) {
+  const form = warning.querySelector("form");
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    watch({ method: "POST", body: new URLSearchParams(new FormData(form)) });
+  });
+  watch();
+}
+
 // A page that one has gone back to is an old one.
 addEventListener("pageshow", (event) => {
   const [navigation] = performance.getEntriesByType("navigation");

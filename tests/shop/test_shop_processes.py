@@ -40,7 +40,7 @@ async def test_a_cart_survives_a_restart_of_the_process(tmp_path: Path) -> None:
         page = await visitor.get("/cart")
 
     assert "Cart 2 products" in page.text
-    assert "ada : where you are signed in Sign out" in page.text
+    assert "Signed in as ada Devices Sign out" in page.text
 
 
 async def test_the_shop_is_open_at_an_ipv6_address(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tests.shop.visitors import (
     Visitor,
     one_backend,
 )
+from tornado_sessions.testing import Clock
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -39,6 +40,22 @@ async def test_news_are_the_user_and_the_number_of_products(visitor: Visitor) ->
         "user": "ada",
         "quantity": 4,
     }
+
+
+async def test_what_a_script_asks_for_does_not_extend_the_session(
+    visitor: Visitor, session_clock: Clock
+) -> None:
+    """Behaviour 48: so it ends a day after the last page, or after a click."""
+    await visitor.sign_up()
+    left = []
+    for method in ("GET", "GET", "POST"):
+        session_clock.move(hours=7)
+        await visitor.client.get("/news")
+        body = None if method == "GET" else ""
+        response = await visitor.client.fetch("/status", method, body)
+        left.append(json.loads(response.body)["seconds_left"])
+
+    assert left == [17 * 3600, 10 * 3600, 24 * 3600]
 
 
 async def test_a_tab_hears_of_what_another_one_does(visitor: Visitor) -> None:
