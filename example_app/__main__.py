@@ -35,6 +35,11 @@ define(
     help="sign out who has been away for so many seconds",
 )
 define(
+    "session_max_per_user",
+    default=0,
+    help="sign out the oldest devices of a user beyond so many; 0 for no limit",
+)
+define(
     "accounts_file",
     default="shop-accounts.db",
     help="keep names and passwords in this file, which is made if there is none",
@@ -56,6 +61,7 @@ def main() -> None:
             Accounts(options.accounts_file),
             Tabs(options.processes),
             session_idle_timeout=options.session_idle_timeout,
+            session_max_per_user=options.session_max_per_user or None,
         )
         # Settings that cannot work are found here, and not by a visitor.
         check_processes(options.processes, get_sessions(app))

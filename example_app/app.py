@@ -9,6 +9,7 @@ from tornado.web import Application
 
 from example_app import base, curious, devices, live, shop, signing_in
 from example_app.accounts import Accounts
+from example_app.endings import Endings
 from example_app.guesses import Guesses
 from example_app.under_way import UnderWay
 from tornado_sessions import Sessions
@@ -38,6 +39,7 @@ def make_app(
         "session_backend": session_backend,
         "under_way": UnderWay(),
     }
+    endings = Endings()
     views = Application(
         [(r"/views", curious.ViewsHandler)],
         session_cookie_name="views",
@@ -65,6 +67,8 @@ def make_app(
         views=views,
         accounts=accounts,
         guesses=Guesses(),
+        endings=endings,
+        session_listener=endings.listen,
         tabs=tabs,
         login_url="/login",
         session_cross_origin_protection=True,

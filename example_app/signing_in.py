@@ -33,6 +33,8 @@ class FormHandler(BaseHandler):
     template: str
     #: What is said of a wrong password: nothing of which names there are.
     wrong: str
+    #: Why the last session of this browser has ended.
+    ended = ""
 
     def get(self) -> None:
         # Who is signed in already is to say once more that it is them.
@@ -40,7 +42,12 @@ class FormHandler(BaseHandler):
 
     def show(self, name: str = "", problem: str = "") -> None:
         self.render(
-            self.template, name=name, problem=problem, next=self.get_next(), least=LEAST
+            self.template,
+            name=name,
+            problem=problem,
+            ended=self.ended,
+            next=self.get_next(),
+            least=LEAST,
         )
 
     def refuse(self, status: int, name: str, problem: str) -> None:
@@ -101,6 +108,11 @@ class LoginHandler(FormHandler):
 
     template = "login.html"
     wrong = "That name and password do not go together."
+
+    async def prepare(self) -> None:
+        with self.settings["endings"].watch() as ending:
+            await super().prepare()
+        self.ended = ending.text
 
     async def post(self) -> None:
         name, password = self.get_form()

@@ -475,6 +475,8 @@ class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
 
         visitor.expect("#warning", "You will be signed out in less than a minute.")
         visitor.expect("nav", "Sign in")
+        visitor.go("/login")
+        visitor.expect(".flash", "You were signed out because you had been away")
 
     def test_whoever_guesses_a_password_is_told_to_wait(self) -> None:
         """The form comes back with the name, and says for how long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -23,8 +24,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def app(io_loop: IOLoop, backend: str, tmp_path: Path) -> Iterator[Application]:
-    app = open_app(backend, tmp_path)
+def shop_settings() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def app(
+    io_loop: IOLoop, backend: str, tmp_path: Path, shop_settings: dict[str, Any]
+) -> Iterator[Application]:
+    app = open_app(backend, tmp_path, **shop_settings)
     io_loop.add_callback(app.settings["tabs"].listen)
     yield app
     io_loop.run_sync(lambda: close(app))

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.web import Application
 
 from example_app.accounts import Accounts
+from example_app.endings import MOST
 from tests.shop.visitors import (
     ADA,
     Visitor,
     one_backend,
     session_lines,
 )
+from tornado_sessions import SessionEvent, Sessions
+from tornado_sessions.testing import Clock
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -50,6 +54,83 @@ async def test_a_wrong_password_signs_nobody_in(visitor: Visitor) -> None:
     assert "That name and password do not go together." in page.text
     assert "That name and password do not go together." in unknown.text
     assert "Sign out" not in (await visitor.get("/")).text
+
+
+async def test_a_login_says_that_one_was_away_for_long(
+    visitor: Visitor, session_clock: Clock
+) -> None:
+    """Until somebody signs in, and to this browser alone."""
+    await visitor.sign_up()
+    session_clock.move(hours=25)
+    first = await visitor.get("/checkout")
+    wrong = await visitor.post("/login", name="ada", password="byron")
+    stranger = await visitor.another().get("/login")
+    await visitor.post("/login", **ADA)
+    after = await visitor.get("/login")
+
+    assert "signed out because you had been away" in first.text
+    assert "signed out because you had been away" in wrong.text
+    assert "You were signed out" not in stranger.text
+    assert "You were signed out" not in after.text
+
+
+@one_backend
+async def test_a_login_says_that_one_was_signed_out_elsewhere(
+    visitor: Visitor, session_clock: Clock
+) -> None:
+    """Also after the time at which the session would have ended by itself."""
+    await visitor.sign_up()
+    other = visitor.another()
+    await other.post("/login", **ADA)
+    await visitor.post("/devices")
+    page = await other.get("/checkout")
+    session_clock.move(hours=25)
+    later = await other.get("/login")
+
+    assert "signed out here from another of your devices" in page.text
+    assert "signed out here from another of your devices" in later.text
+
+
+@pytest.mark.parametrize("shop_settings", [{"session_max_per_user": 1}])
+@one_backend
+async def test_a_login_says_that_there_were_too_many(visitor: Visitor) -> None:
+    """The one that ended it was the user's own, on another device."""
+    await visitor.sign_up()
+    await visitor.another().post("/login", **ADA)
+
+    assert "because you have signed in elsewhere" in (await visitor.get("/login")).text
+
+
+@one_backend
+async def test_a_login_says_nothing_of_a_cart_that_has_expired(
+    visitor: Visitor, session_clock: Clock
+) -> None:
+    """Nobody was signed in, so nobody was signed out; so it is after a sign-out."""
+    await visitor.post("/product/kite")
+    session_clock.move(hours=25)
+    cart = await visitor.get("/login")
+    await visitor.sign_up()
+    await visitor.post("/logout")
+    left = await visitor.get("/login")
+
+    assert "You were signed out" not in cart.text
+    assert "You were signed out" not in left.text
+
+
+@one_backend
+async def test_no_more_endings_are_remembered_than_there_is_room_for(
+    app: Application, visitor: Visitor
+) -> None:
+    """The oldest are forgotten first, so the latest is still told."""
+    await visitor.sign_up()
+    endings = app.settings["endings"]
+    for number in range(MOST):
+        endings.listen(SessionEvent("revoked", 0.0, f"{number}", user="ada"))
+    await Sessions.of(app).revoke_all("ada")
+    page = await visitor.get("/login")
+
+    assert "signed out here from another" in page.text
+    assert len(endings) == MOST
 
 
 async def test_signing_out_empties_the_cart(visitor: Visitor, backend: str) -> None:

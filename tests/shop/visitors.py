@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -124,9 +125,9 @@ def backend_url(backend: str, folder: Path) -> str:
     return sqlite if backend == "sqlite" else f"{backend}:"
 
 
-def open_app(backend: str, folder: Path) -> Application:
+def open_app(backend: str, folder: Path, **settings: Any) -> Application:
     accounts = Accounts(str(folder / "accounts.db"))
-    return make_app(backend_url(backend, folder), SECRET, accounts, Tabs())
+    return make_app(backend_url(backend, folder), SECRET, accounts, Tabs(), **settings)
 
 
 async def close(app: Application) -> None:
