@@ -262,6 +262,14 @@ class EditTest(EditCase):
                 " handle has changed with a login. of_user() lists those that are."
             )
 
+    async def test_a_long_handle_is_repeated_in_part(self) -> None:
+        """It may come from a form, and the message goes to the log."""
+        with pytest.raises(SessionGoneError) as caught:
+            async with self.sessions.edit("ada", "x" * 100_000):
+                pytest.fail("There is none.")
+
+        assert len(str(caught.value)) < 300
+
     async def test_a_value_that_cannot_be_stored_stores_nothing(self) -> None:
         """Behaviours 25, 92: nor does a session that is too large."""
         ada = await self.signed_in(n=1)
@@ -462,10 +470,12 @@ class ExposedTokenTest(SessionsCase):
         """Behaviour 93: nor one that is about to be replaced, or has ended."""
         message = (
             "expose_token() needs the session's id, which is drawn when the session is"
-            " saved. Call 'await session.save()' before it."
+            " saved. Call 'await session.save()' before it; an empty session is not"
+            " saved."
         )
         session = await self.sessions.load(None)
         for act in (
+            lambda: None,
             lambda: session.update(n=1),
             session.regenerate,
             lambda: session.login("ada"),

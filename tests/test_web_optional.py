@@ -170,6 +170,7 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     "end": lambda session: session.set_expiry(idle=0),
     "persistent": lambda session: _set(session, "persistent", True),
     "label": lambda session: _set(session, "label", "phone"),
+    "expose_token": lambda session: session.expose_token(),
     "reload": lambda session: session.reload(),
     "transact": lambda session: session.transact(lambda each: each.update(a=2)),
 }
@@ -430,3 +431,34 @@ async def test_of_two_sessions_a_form_keeps_the_one_that_it_is_bound_to(
     assert page.headers.get_list("Set-Cookie") == []
     assert (back.code, json.loads(back.body)) == (200, {"a": 1})
     errors.append(STORE_FAILED if isinstance(form, str) else NO_SESSION)
+
+
+@pytest.mark.parametrize("app", [BOUND], indirect=True, ids=[""])
+async def test_a_planted_token_does_not_count_while_the_store_is_down(
+    site: Site, errors: list[str]
+) -> None:
+    """Behaviours 83, 94: it is not known for which of two sessions it is good."""
+    page = await site.fetch(Form)
+    await begin(site)
+    sent = {"Cookie": f"session={'A' * 43}; {_xsrf(page)}"}
+    body = b"_xsrf=" + page.body
+    up = await site.fetch(Form, "POST", sent, body)
+    site.vault.failing = {"load"}
+    down = await site.fetch(Form, "POST", sent, body)
+
+    assert (up.code, down.code) == (403, 503)
+    errors.append("503 POST")
+
+
+@pytest.mark.parametrize("app", [BOUND], indirect=True, ids=[""])
+async def test_a_refused_token_is_logged_as_such(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behaviour 83: it is no error of the backend, and any client can cause it."""
+    page = await site.fetch(Form)
+    await begin(site)
+    sent = {"Cookie": f"session={'A' * 43}; {_xsrf(page)}"}
+    response = await site.fetch(Form, "POST", sent, b"_xsrf=" + page.body)
+
+    assert response.code == 403
+    assert "An error in a backend" not in caplog.text

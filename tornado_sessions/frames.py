@@ -18,6 +18,8 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from tornado.web import HTTPError
+
 from tornado_sessions.errors import BackendError, SessionError
 
 logger = logging.getLogger("tornado_sessions")
@@ -87,7 +89,9 @@ def _log(error: BaseException) -> None:
     """Logs the complete traceback as text, unless the message is sufficient."""
     if isinstance(error, BackendError):
         level = logging.DEBUG
-    elif isinstance(error, SessionError) or not isinstance(error, Exception):
+    elif isinstance(error, (SessionError, HTTPError)) or not isinstance(
+        error, Exception
+    ):
         return
     elif isinstance(error, (TypeError, ValueError)):
         # Mostly a wrong argument, which the message explains.

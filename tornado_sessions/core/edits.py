@@ -125,7 +125,7 @@ class Edits:
         ]
         if not records:
             raise SessionGoneError(
-                f"The user has no session {handle!r} that is alive: it has ended, or"
+                f"The user has no session {handle!r:.100} that is alive: it has ended, or"
                 " its handle has changed with a login. of_user() lists those that are."
             )
         return records

@@ -22,6 +22,7 @@ def exposed_token(state: SessionState) -> str:
     ):
         raise SessionError(
             "expose_token() needs the session's id, which is drawn when the session is"
-            " saved. Call 'await session.save()' before it."
+            " saved. Call 'await session.save()' before it; an empty session is not"
+            " saved."
         )
     return state.token

@@ -174,6 +174,11 @@ class Exchange:
             raise tornado.web.HTTPError(403, MISMATCH)
         return state
 
+    @property
+    def has_unconfirmed_token(self) -> bool:
+        """Whether it is not known yet for which of several ids the token is good."""
+        return self._xsrf is not None and self._xsrf.is_unconfirmed
+
     # What a handler uses.
 
     def begin(self, headers_sent: bool) -> SessionState:

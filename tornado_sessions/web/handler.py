@@ -96,8 +96,11 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
                 hide_frames(error)
                 if not isinstance(error, BackendError):
                     raise
-                exchange.is_going_on = self.session_optional and not isinstance(
-                    self, tornado.websocket.WebSocketHandler
+                exchange.is_going_on = (
+                    self.session_optional
+                    and not isinstance(self, tornado.websocket.WebSocketHandler)
+                    # Only half of the check for XSRF was made.
+                    and not exchange.has_unconfirmed_token
                 )
                 self._log_session_error()
                 if not exchange.is_going_on:

@@ -32,6 +32,12 @@ class UnloadedSession(Session[Any]):
         return True
 
     @hides_frames
+    def expose_token(self) -> str:
+        """Raises `.SessionError`."""
+        state_of(self).require_cookie()
+        return ""
+
+    @hides_frames
     def destroy(self) -> None:
         """Raises `.SessionError`."""
         state_of(self).require_cookie()

@@ -38,8 +38,8 @@ class RequestXSRF:
         cookie, lines = ids.xsrf_cookie, request.headers.get_list("Cookie")
         cookies = () if cookie is None else cookie.read(lines)
         self._binding = Binding(keys, cookies, ids.tokens)
-        # The request came with several ids, and its token may be good for one of them.
-        self._is_unconfirmed = False
+        #: The request came with several ids, and its token may be good for one of them.
+        self.is_unconfirmed = False
 
     @property
     def is_handed_out(self) -> bool:
@@ -56,7 +56,7 @@ class RequestXSRF:
         count = len(self._ids.tokens)
         if count > MOST_IDS or not self._binding.accepts(argument):
             return MISMATCH
-        self._is_unconfirmed = count > 1
+        self.is_unconfirmed = count > 1
         return None
 
     def confirm(self) -> bool:
@@ -65,7 +65,7 @@ class RequestXSRF:
         Which of them are alive was not known before the session was loaded.
         """
         is_good = self._binding.confirm(self._ids.tokens)
-        return is_good or not self._is_unconfirmed
+        return is_good or not self.is_unconfirmed
 
     def token(self, state: SessionState | None) -> bytes:
         """Returns the token for a form, and notes that it is handed out."""
