@@ -35,10 +35,12 @@ class WatchedBackend(MemoryBackend):
 
     async def load(self, key: bytes) -> Record | None:
         self.loaded.append(key)
-        await asyncio.sleep(0)
         if self.fails:
             raise BackendError("The store is down.")
-        return await super().load(key)
+        record = await super().load(key)
+        # Others store meanwhile.
+        await asyncio.sleep(0)
+        return record
 
     async def insert(self, key: bytes, record: Record) -> Version | None:
         self.inserted[key] = record

@@ -159,6 +159,25 @@ class EditTest(EditCase):
         }
         assert [event.name for event in told] == ["conflict"]
 
+    async def test_several_conflicts_are_told_as_one(self) -> None:
+        """Behaviours 38, 92: others may be first more than once."""
+        told: list[SessionEvent] = []
+        self.sessions.events.listener = told.append
+        ada = await self.signed_in(n=1)
+        left = 3
+
+        async def change() -> None:
+            nonlocal left
+            left -= 1
+            self.store.before_end = change if left else None
+            await self.change_elsewhere(token_of(ada), left=left)
+
+        self.store.before_end = change
+        await self.edit(ada.id, _put(n=2))
+
+        assert await self.newest(ada) == {"n": 2, "left": 0}
+        assert [event.name for event in told] == ["conflict"]
+
     async def test_a_request_in_progress_is_merged_with_it(self) -> None:
         """Behaviour 92: and takes none of it back."""
         ada = await self.signed_in(role="admin")
