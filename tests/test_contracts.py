@@ -1,4 +1,4 @@
-"""Runs both contracts over every backend that is installed and needs no server."""
+"""Runs the contract over HTTP on every backend that is installed and needs no server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tornado.testing import AsyncHTTPTestCase
 from tornado_sessions_memory import MemoryBackend
 
 from tornado_sessions import Backend, Vault
-from tornado_sessions.storage.registry import GROUP, open_backend
-from tornado_sessions.testing import BackendContract, FaultyVault, HandlerContract
+from tornado_sessions.storage.registry import GROUP
+from tornado_sessions.testing import FaultyVault, HandlerContract
 
 URLS = {
     "cookie": "cookie",
@@ -43,23 +43,6 @@ class InstalledBackend(unittest.TestCase):
 
     def make_session_backend(self) -> str | Backend | Vault:
         return self.url
-
-    def make_backend(self) -> Backend:
-        backend = open_backend(self.url, {})
-        assert isinstance(backend, Backend)
-        return backend
-
-
-class MemoryBackendTest(
-    InstalledBackend, BackendContract, unittest.IsolatedAsyncioTestCase
-):
-    name = "memory"
-
-
-class SQLiteBackendTest(
-    InstalledBackend, BackendContract, unittest.IsolatedAsyncioTestCase
-):
-    name = "sqlite"
 
 
 class CookieHandlerTest(InstalledBackend, HandlerContract, AsyncHTTPTestCase):

@@ -90,7 +90,7 @@ class PurgingContract(BackendTests):
 
         self.assertEqual(sum(counts), 2000)
         self.assertLess(max(counts), 2000)
-        self.assertFalse(any([await backend.load(key) for key in keys]))
+        self.assertFalse(any(await run_together(map(backend.load, keys))))
 
     async def test_purging_goes_by_the_time_it_is_given(self) -> None:
         """Behaviour 65: what was alive at ``now`` stays, whatever the time is."""
@@ -128,7 +128,7 @@ class PurgingContract(BackendTests):
         counts = await asyncio.gather(purge_all(backend), purge_all(other))
 
         self.assertEqual(sum(map(sum, counts)), 600)
-        self.assertFalse(any([await backend.load(key) for key in keys]))
+        self.assertFalse(any(await run_together(map(backend.load, keys))))
 
     async def test_purging_is_exact_to_a_second(self) -> None:
         """Behaviour 65: at most a second late, and never early by any part of one."""

@@ -8,9 +8,11 @@ import secrets
 import time
 import unittest
 from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from tornado_sessions.storage.backend import Backend, Record
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase
@@ -140,7 +142,9 @@ def messages_of(error: BaseException | None) -> str:
     return f"{error!r} {error} " + messages_of(error.__cause__ or error.__context__)
 
 
-async def run_together(work: Iterable[Awaitable[Any]], *, at_once: int = 50) -> None:
-    work = iter(work)
+async def run_together(work: Iterable[Awaitable[T]], *, at_once: int = 50) -> list[T]:
+    """Returns the results of ``work``, of which so much is in progress at once."""
+    work, results = iter(work), list[T]()
     while some := list(itertools.islice(work, at_once)):
-        await asyncio.gather(*some)
+        results += await asyncio.gather(*some)
+    return results
