@@ -63,8 +63,12 @@ class Client:
         self.clients = clients
         self.token = token
         self.over = asyncio.Event()
+        self.receives = True
 
-    def on_session_end(self) -> None:
+    def stop_receiving(self) -> None:
+        self.receives = False
+
+    def end(self) -> None:
         self.clients.ended.append(self.token)
         self.over.set()
 
@@ -77,6 +81,7 @@ async def test_a_session_is_looked_up_once_for_all_its_sockets() -> None:
     await asyncio.gather(*(client.over.wait() for client in held[2:]))
 
     assert clients.ended == ["b", "b", "b"]
+    assert [client.receives for client in held] == [True, True, False, False, False]
     assert clients.asked.count("b") == 1
     assert len(clients.sockets) == 2
     await clients.close()

@@ -457,20 +457,48 @@ async def test_on_session_end_can_be_overridden(site: Site, late_checks: None) -
 
 async def test_a_socket_is_not_heard_after_its_session_has_ended(site: Site) -> None:
     """Behaviour 72: a client may go on sending until the connection is closed."""
-    heard = []
+    heard: list[str | bytes] = []
 
     class Handler(Closing):
-        def on_message(self, message: str | bytes) -> None:
+        async def on_message(self, message: str | bytes) -> None:
             heard.append(message)
+            self.session.destroy()
+            await self.session.save()
 
     await site.begin(a=1)
     socket = await site.connect(Handler)
-    handler = site.app.settings["opened"]
-    handler.on_session_end()
-    handler.on_message("late")
+    for message in ("log out", "late", "later"):
+        await socket.write_message(message)
 
     assert await closed(socket) == 1008
-    assert heard == []
+    assert heard == ["log out"]
+
+
+@pytest.mark.parametrize("keeps_alive", [False, True])
+async def test_a_socket_is_not_heard_once_a_logout_elsewhere_is_stored(
+    site: Site, late_checks: None, keeps_alive: bool
+) -> None:
+    """Behaviour 72: so not after its response, long before the socket is closed."""
+    heard: list[str | bytes] = []
+
+    class Handler(Closing):
+        session_keep_alive = keeps_alive
+
+        def on_message(self, message: str | bytes) -> None:
+            heard.append(message)
+
+    token = await site.begin(a=1)
+    socket = await site.connect(Handler)
+    handler = site.app.settings["opened"]
+    session = await site.sessions.load(token)
+    session.destroy()
+    handler.on_message("in time")
+    await session.save()
+    # As Tornado does for each message, and nothing else has run in between.
+    handler.on_message("late")
+
+    assert heard == ["in time"]
+    assert await closed(socket) == 1008
 
 
 async def test_either_order_of_the_bases_will_do(site: Site, late_checks: None) -> None:

@@ -24,9 +24,10 @@ _AT_ONCE = 16
 
 
 class Socket(Protocol):
-    """A WebSocket handler."""
+    """An open WebSocket."""
 
-    def on_session_end(self) -> None: ...
+    def stop_receiving(self) -> None: ...
+    def end(self) -> None: ...
 
 
 class _Watched:
@@ -111,8 +112,8 @@ class Sockets:
     def end(self, token: str | None = None, *, handle: str | None = None) -> None:
         """Closes the sockets of a session that has ended, after a short delay.
 
-        The session is given by its token, or by its handle if the token is not
-        known.
+        They receive nothing from now on. The session is given by its token, or by its
+        handle if the token is not known.
         """
         if not self._watched:
             return
@@ -123,7 +124,8 @@ class Sockets:
             ended = [token] if token in self._watched else []
         for known in ended:
             for socket in self._forget(known).sockets:
-                loop.call_later(_GRACE, socket.on_session_end)
+                socket.stop_receiving()
+                loop.call_later(_GRACE, socket.end)
 
     def close(self) -> None:
         """Stops all checks until `resume` or `add`. The sockets stay open."""

@@ -306,11 +306,11 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
         """Closes a WebSocket whose session has ended, with the code 1008.
 
         Called once, where the session was destroyed or was given a new id, or
-        has expired. Override it to send something first, and call super.
+        has expired. From that moment on the socket receives no messages, and a tenth
+        of a second later this is called. Override it to send something first, and call
+        super.
         """
         assert isinstance(self, tornado.websocket.WebSocketHandler)
-        # A client that goes on sending is not heard any more.
-        vars(self)["on_message"] = ignore
         self.close(1008, "The session has ended.")
 
     def on_connection_close(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tornado.websocket import WebSocketHandler
 
-from tornado_sessions.core.sockets import Socket
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.errors import BackendError, SessionError
 from tornado_sessions.logs import SEVERAL
@@ -44,8 +44,14 @@ def refuse_unsaved_id(state: SessionState) -> None:
         )
 
 
+class Handler(Protocol):
+    """A handler with a session, which may be a WebSocket."""
+
+    def on_session_end(self) -> None: ...
+
+
 def open_socket(
-    handler: Socket, keep_alive: bool, sessions: Sessions, state: SessionState
+    handler: Handler, keep_alive: bool, sessions: Sessions, state: SessionState
 ) -> SessionSocket | None:
     """Ties a WebSocket to its session, as it is about to be opened.
 
@@ -65,8 +71,8 @@ def open_socket(
         return None
     if not isinstance(handler, WebSocketHandler):
         return None
-    socket = SessionSocket(sessions, state.token)
-    sessions.sockets.add(handler, state.token, state.base.id)
+    socket = SessionSocket(handler, sessions, state.token)
+    sessions.sockets.add(socket, state.token, state.base.id)
     if keep_alive:
         socket.keep_alive(handler)
     return socket
@@ -75,7 +81,9 @@ def open_socket(
 class SessionSocket:
     """An open WebSocket of the session of ``token``."""
 
-    def __init__(self, sessions: Sessions, token: str) -> None:
+    def __init__(self, handler: Handler, sessions: Sessions, token: str) -> None:
+        # Weakly, because the handler holds this object.
+        self._handler = weakref.ref(handler)
         self._sessions = sessions
         self._token = token
         # When a message is to store that the session is in use.
@@ -94,7 +102,19 @@ class SessionSocket:
                 type(handler).__name__,
             )
 
-    def close(self, handler: Socket, state: SessionState | None) -> None:
+    def stop_receiving(self) -> None:
+        """Drops what the client sends from now on: its session has ended."""
+        handler = self._handler()
+        if handler is not None:
+            vars(handler)["on_message"] = ignore
+
+    def end(self) -> None:
+        """Tells the handler that its session has ended."""
+        handler = self._handler()
+        if handler is not None:
+            handler.on_session_end()
+
+    def close(self, handler: Handler, state: SessionState | None) -> None:
         """Forgets ``handler``, whose WebSocket was closed."""
         if state is not None and state.is_changed:
             self._sessions.logs.log(
@@ -105,7 +125,7 @@ class SessionSocket:
                 type(handler).__name__,
                 most=SEVERAL,
             )
-        self._sessions.sockets.remove(handler, self._token)
+        self._sessions.sockets.remove(self, self._token)
         # What was put there refers to the handler.
         vars(handler).pop("on_message", None)
 
