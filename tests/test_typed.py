@@ -505,9 +505,10 @@ async def test_a_session_is_edited_with_a_schema(site: Site) -> None:
     assert dict(session) == {"colors": ["red"]}
 
 
+@pytest.mark.parametrize("flushes", [True, False])
 @pytest.mark.parametrize("changes", [True, False])
 async def test_a_change_of_a_default_is_not_lost_while_the_store_is_down(
-    site: Site, errors: list[str], changes: bool
+    site: Site, errors: list[str], changes: bool, flushes: bool
 ) -> None:
     """Behaviour 94: a change in place raises as well, before the response is sent."""
     await site.begin(theme="dark")
@@ -515,11 +516,13 @@ async def test_a_change_of_a_default_is_not_lost_while_the_store_is_down(
     class Handler(SessionMixin[Shop]):
         session_optional = True
 
-        def get(self) -> None:
+        async def get(self) -> None:
             cart = self.session.data.cart
             if changes:
                 cart["tea"] = 1
             self.write(f"{cart} {self.session.data.theme}")
+            if flushes:
+                await self.flush()
 
     site.vault.failing = {"load"}
     response = await site.fetch(Handler)

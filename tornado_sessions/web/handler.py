@@ -237,6 +237,8 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             commit = None if include_footers else exchange.due_commit(self._status_code)
             if commit is not None:
                 return commit.start(self._commit_and_send, finishes=False)
+            if exchange.unloaded is not None:
+                exchange.refuse_lost_change(self._status_code)
             self._write_session_headers()
         return super().flush(include_footers)
 
@@ -245,8 +247,6 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
         exchange = self._session_exchange
         state = exchange.state
         if state is None:
-            if exchange.unloaded is not None and not self._headers_written:
-                exchange.refuse_lost_change(self._status_code)
             return super().finish(chunk)
         if state.is_transacting:
             exchange.refuse_inside_transaction()
