@@ -12,7 +12,7 @@ from tornado_sessions import SessionEvent
 MOST = 10_000
 
 _TEXTS = {
-    "idle": "You were signed out because you had been away for long.",
+    "idle": "You were signed out because you had been away for a long time.",
     "lifetime": "You were signed out because your sign-in was too long ago.",
     "limit": "You were signed out here because you have signed in elsewhere.",
     "revoked": "You were signed out here from another of your devices.",

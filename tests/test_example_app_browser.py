@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import sys
 import tempfile
 import threading
 import unittest
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from selenium.common.exceptions import TimeoutException, WebDriverException
@@ -20,6 +23,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from example_app.guesses import TRIES
 from servers.browsing import Browser, Shop
+from servers.processes import Server
 
 #: How many seconds a page has to come to what is awaited, on a busy machine.
 PATIENCE = 30
@@ -37,6 +41,25 @@ if TYPE_CHECKING:
     _Case = unittest.TestCase
 else:
     _Case = object
+
+
+class Page(Server):
+    """A program of the documentation, on another port than it says."""
+
+    scheme = "http"
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._text = program
+
+    def _program(self) -> str:
+        return sys.executable
+
+    def _arguments(self, folder: Path) -> list[str]:
+        program = folder / "program.py"
+        text = self._text.replace("8888", str(self.port))
+        program.write_text(text.replace("sessions.db", f"{folder}/sessions.db"))
+        return [str(program)]
 
 
 class Visitor:
@@ -477,6 +500,31 @@ class SQLiteBrowserTest(ShopInBrowser, unittest.TestCase):
         visitor.expect("nav", "Sign in")
         visitor.go("/login")
         visitor.expect(".flash", "You were signed out because you had been away")
+
+    def test_the_page_that_the_documentation_shows_warns_as_well(self) -> None:
+        """As docs/idle-warning.md has it, with shorter times."""
+        shown = (Path(__file__).parent.parent / "docs/idle-warning.md").read_text()
+        (program,) = re.findall(
+            r"^```python\n(import asyncio\n.*?)^```$", shown, re.MULTILINE | re.DOTALL
+        )
+        for long, short in (("15 * 60", "24"), ("> 120", "> 12"), ("- 120", "- 12")):
+            self.assertEqual(program.count(long), 1)
+            program = program.replace(long, short)
+        page = Page(program)
+        page.start()
+        self.addCleanup(page.stop)
+        visitor = Visitor(self.browser, page.url)
+        visitor.go("/login")
+        visitor.type("input[name=name]", "ada")
+        visitor.click("button")
+        visitor.expect("#warning", "You will be signed out in 1 min.")
+        visitor.click("#warning button")
+        visitor.until(lambda: not self.browser.text_of("#warning"), "no warning")
+
+        visitor.expect("#warning", "You will be signed out in 1 min.")
+        visitor.expect("button", "Sign in")
+        # The program has no icon.
+        self.browser.complaints()
 
     def test_whoever_guesses_a_password_is_told_to_wait(self) -> None:
         """The form comes back with the name, and says for how long."""
