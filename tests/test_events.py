@@ -12,11 +12,20 @@ from tornado.testing import AsyncHTTPTestCase, ExpectLog
 from tornado_sessions_cookie import CookieBackend
 from tornado_sessions_memory import MemoryBackend
 
-from tornado_sessions import Backend, Record, Session, SessionEvent, Vault
+from tornado_sessions import (
+    Backend,
+    Record,
+    Session,
+    SessionEvent,
+    SessionMixin,
+    Sessions,
+    Vault,
+)
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.events import Listener
 from tornado_sessions.logs import LimitedLog
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
 from tornado_sessions.testing.applications import (
     Act,
@@ -27,7 +36,6 @@ from tornado_sessions.testing.applications import (
     regenerate,
 )
 from tornado_sessions.testing.visitors import Visitor, VisitorTests
-from tornado_sessions.web import SessionMixin
 
 UNKNOWN = "A" * 43
 
@@ -523,17 +531,22 @@ def _end_in(seconds: float) -> Act:
 
 
 def _conflicting(other: Visitor) -> Act:
-    """Runs a transaction during which ``other`` saves, at its first run."""
+    """Runs a transaction during which another process saves, at its first run."""
 
     async def act(handler: SessionMixin) -> None:
+        elsewhere = Sessions(Settings(handler.sessions.vault))
+        elsewhere.now = handler.sessions.now
         runs: list[Session] = []
 
         async def change(session: Session) -> None:
             session["n"] = len(runs)
             runs.append(session)
             if len(runs) == 1:
-                await other.send(put(c=1))
+                rival = await elsewhere.load(other.token)
+                rival["c"] = 1
+                await rival.save()
 
         await handler.session.transact(change)
+        elsewhere.cleanup.close()
 
     return act

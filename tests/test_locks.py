@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from tornado_sessions import BackendError
-from tornado_sessions.core.locks import StoreLock, StoreLocks, TimedLock
+from tornado_sessions.core.locks import StoreLock, StoreLocks
 from tornado_sessions.core.tasks import Tasks
-from tornado_sessions.testing.clocks import LoopClock
 
 
 class Holder:
@@ -100,82 +99,6 @@ class StoreLockTest(unittest.IsolatedAsyncioTestCase):
         (last,) = await waiting(lock, 1)
         await leave(last)
 
-    async def test_a_slow_store_fails_those_that_wait(self) -> None:
-        """Behaviour 80: they do not wait for one holder after the other."""
-        clock = LoopClock()
-        lock = TimedLock(2)
-        first, *others = await waiting(lock, 4)
-        await clock.advance(1.9)
-        assert not any(each.task.done() for each in others)
-        await clock.advance(0.2)
-        await asyncio.wait([each.task for each in others], timeout=10)
-
-        message = (
-            "The session was not saved: other requests of the same visitor came first,"
-            " and the store took too long for these. Check why it is slow, or save less"
-            " often."
-        )
-        assert [str(each.task.exception()) for each in others] == [message] * 3
-        assert {type(each.task.exception()) for each in others} == {BackendError}
-        # The holder is not disturbed, and the lock is free after it.
-        await leave(first)
-        first.task.result()
-        (last,) = await waiting(lock, 1)
-        await leave(last)
-
-    async def test_each_holder_may_use_the_store_for_the_limit(self) -> None:
-        """Behaviours 36, 80: on a store that works, many take their turn."""
-        clock = LoopClock()
-        holders = await waiting(TimedLock(2), 8)
-        for holder in holders:
-            await asyncio.wait_for(holder.has_it.wait(), 10)
-            await clock.advance(1.2)
-            await leave(holder)
-
-        for holder in holders:
-            holder.task.result()
-
-    async def test_quick_holders_add_up_to_ten_seconds(self) -> None:
-        """Behaviour 80: however many there are."""
-        clock = LoopClock()
-        *holders, last = await waiting(TimedLock(2), 20)
-        for holder in holders[:10]:
-            await asyncio.wait_for(holder.has_it.wait(), 10)
-            assert not last.task.done()
-            await clock.advance(1.01)
-            await leave(holder)
-        await asyncio.wait([last.task], timeout=10)
-
-        assert isinstance(last.task.exception(), BackendError)
-        for holder in holders:
-            await leave(holder)
-            holder.task.exception()
-
-    async def test_what_a_holder_does_without_the_store_fails_nobody(self) -> None:
-        """Behaviours 37, 80: such as the function of a transaction."""
-        clock = LoopClock()
-        lock = TimedLock(2)
-        left, aside = asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            async with lock as held:
-                with held.aside():
-                    aside.set()
-                    await left.wait()
-
-        holder = asyncio.ensure_future(hold())
-        await aside.wait()
-        waiter = Holder(lock)
-        for _ in range(20):
-            await clock.advance(1)
-        assert not waiter.task.done()
-
-        left.set()
-        await asyncio.wait_for(waiter.has_it.wait(), 10)
-        await leave(waiter)
-        await holder
-        waiter.task.result()
-
     async def test_another_error_is_the_holders_own(self) -> None:
         """Behaviour 80: the next one has the lock."""
         first, second = await waiting(StoreLock(), 2)
@@ -240,7 +163,7 @@ class ForkTest(unittest.TestCase):
         """Behaviours 67, 80: nobody would ever release it in this process."""
         locks = StoreLocks()
 
-        async def hold() -> TimedLock:
+        async def hold() -> StoreLock:
             return await locks.of("a").__aenter__()
 
         async def use() -> None:

@@ -19,7 +19,13 @@ import math
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    MutableMapping,
+)
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -32,18 +38,19 @@ from tornado_sessions_sqlite import SQLiteBackend
 
 from tornado_sessions import (
     BackendError,
-    ConflictError,
     Record,
     Saved,
     Session,
+    SessionDataError,
     SessionEvent,
     SessionGoneError,
     Sessions,
     Vault,
     Version,
 )
-from tornado_sessions.core import revocations
+from tornado_sessions.core import combiner, revocations
 from tornado_sessions.core.codec import decode
+from tornado_sessions.core.lane import Change, Lane, Member
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
 from tornado_sessions.testing import FaultyVault
@@ -87,8 +94,15 @@ EDITS: dict[str, Callable[[Values, str, int], object]] = {
 }
 
 #: What requests do that meet each other, from `EDITS` and the methods of `Visit`.
-THEMES = [
+HOT_THEMES = [
     [*EDITS, "count", "count_slowly", "save", "reload", "flash", "show_flashes"],
+    ["put", "append", "put_shared", "put_in_cart", "save", "save", "give_up", "count"],
+    ["count", "count_slowly", "save", "put", "give_up", "save_bad"],
+    ["save", "put", "count", "regenerate", "login_ada", "wait", "destroy"],
+    ["wait", "reload", "save"],
+]
+THEMES = [
+    *HOT_THEMES,
     ["put", "save", "count", "regenerate", "login_ada", "destroy"],
     ["put", "save", "login_ada", "login_bob"],
     ["login_ada", "regenerate", "revoke", "revoke_all", "revoke_others", "put"],
@@ -126,7 +140,14 @@ def plans(draw: st.DrawFn) -> list[Plan]:
         fails=st.sampled_from([False] * 7 + [True]),
     )
     first = Plan(0, 0, captured=False, steps=["put"], fails=False)
-    return [first, *draw(st.lists(plan, min_size=1, max_size=5))]
+    # Many requests of one session, which come to one process or to two.
+    is_hot = theme in HOT_THEMES and draw(st.booleans())
+    rest = draw(
+        st.lists(plan, min_size=4 if is_hot else 1, max_size=9 if is_hot else 5)
+    )
+    for each in rest if is_hot else ():
+        each.visitor = 0
+    return [first, *rest]
 
 
 outcomes = st.sampled_from(["done"] * 12 + ["failed", "lost"])
@@ -170,6 +191,8 @@ class Kept:
     created: float
     seen: float
     state: State
+    #: When the store has last stored it, which counts as use as well.
+    stored: float = 0.0
     ended: bool = False
     #: It has another id now, and which one, if that was given out.
     replaced: bool = False
@@ -195,6 +218,7 @@ class World:
         self.now = 1_000_000.0
         self.marks = itertools.count()
         self.waiting: list[asyncio.Future[None]] = []
+        self.stopped: BaseException | None = None
         self.kept: dict[str, Kept] = {}
         #: The fingerprints of what was ended before its id was given out.
         self.revoked: set[str] = set()
@@ -240,6 +264,8 @@ class World:
                 await asyncio.sleep(0)
                 while any(process.vault.is_busy for process in self.processes):  # noqa: ASYNC110
                     await asyncio.sleep(0.0001)
+            if self.stopped is not None:
+                raise self.stopped
             if any(task.done() and task.exception() for task in tasks):
                 return False
             if self.waiting:
@@ -253,7 +279,21 @@ class World:
         """Waits until hypothesis has drawn this one."""
         turn = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn in self.waiting:
+                self.waiting.remove(turn)
+            raise
+
+    def draw_outcome(self) -> str:
+        try:
+            return self.data.draw(outcomes)
+        except BaseException as error:
+            # Hypothesis has its reasons. In the task that stores the changes of several
+            # it would be lost.
+            self.stopped = error
+            raise
 
     def of_mark(self, mark: str) -> Kept | None:
         """Returns what the model knows of the session with this fingerprint."""
@@ -294,11 +334,45 @@ class Process:
             )
         )
         self.sessions.now = lambda: world.now
+        #: What the process knows of the sessions that it saves, by their tokens, and
+        #: whose the commits are that wait.
+        self.known: dict[str, State] = {}
+        self.members: dict[Member, Visit] = {}
+        self.changes: dict[Member, tuple[State, State]] = {}
+        self._join = self.sessions.lanes.join
+        vars(self.sessions.lanes)["join"] = self.join
         self.expected: Counter[tuple[str, str | None, str | None]] = Counter()
         self.failing: set[str] = set()
         self.faults = 0
         self.revoked: set[str] = set()
         self.revoking: set[str] = set()
+
+    def join(self, token: str, member: Member) -> None:
+        """Notes which visit waits, and lets it."""
+        visit = current.get()
+        self.members.setdefault(member, visit)
+        if isinstance(member, Change):
+            # As they are now: the visit may give up, and go on.
+            changes = visit.base, copy.deepcopy(visit.mine)
+            self.changes.setdefault(member, changes)
+        self._join(token, member)
+
+    def lane(self, token: str | None) -> Lane | None:
+        return self.sessions.lanes.lanes.get(token or "")
+
+    def visits(self, members: Iterable[Member]) -> list[Visit]:
+        """Returns the visits whose commits are stored together, in their order."""
+        return [self.members[member] for member in members]
+
+    def together(self, token: str, before: State) -> State:
+        """Returns what ``before`` comes to with what is being stored together."""
+        lane = self.lane(token)
+        for member in lane.batch if lane else ():
+            if isinstance(member, Change):
+                before = reapplied(*self.changes[member], before)
+            else:
+                before = self.members[member].on(before)
+        return before
 
     def expect(
         self, name: str, token: str | None = None, former: str | None = None
@@ -378,30 +452,51 @@ class StagedVault(FaultyVault):
         self, operation: str, of: str | None, work: Callable[[], Awaitable[T]]
     ) -> T:
         visit, began = current.get(None), self.world.now
-        if visit is None:
+        if visit is None and not self.process.lane(of):
             answer = await work()
             self.process.note(operation, False)
             return answer
         if self._suspends:
             await self.world.turn()
-        outcome = self.world.data.draw(outcomes)
+        outcome = self.world.draw_outcome()
         if outcome != "failed":
             self.is_busy = True
             try:
                 answer = await work()
-            except ConflictError:
-                visit.conflicts += 1
-                raise
             finally:
                 self.is_busy = False
-            visit.done(operation, of, answer, began, outcome == "done")
+            if visit is not None:
+                visit.done(operation, of, answer, began, outcome == "done")
+            else:
+                self._done_for_all(operation, of or "", began, outcome == "done")
             if outcome == "done":
                 self.process.note(operation, False)
                 return answer
-        visit.faults += 1
+        if visit is not None:
+            visit.faults += 1
+        else:
+            lane = self.process.lane(of)
+            assert lane is not None
+            for each in self.process.visits((*lane.batch, *(lane.waiting or ()))):
+                each.faults += 1
         self.process.faults += 1
         self.process.note(operation, True)
         raise BackendError(f"Cannot {operation}: {outcome}.")
+
+    def _done_for_all(
+        self, operation: str, token: str, began: float, is_told: bool
+    ) -> None:
+        """Takes note of an operation for those who wait in a lane."""
+        kept, lane = self.world.kept[token], self.process.lane(token)
+        assert lane is not None
+        if operation == "save":
+            for visit in self.process.visits(lane.batch):
+                assert kept.is_alive(visit.loaded)
+                visit.stored = True
+            kept.state = self.process.together(token, kept.state)
+            kept.seen, kept.stored = began, self.world.now
+        if is_told:
+            self.process.known[token] = copy.deepcopy(kept.state)
 
 
 class Visit:
@@ -427,12 +522,13 @@ class Visit:
         self.not_alive: str | None = None
         self.is_revoking = False
         # What the store has done for it.
-        self.faults = self.conflicts = 0
+        self.faults = 0
         self.stored = self.has_moved = False
         self.inserted: dict[str, float] = {}
         self.moved: State = {}
         self.newest: State | None = None
-        self.before: State | None = None
+        # What the request saw before a transaction, and what it wants that to be.
+        self.before: tuple[State, State] | None = None
         self.spares = False
         self.revoked: set[str] = set()
 
@@ -503,14 +599,32 @@ class Visit:
         EDITS[name](self.session, self.key, mark)
         EDITS[name](self.mine["values"], self.key, mark)
 
+    def _runs(self) -> None:
+        """Notes what the function of a transaction sees."""
+        assert self.before is not None
+        token = state_of(self.session).token
+        base, mine = self.before
+        if token is not None:
+            seen = self.process.together(token, self.process.known[token])
+            self.base = copy.deepcopy(seen)
+            self.mine = self._on(seen, base, mine)
+        else:
+            self.base, self.mine = base, copy.deepcopy(mine)
+
     async def _count(self, session: Session) -> int:
+        self._runs()
+        return self._add_one(session)
+
+    def _add_one(self, session: Session) -> int:
+        assert shown(session) == self.mine
         for values in (session, self.mine["values"]):
             values["n"] = values.get("n", 0) + 1
         return session["n"]
 
     async def _count_slowly(self, session: Session) -> int:
+        self._runs()
         await self.world.turn()
-        return await self._count(session)
+        return self._add_one(session)
 
     def count(self) -> Awaitable[None]:
         return self._transact(self._count)
@@ -519,7 +633,7 @@ class Visit:
         return self._transact(self._count_slowly)
 
     async def _transact(self, function: Callable[[Session], Awaitable[int]]) -> None:
-        self.before = copy.deepcopy(self.mine)
+        self.before = self.base, copy.deepcopy(self.mine)
         count = 0
 
         async def transact() -> None:
@@ -530,7 +644,7 @@ class Visit:
             assert count == self.mine["values"]["n"]
             self._acknowledge()
         else:
-            self.mine = self.before
+            self.base, self.mine = self.before
             if state_of(self.session).token != self.token:
                 # The login was stored before the function ran.
                 self._acknowledge()
@@ -538,6 +652,34 @@ class Visit:
 
     async def save(self) -> None:
         if await self._attempt(self.session.save()):
+            self._acknowledge()
+
+    async def save_bad(self) -> None:
+        self.session["bad"] = {1}
+        with pytest.raises(SessionDataError):
+            await self.session.save()
+        del self.session["bad"]
+
+    async def give_up(self) -> None:
+        """Saves, and is cancelled before or after that is stored."""
+        if self.moves or self.ending or self.token is None:
+            return
+
+        is_known = True
+
+        async def save() -> None:
+            nonlocal is_known
+            saving = asyncio.ensure_future(self.session.save())
+            # Where hypothesis stops in between, nobody asks for it.
+            saving.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await self.world.turn()
+            saving.cancel()
+            await asyncio.wait([saving])
+            is_known = not saving.cancelled()
+            if is_known:
+                saving.result()
+
+        if await self._attempt(save()) and is_known:
             self._acknowledge()
 
     async def reload(self) -> None:
@@ -751,7 +893,8 @@ class Visit:
         """Notes that transact() has stored the login before it runs its function."""
         assert self.token is not None
         assert self.signs_in
-        self.mine = copy.deepcopy(self.before or {})
+        assert self.before is not None
+        self.mine = copy.deepcopy(self.before[1])
         self.moved = self._anew(self.world.kept[self.token])
         self.created = self.inserted[token]
         self.has_moved = False
@@ -759,6 +902,7 @@ class Visit:
         self.token = token
         self.moves = self.is_another_user = self.signs_in = False
         self._sees(self.mine)
+        self.before = self.base, copy.deepcopy(self.mine)
 
     def _keep(self, token: str, former: str | None) -> None:
         handle, mark = self.session.id, self.process.vault.fingerprint(token)
@@ -773,7 +917,7 @@ class Visit:
             self.created,
             self.inserted[token],
             copy.deepcopy(self.moved),
-            mark in self.world.revoked,
+            ended=mark in self.world.revoked,
         )
         if self.has_moved:
             self.process.expect("regenerated", token, former)
@@ -800,7 +944,7 @@ class Visit:
                 # Activity extends it, but not beyond its lifetime.
                 kept = self.world.kept[self.token]
                 assert (
-                    self.loaded - kept.seen < IDLE / 10
+                    self.loaded - max(kept.seen, kept.stored) < IDLE / 10
                     or self.faults > faults
                     or self.world.now >= kept.lifetime_ends
                 )
@@ -836,12 +980,16 @@ class Visit:
             self._has_begun_anew(of)
         kept = self.world.kept.get(of or "")
         if operation == "load" and is_told:
+            if self.before is not None and kept is not None:
+                self.process.known[of or ""] = copy.deepcopy(kept.state)
             self._loaded(kept)
         elif operation == "save" and of is None:
             self.inserted[answer.token] = began
         elif operation == "save":
             assert kept is not None
             self._saved(kept, began)
+            if is_told:
+                self.process.known[of or ""] = copy.deepcopy(kept.state)
         elif operation == "delete":
             # What is left of a move that has failed.
             assert of in self.inserted
@@ -854,10 +1002,6 @@ class Visit:
             return
         if self.newest is not None:
             self.newest = kept.state
-        if self.before is not None:
-            self.mine = self._on(kept.state, self.base, self.before)
-            self.base = copy.deepcopy(kept.state)
-            self.before = copy.deepcopy(self.mine)
 
     def _saved(self, kept: Kept, began: float) -> None:
         state = self._on(kept.state, self.base, self.mine)
@@ -867,7 +1011,7 @@ class Visit:
             return
         # What had ended does not come back.
         assert kept.is_alive(self.loaded)
-        kept.state, kept.seen = state, began
+        kept.state, kept.seen, kept.stored = state, began, self.world.now
         self.stored = True
 
     def _ended(self, mark: str, is_told: bool) -> None:
@@ -888,6 +1032,10 @@ class Visit:
                     self.revoked.add(kept.handle)
         if kept is not None:
             kept.ended = True
+
+    def on(self, newest: State) -> State:
+        """Returns ``newest`` with the changes of this request."""
+        return self._on(newest, self.base, self.mine)
 
     def _on(self, newest: State, base: State, mine: State) -> State:
         if self.is_another_user:
@@ -924,6 +1072,7 @@ def test_the_model_holds(kind: str, suspends: bool, tmp_path: Path) -> None:
     def hold(planned: list[Plan], data: st.DataObject) -> None:
         # Each time other sessions and users, and the same ids.
         name, dice = f"{next(names)}", random.Random(0)
+        longest_run = data.draw(st.sampled_from([0, 3600]))
         vaults = [Vault(backend, name) for _ in range(2)]
 
         def draw(size: int) -> str:
@@ -934,6 +1083,10 @@ def test_the_model_holds(kind: str, suspends: bool, tmp_path: Path) -> None:
             mock.patch.object(random, "uniform", lambda least, most: least),
             # What a failure leaves marked holds others up for that long.
             mock.patch.object(revocations, "MOST_WAITS", 10),
+            # Nothing depends on how long anything takes.
+            mock.patch.object(combiner, "LONGEST_MERGE", math.inf),
+            mock.patch.object(combiner, "LONGEST_RUN", longest_run),
+            mock.patch.object(Lane, "longest_run", longest_run),
         ):
             loop.run_until_complete(World(data, vaults, suspends).run(planned))
 

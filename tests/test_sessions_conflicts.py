@@ -15,6 +15,7 @@ from tornado_sessions import (
     Record,
     Saved,
     Session,
+    SessionEvent,
     SessionGoneError,
     Sessions,
     Vault,
@@ -249,7 +250,8 @@ class ContestTest(SessionsCase):
 
     def contested(self, rivals: float) -> Sessions:
         self.contest = ContestedVault(Vault(self.backend), self.elsewhere, rivals)
-        return self.make(self.contest)
+        self.events: list[SessionEvent] = []
+        return self.make(self.contest, listener=self.events.append)
 
     async def test_a_save_tries_again(self) -> None:
         """Behaviour 36: across processes, too."""
@@ -275,6 +277,17 @@ class ContestTest(SessionsCase):
             "rival": 5,
             "sum": 6,
         }
+
+    async def test_each_conflict_is_told(self) -> None:
+        """Of a save and of a transaction: another process was first."""
+        sessions = self.contested(rivals=3)
+        session = await sessions.load(await self.stored({"a": 1}))
+        session["a"] = 2
+        await session.save()
+        self.contest.rivals = 5
+        await session.transact(lambda session: session.update(a=3))
+
+        assert [event.name for event in self.events] == ["conflict"] * 5
 
     async def test_a_save_that_has_lost_often_is_soon_tried_again(self) -> None:
         """Behaviour 36: the pause between two tries does not grow for ever."""

@@ -19,6 +19,8 @@ from tornado_sessions import (
     SessionStatusHandler,
     Version,
 )
+from tornado_sessions.core.values import state_of
+from tornado_sessions.settings import Settings
 from tornado_sessions.testing import Client, moved_clock, settings_for_tests
 
 pytestmark = pytest.mark.gen_test(timeout=30)
@@ -321,21 +323,34 @@ async def test_a_failed_post_is_logged(
     assert "The session could not be extended: the store has failed." in logged[1]
 
 
-@pytest.mark.parametrize(("path", "method"), [("/page", "GET"), ("/news", "PUT")])
+@pytest.mark.parametrize("extends", [True, False])
 async def test_a_post_after_another_request_has_its_time(
-    hooked: Hooked, app: Application, client: Client, path: str, method: str
+    hooked: Hooked, app: Application, client: Client, extends: bool
 ) -> None:
     """That one has extended the session, or has left its end as it was."""
+    sessions = Sessions.of(app)
+    # Another process, on the same store.
+    elsewhere = Sessions(Settings(sessions.vault, idle_timeout=IDLE, lifetime=LIFETIME))
+
+    async def be_first() -> None:
+        state = await elsewhere.loader.load(token)
+        state.extends = extends
+        state.values["a"] = 1
+        await elsewhere.commits.commit(state)
+
     with moved_clock(app) as clock:
+        elsewhere.now = sessions.now
         await client.sign_in("ada")
+        token = state_of(await client.session()).token
         clock.move(seconds=IDLE / 2)
-        body = "" if method == "PUT" else None
-        hooked.before = lambda: client.fetch(path, method=method, body=body)
+        hooked.before = be_first
         answer = await status_of(client, "POST")
         session = await client.session()
+    elsewhere.cleanup.close()
 
     assert answer["seconds_left"] == IDLE
     assert session.expires == clock.time + IDLE
+    assert session["a"] == 1
 
 
 async def test_a_post_of_a_session_that_has_ended_meanwhile_says_so(

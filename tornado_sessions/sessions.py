@@ -10,13 +10,15 @@ from typing import Any, TypeVar, overload
 import tornado.web
 
 from tornado_sessions.core.cleanup import Cleanup
+from tornado_sessions.core.combiner import Combiner
 from tornado_sessions.core.commit import Commits
 from tornado_sessions.core.devices import Devices
 from tornado_sessions.core.edits import Edits
 from tornado_sessions.core.events import Events
+from tornado_sessions.core.lanes import Lanes
 from tornado_sessions.core.load import Loader
-from tornado_sessions.core.locks import StoreLocks
 from tornado_sessions.core.logins import Logins
+from tornado_sessions.core.moves import Moves
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
 from tornado_sessions.core.revocations import Revocations
@@ -97,8 +99,11 @@ class Sessions(UserSessions):
                 self.events,
                 logs,
             )
-        locks = StoreLocks(lambda: store.vault.timeout)
         writer = Writer(store, rules, self.cleanup)
+        combiner = Combiner(records, writer, rules, self.events)
+        self.lanes = lanes = Lanes(
+            combiner.serve, self.tasks, lambda: store.vault.timeout
+        )
         self.logins = Logins(
             store,
             rules,
@@ -114,15 +119,16 @@ class Sessions(UserSessions):
             records,
             writer,
             self.logins,
-            Renewals(rules, records, writer, logs),
-            locks,
+            Moves(store, rules, records, self.logins, lanes, self.sockets, self.events),
+            Renewals(rules, writer, lanes, logs),
+            lanes,
             self.sockets,
             self.tasks,
             self.events,
             self.devices,
         )
         self.transactions = Transactions(
-            rules, records, writer, self.commits, locks, self.events, logs
+            rules, records, writer, self.commits, lanes, self.events, logs
         )
         self.loader = Loader(
             store,

@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import msgspec
 
-from tornado_sessions.core.codec import decode, tombstone
 from tornado_sessions.core.devices import Devices
-from tornado_sessions.core.envelope import FORMAT, Envelope, keep_only, same_content
+from tornado_sessions.core.envelope import FORMAT, Envelope, same_content
 from tornado_sessions.core.events import Events
-from tornado_sessions.core.expiry import TOMBSTONE_LIFE, last_end
 from tornado_sessions.core.handles import next_handle
 from tornado_sessions.core.inside import refuse_inside
-from tornado_sessions.core.locks import StoreLocks
+from tornado_sessions.core.lane import Change, Lane
+from tornado_sessions.core.lanes import FIRST, Lanes
 from tornado_sessions.core.logins import Logins
-from tornado_sessions.core.merge import rebase
+from tornado_sessions.core.moves import Moves
 from tornado_sessions.core.records import Records
 from tornado_sessions.core.renewals import Renewals
-from tornado_sessions.core.retries import retry_conflicts
 from tornado_sessions.core.rules import Rules
-from tornado_sessions.core.signing_in import move_sign_in
+from tornado_sessions.core.signing_in import applied, move_sign_in
 from tornado_sessions.core.sockets import Sockets
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.store import Store
 from tornado_sessions.core.tasks import Tasks
-from tornado_sessions.core.typed import migrated
 from tornado_sessions.core.verbs import Ended
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import (
     ConflictError,
-    SessionError,
     SessionGoneError,
     SessionLimitError,
 )
-from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.storage.vault import HasEnded, Saved
-
-# Stores an envelope in place of one version of a record.
-_Write = Callable[[SessionState, str, Envelope, Version], Awaitable[Saved]]
+from tornado_sessions.storage.backend import Version
+from tornado_sessions.storage.vault import Saved
 
 
 class Commits:
@@ -53,8 +46,9 @@ class Commits:
         records: Records,
         writer: Writer,
         logins: Logins,
+        moves: Moves,
         renewals: Renewals,
-        locks: StoreLocks,
+        lanes: Lanes,
         sockets: Sockets,
         tasks: Tasks,
         events: Events,
@@ -65,8 +59,9 @@ class Commits:
         self._records = records
         self._writer = writer
         self._logins = logins
+        self._moves = moves
         self._renewals = renewals
-        self._locks = locks
+        self._lanes = lanes
         self._sockets = sockets
         self._tasks = tasks
         self._events = events
@@ -154,9 +149,28 @@ class Commits:
             if former is None:
                 saved = await self._logins.insert(state, packed)
             else:
-                write = self._move if fresh else self._writer.replace
+                is_alone = state.is_transacting or not self._rules.revocable
+                lane = None if is_alone else self._lanes.enter(former)
                 try:
-                    saved = await self._store_over(state, former, packed, write)
+                    if lane is None or fresh or state.stale:
+                        saved = await self._store_over(
+                            state, former, packed, fresh, lane, is_alone
+                        )
+                    else:
+                        # Without a coroutine of its own: it is what most commits do.
+                        try:
+                            saved = await self._writer.replace(
+                                former, packed, state.version, state.extends
+                            )
+                        except ConflictError:
+                            saved = await self._store_together(
+                                state, former, packed, lane
+                            )
+                        except BaseException:
+                            self._lanes.leave(lane)
+                            raise
+                        else:
+                            self._lanes.leave(lane, packed, saved.version)
                 except SessionGoneError:
                     if not signs_in:
                         raise
@@ -188,28 +202,88 @@ class Commits:
         state.settle(base, saved, packed)
 
     async def _store_over(
-        self, state: SessionState, former: str, packed: Envelope, write: _Write
+        self,
+        state: SessionState,
+        former: str,
+        packed: Envelope,
+        fresh: bool,
+        lane: Lane | None,
+        is_alone: bool,
     ) -> Saved:
-        """Stores ``packed`` in place of the record of ``former``."""
+        """Stores ``packed`` in place of the record of ``former``; if ``fresh``, moved.
+
+        The caller is the holder of ``lane``. ``is_alone`` if it needs none: a transaction
+        has it already, and with a cookie each request has a record of its own.
+        """
+        if is_alone:
+            return await self._store_beside(state, former, packed, fresh)
+        if fresh:
+            return await self._moves.move_alone(state, former, packed, lane)
+        if lane is None:
+            return await self._store_together(state, former, packed)
+        try:
+            newest, version = await self._records.newest(state, former)
+            stored = applied(state, packed, newest)
+            saved = await self._writer.replace(former, stored, version, state.extends)
+        except ConflictError:
+            return await self._store_together(state, former, packed, lane)
+        except BaseException:
+            self._lanes.leave(lane)
+            raise
+        self._lanes.leave(lane, stored, saved.version)
+        packed.seen, packed.expires = stored.seen, stored.expires
+        return saved
+
+    async def _store_together(
+        self,
+        state: SessionState,
+        token: str,
+        packed: Envelope,
+        lane: Lane | None = None,
+    ) -> Saved:
+        """Stores ``packed`` with what waits in the lane.
+
+        A holder that has met another process leaves its ``lane``, and is the first.
+        """
+        place = self._lanes.next_place() if lane is None else FIRST
+        change = Change(state, place, packed)
+        self._lanes.join(token, change)
+        if lane is not None:
+            self._events.tell("conflict", token, user=packed.user, handle=packed.id)
+            self._lanes.leave(lane)
+        stored = await change.future
+        packed.seen, packed.expires = stored.envelope.seen, stored.envelope.expires
+        return Saved(token, stored.version)
+
+    async def _store_beside(
+        self, state: SessionState, former: str, packed: Envelope, fresh: bool
+    ) -> Saved:
+        """Stores ``packed``, or raises `.ConflictError`."""
+        write = self._moves.move if fresh else self._replace
         base = state.base
         try:
             if state.stale:
-                return await self._store_on_newest(state, former, packed, write)
+                return await self._moves.store_on_newest(state, former, packed, write)
             return await write(state, former, packed, state.version)
         except ConflictError:
-            if state.is_transacting:
-                if packed.auth_time != base.auth_time:
-                    # A login has to know whether it has gone.
-                    await self._records.newest(state, former)
-                # It runs its function again, on the newest values.
-                raise
-        return await self._store_after_conflict(state, former, packed, write)
+            if packed.auth_time != base.auth_time:
+                # A login has to know whether it has gone.
+                await self._records.newest(state, former)
+            # The transaction runs its function again, on the newest values.
+            raise
+
+    async def _replace(
+        self, state: SessionState, token: str, envelope: Envelope, version: Version
+    ) -> Saved:
+        if state.headers_sent and not self._rules.revocable:
+            state.require_cookie()
+        return await self._writer.replace(token, envelope, version, state.extends)
 
     async def _destroy(self, token: str, ended: Ended) -> None:
         """Ends the session of ``token``, or the one that it has become."""
         vault = self._store.vault
         if not self._rules.revocable:
-            if await self._end_copies(token) is None:
+            if await self._moves.end_copies(token) is None:
                 self._events.tell(
                     "destroyed", token, user=ended.user, handle=ended.handle
                 )
@@ -226,14 +300,6 @@ class Commits:
                 await self._store.delete_found(key)
         self._sockets.end(token)
 
-    async def _end_copies(
-        self, token: str, successor: str | None = None
-    ) -> HasEnded | None:
-        now = self._rules.now()
-        return await self._store.end(
-            token, now, lambda data: last_end(decode(data), self._rules, now), successor
-        )
-
     async def _begin_anew(
         self, state: SessionState, former: str, packed: Envelope
     ) -> Saved:
@@ -244,8 +310,9 @@ class Commits:
         request has set.
         """
         state.require_headers("login()")
-        base, now = state.base, self._rules.now()
+        base = state.base
         record = await self._store.load(former)
+        now = self._rules.now()
         gone = None if record is None else self._records.decode(former, record)
         is_moved = gone is not None and bool(gone.successor)
         values = packed.values
@@ -260,102 +327,3 @@ class Commits:
         packed.created, packed.auth_time = fresh.created, fresh.auth_time
         packed.seen, packed.expires = fresh.seen, fresh.expires
         return saved
-
-    async def _move(
-        self,
-        state: SessionState,
-        token: str,
-        envelope: Envelope,
-        version: Version,
-    ) -> Saved:
-        """Stores ``envelope`` under a fresh token and ends the old record.
-
-        That one is overwritten with a tombstone, which names the new one. So no
-        other request saves to it, one that has ended it first is noticed, and who
-        destroys or revokes it later ends the new one.
-        """
-        fresh = await self._logins.insert(state, envelope)
-        if not self._rules.revocable:
-            if self._rules.ends_copies:
-                await self._end_moved(state, token, envelope, fresh.token)
-            self._sockets.end(token)
-            return fresh
-        # It is listed with the user's sessions, and left out there: a store that is full
-        # drops anonymous records first, and visitors must not displace this one.
-        left = Record(
-            tombstone(
-                state.base.id, state.base.user, self._store.vault.key_of(fresh.token)
-            ),
-            expires=self._rules.now() + TOMBSTONE_LIFE,
-            user=envelope.user,
-        )
-        try:
-            await self._store.replace(token, left, version)
-        except ConflictError:
-            # The store works, so nobody finds the new record after this.
-            await self._store.delete_unsent(fresh.token)
-            raise
-        except SessionError:
-            self._store.delete_unsent_later(fresh.token)
-            raise
-        self._sockets.end(token)
-        return fresh
-
-    async def _end_moved(
-        self, state: SessionState, former: str, envelope: Envelope, token: str
-    ) -> None:
-        """Ends the copies of ``former``, which is ``token`` from now on."""
-        ended = await self._end_copies(former, token)
-        if ended is None:
-            return
-        # Of two logins of one visitor each takes the values along.
-        signs_in = envelope.auth_time != state.base.auth_time
-        if (
-            ended is HasEnded.MOVED
-            and signs_in
-            and state.base.user in (None, envelope.user)
-        ):
-            return
-        raise SessionGoneError(
-            "The session was ended elsewhere while this request gave it another id; what"
-            " the request changed is not stored."
-        )
-
-    async def _store_after_conflict(
-        self, state: SessionState, token: str, packed: Envelope, write: _Write
-    ) -> Saved:
-        """Stores ``packed`` after another request has been first."""
-        self._events.tell("conflict", token, user=packed.user, handle=packed.id)
-        async with self._locks.of(token) as lock:
-            return await retry_conflicts(
-                lambda: self._store_on_newest(state, token, packed, write), lock
-            )
-
-    async def _store_on_newest(
-        self, state: SessionState, token: str, packed: Envelope, write: _Write
-    ) -> Saved:
-        newest, version = await self._records.newest(state, token)
-        merged = applied(state, packed, newest)
-        saved = await write(state, token, merged, version)
-        packed.seen, packed.expires = merged.seen, merged.expires
-        packed.auth_time = merged.auth_time
-        return saved
-
-
-def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:
-    """Returns ``newest`` with what the request has changed since it loaded."""
-    base, mine, newest = migrated(state, state.base, mine, newest)
-    if mine.auth_time == base.auth_time:
-        merged = rebase(base, mine, newest)
-        if mine.id == base.id:
-            return merged
-        return msgspec.structs.replace(merged, id=mine.id)
-    # A login: what another request has saved meanwhile comes along where the login
-    # would have taken it along.
-    keep = None if state.login is None else state.login.keep
-    if keep is not None:
-        base, newest = keep_only(base, keep), keep_only(newest, keep)
-    merged = rebase(base, mine, newest)
-    if mine.user == base.user:
-        return msgspec.structs.replace(merged, id=mine.id)
-    return msgspec.structs.replace(mine, values=merged.values)

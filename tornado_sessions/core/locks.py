@@ -1,23 +1,14 @@
-"""A lock whose waiters fail when the store fails its holder, or is too slow."""
+"""A lock whose waiters fail when the store fails its holder."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import types
 import weakref
-from collections.abc import Callable, Iterator
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.copies import copy_error
-
-#: How many seconds holders may use the store, one after the other, while one waits.
-LONGEST_WAIT = 10.0
-
-# How many times a wait is checked within its limit while the holder does not use the
-# store.
-_TICKS = 20
 
 
 class StoreLock:
@@ -51,7 +42,6 @@ class StoreLock:
         if self._waiters is None:
             self._waiters = collections.deque()
         self._waiters.append(waiter)
-        timer = self._limit_wait(waiter)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -59,9 +49,6 @@ class StoreLock:
                 # It was given the lock in the same iteration of the event loop.
                 self._release()
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     async def __aenter__(self) -> StoreLock:
         if not self.take():
@@ -96,10 +83,6 @@ class StoreLock:
                     waiter.set_exception(copy_error(error))
         self._release()
 
-    def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
-        """Starts a timer that fails ``waiter``. This class has none."""
-        return None
-
     def _release(self) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -110,94 +93,20 @@ class StoreLock:
         self._held = False
 
 
-class TimedLock(StoreLock):
-    """A lock whose waiters fail if the store is slow, and not only if it fails.
-
-    If a holder uses the store for ``limit`` seconds without a break, all waiters
-    raise a `.BackendError`. A waiter also raises one after `LONGEST_WAIT`: with a slow
-    store, the waits would add up.
-    """
-
-    __slots__ = ("_aside", "_aside_since", "_limit", "_used_since")
-
-    def __init__(self, limit: float | None) -> None:
-        super().__init__()
-        self._limit = limit
-        # For how long holders have not used the store, and since when one does not.
-        self._aside = 0.0
-        self._aside_since: float | None = None
-        # Since when the holder uses the store without a break, see `_store_time`.
-        self._used_since = 0.0
-
-    async def __aenter__(self) -> TimedLock:
-        await super().__aenter__()
-        self._used_since = self._store_time()
-        return self
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Stops the clock of all limits while the holder does not use the store."""
-        loop = asyncio.get_running_loop()
-        self._aside_since = loop.time()
-        try:
-            yield
-        finally:
-            self._aside += loop.time() - self._aside_since
-            self._aside_since = None
-            self._used_since = self._store_time()
-
-    def _store_time(self) -> float:
-        """Returns the time in seconds, without the time that holders spent aside."""
-        now = self._aside_since
-        if now is None:
-            now = asyncio.get_running_loop().time()
-        return now - self._aside
-
-    def _limit_wait(self, waiter: asyncio.Future[None]) -> asyncio.TimerHandle | None:
-        limit = self._limit
-        if limit is None:
-            return None
-        ends = self._store_time() + LONGEST_WAIT
-        delay = max(self._left(ends, limit), 0)
-        return waiter.get_loop().call_later(delay, self._give_up, waiter, ends, limit)
-
-    def _give_up(self, waiter: asyncio.Future[None], ends: float, limit: float) -> None:
-        if waiter.done():
-            return
-        left = self._left(ends, limit)
-        if left > 0:
-            # While the holder is aside, the time left does not get less.
-            delay = max(left, limit / _TICKS)
-            waiter.get_loop().call_later(delay, self._give_up, waiter, ends, limit)
-            return
-        waiter.set_exception(
-            BackendError(
-                "The session was not saved: other requests of the same visitor came"
-                " first, and the store took too long for these. Check why it is slow,"
-                " or save less often."
-            )
-        )
-
-    def _left(self, ends: float, limit: float) -> float:
-        return min(self._used_since + limit, ends) - self._store_time()
-
-
 class StoreLocks:
     """One lock for each name, for as long as anybody uses it.
 
-    ``limit`` returns that of a new lock, None for none. The locks belong to one event
-    loop: in a process that was forked from a running one, nobody would release those
-    of the parent.
+    The locks belong to one event loop: in a process that was forked from a running one,
+    nobody would release those of the parent.
     """
 
-    def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._locks: weakref.WeakValueDictionary[str, TimedLock] = (
+        self._locks: weakref.WeakValueDictionary[str, StoreLock] = (
             weakref.WeakValueDictionary()
         )
 
-    def of(self, name: str) -> TimedLock:
+    def of(self, name: str) -> StoreLock:
         """Returns the lock of ``name``, the same one for all who hold it."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -205,5 +114,5 @@ class StoreLocks:
             self._locks.clear()
         lock = self._locks.get(name)
         if lock is None:
-            lock = self._locks[name] = TimedLock(self._limit())
+            lock = self._locks[name] = StoreLock()
         return lock

@@ -83,7 +83,7 @@ class Logins:
                 if self.policy == "refuse":
                     await self._refuse_if_too_many(user, envelope.id, former, limit)
                     return saved
-                return await self._make_room(state, saved, envelope, former, limit)
+                return await self._make_room(saved, envelope, former, limit)
             except SessionLimitError:
                 # One that stayed would count for the next login, too.
                 await self._store.delete(saved.token)
@@ -94,7 +94,6 @@ class Logins:
 
     async def _make_room(
         self,
-        state: SessionState,
         saved: Saved,
         envelope: Envelope,
         former: str,
@@ -124,7 +123,7 @@ class Logins:
                 )
             if any(each.id == envelope.id for each in surplus):
                 latest = live[-1].auth_time or 0.0
-                later = await self._sign_in_later(state, saved, envelope, latest)
+                later = await self._sign_in_later(saved, envelope, latest)
                 if later is None:
                     return saved
                 saved = later
@@ -134,7 +133,7 @@ class Logins:
             await backoff.wait()
 
     async def _sign_in_later(
-        self, state: SessionState, saved: Saved, envelope: Envelope, latest: float
+        self, saved: Saved, envelope: Envelope, latest: float
     ) -> Saved | None:
         """Makes the sign-in later than ``latest``. Returns None if it has ended."""
         token = saved.token
@@ -146,7 +145,7 @@ class Logins:
             return None
         before, envelope.auth_time = envelope.auth_time, latest + SIGN_IN_STEP
         try:
-            return await self._writer.replace(state, token, envelope, record.version)
+            return await self._writer.replace(token, envelope, record.version)
         except ConflictError:
             envelope.auth_time = before
             return Saved(token, UNKNOWN)

@@ -89,6 +89,12 @@ def rebase(base: Envelope, mine: Envelope, theirs: Envelope) -> Envelope:
     return msgspec.structs.replace(theirs, values=values, flashes=flashes, **fields)
 
 
+def reapplied(base: Envelope, mine: Envelope, newest: Envelope) -> Envelope:
+    """Returns ``newest`` with what a request has changed that has not signed in."""
+    merged = rebase(base, mine, newest)
+    return merged if mine.id == base.id else msgspec.structs.replace(merged, id=mine.id)
+
+
 def different(values: dict[str, Raw], loaded: dict[str, Raw]) -> list[str]:
     """Returns the keys of ``values`` that ``loaded`` lacks or has another value for."""
     # Identity first: mostly it is the same object, and each comparison would be a

@@ -10,6 +10,7 @@ from tornado_sessions.core.codec import decode, encode, successor_of
 from tornado_sessions.core.envelope import FORMAT, Envelope
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.expiry import is_alive, reason_of_end
+from tornado_sessions.core.lane import Lane
 from tornado_sessions.core.retries import PATIENCE, Backoff
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
@@ -56,9 +57,7 @@ class Records:
         envelope = self.decode(token, record)
         if envelope is None or is_alive(envelope, self._rules, now, judged_at):
             return envelope
-        # A tombstone is not logged: the change of the id was.
-        if not envelope.successor:
-            self.tell_expired(token, envelope, now if judged_at is None else judged_at)
+        self.tell_dead(token, envelope, now if judged_at is None else judged_at)
         return None
 
     def decode(self, token: str, record: Record) -> Envelope | None:
@@ -80,10 +79,29 @@ class Records:
             envelope = self.read(token, record, self._rules.now(), state.judged_at)
             if envelope is not None:
                 return envelope, record.version
-        raise SessionGoneError(
-            "The session was ended elsewhere while this request used it; what"
-            " the request changed is not stored."
-        )
+        raise gone()
+
+    async def newest_in(
+        self, lane: Lane, state: SessionState
+    ) -> tuple[Envelope, Version]:
+        """Returns what `newest` does, and loads it only if ``lane`` does not know it."""
+        newest = lane.newest
+        if newest is not None and is_alive(
+            newest, self._rules, self._rules.now(), state.judged_at
+        ):
+            return newest, lane.version
+        return await self.newest(state, lane.token)
+
+    async def load_newest(self, token: str) -> tuple[Envelope, Version] | None:
+        """Loads the newest envelope of a session, alive or not, and its version.
+
+        Returns None if there is none.
+        """
+        record = await self._store.load(token)
+        envelope = None if record is None else self.decode(token, record)
+        if record is None or envelope is None:
+            return None
+        return envelope, record.version
 
     async def is_kept(self, token: str) -> bool:
         """Whether the store still has the session; True if the store is down."""
@@ -101,6 +119,11 @@ class Records:
                 logging.WARNING, "A session could not be looked up.", exc_info=True
             )
             return True
+
+    def tell_dead(self, token: str, envelope: Envelope, now: float) -> None:
+        # A tombstone is not told: the change of the id was.
+        if not envelope.successor:
+            self.tell_expired(token, envelope, now)
 
     def tell_expired(self, token: str, envelope: Envelope, now: float) -> None:
         if envelope.expires <= 0:
@@ -190,3 +213,11 @@ class Records:
         except ConflictError:
             return False
         return True
+
+
+def gone() -> SessionGoneError:
+    """Returns the error of a commit that finds its session ended."""
+    return SessionGoneError(
+        "The session was ended elsewhere while this request used it; what the request"
+        " changed is not stored."
+    )

@@ -8,8 +8,9 @@ import math
 import msgspec
 
 from tornado_sessions.core.envelope import Envelope
-from tornado_sessions.core.expiry import expires_at, is_renewal_due, seen_at
-from tornado_sessions.core.records import Records
+from tornado_sessions.core.expiry import expires_at, seen_at
+from tornado_sessions.core.lane import Change
+from tornado_sessions.core.lanes import FIRST, Lanes
 from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.writer import Writer
@@ -20,7 +21,6 @@ from tornado_sessions.errors import (
     SessionGoneError,
 )
 from tornado_sessions.logs import SEVERAL, LimitedLog
-from tornado_sessions.storage.backend import UNKNOWN
 from tornado_sessions.storage.vault import Saved
 
 
@@ -28,11 +28,11 @@ class Renewals:
     """Extends the idle timeout of sessions that are only read."""
 
     def __init__(
-        self, rules: Rules, records: Records, writer: Writer, logs: LimitedLog
+        self, rules: Rules, writer: Writer, lanes: Lanes, logs: LimitedLog
     ) -> None:
         self._rules = rules
-        self._records = records
         self._writer = writer
+        self._lanes = lanes
         self._logs = logs
 
     async def renew(self, state: SessionState) -> None:
@@ -45,27 +45,14 @@ class Renewals:
         assert token is not None
         now = self._rules.now()
         renewed = msgspec.structs.replace(base, seen=seen_at(base, now))
-        if expires_at(renewed, self._rules) <= now or (
-            state.headers_sent and not self._rules.revocable
-        ):
-            state.noted_at = math.inf
-            return
+        has_ended = expires_at(renewed, self._rules) <= now
+        saved: Saved | None = None
         try:
-            if state.stale:
-                saved = await self._renew_newest(state, token, renewed)
-            else:
-                try:
-                    saved = await self._writer.replace(
-                        state, token, renewed, state.version
-                    )
-                except ConflictError:
-                    if state.noted_at > -math.inf:
-                        # Whoever was first has saved it after this request loaded it.
-                        # For a quick request that is renewal enough.
-                        state.noted_at = state.judged_at
-                        if not state.needs_renewal:
-                            return
-                    saved = await self._renew_newest(state, token, renewed)
+            if self._rules.revocable:
+                # Of one that has ended others may have extended the lifetime.
+                saved = await self._store(state, token, renewed, has_ended)
+            elif not (has_ended or state.headers_sent):
+                saved = await self._writer.replace(token, renewed, state.version)
         except SessionGoneError:
             state.noted_at = math.inf
             if state.on_socket:
@@ -80,22 +67,45 @@ class Renewals:
                 most=SEVERAL,
             )
         else:
-            state.settle(base, saved, renewed)
+            if saved is not None:
+                state.settle(base, saved, renewed)
+            if state.needs_renewal:
+                state.noted_at = math.inf
 
-    async def _renew_newest(
-        self, state: SessionState, token: str, renewed: Envelope
-    ) -> Saved:
-        """Extends the idle timeout of what others have saved, if that is due.
+    async def _store(
+        self, state: SessionState, token: str, renewed: Envelope, has_ended: bool
+    ) -> Saved | None:
+        """Stores ``renewed``, or what others have stored, if the use is due there.
 
-        Puts the times of the record into ``renewed``.
+        Returns None if others have stored it since the request began. Puts the times
+        of the record into ``renewed``.
         """
-        newest, version = await self._records.newest(state, token)
-        saved = Saved(token, version)
-        if is_renewal_due(newest, self._rules, self._rules.now()):
-            # Whoever saves in between has renewed it.
+        lanes = self._lanes
+        lane = lanes.enter(token)
+        place = FIRST
+        if lane is None:
+            place = lanes.next_place()
+        elif not (state.stale or has_ended):
             try:
-                saved = await self._writer.replace(state, token, newest, version)
+                saved = await self._writer.replace(token, renewed, state.version)
             except ConflictError:
-                saved = Saved(token, UNKNOWN)
-        renewed.seen, renewed.expires = newest.seen, newest.expires
-        return saved
+                if state.noted_at > -math.inf:
+                    # Whoever was first has saved it after this request loaded it.
+                    # For a quick request that is renewal enough.
+                    state.noted_at = state.judged_at
+                    if not state.needs_renewal:
+                        lanes.leave(lane)
+                        return None
+            except BaseException:
+                lanes.leave(lane)
+                raise
+            else:
+                lanes.leave(lane, renewed, saved.version)
+                return saved
+        change = Change(state, place, None)
+        lanes.join(token, change)
+        if lane is not None:
+            lanes.leave(lane)
+        stored = await change.future
+        renewed.seen, renewed.expires = stored.envelope.seen, stored.envelope.expires
+        return Saved(token, stored.version)

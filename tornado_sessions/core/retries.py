@@ -6,17 +6,23 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from tornado_sessions.core.locks import TimedLock
 from tornado_sessions.errors import BackendError, ConflictError
+
+if TYPE_CHECKING:
+    from tornado_sessions.core.lane import Lane
 
 T = TypeVar("T")
 
 #: For how many seconds an operation keeps trying.
 PATIENCE = 10.0
 
-# The first and the longest pause between two attempts, in seconds.
+#: The longest pause of a process that saves a session, in seconds. It competes with
+#: other processes, and not with each of their requests.
+LONGEST_PAUSE = 0.005
+
+# The first and the longest pause between two attempts otherwise, in seconds.
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
 
@@ -44,22 +50,29 @@ class Backoff:
         self._pause = min(2 * self._pause, self._longest)
 
 
-async def retry_conflicts(attempt: Callable[[], Awaitable[T]], lock: TimedLock) -> T:
+def contested(error: ConflictError) -> BackendError:
+    """Returns the error of an operation that has been tried for long enough."""
+    failure = BackendError(
+        f"The session could not be saved within {PATIENCE:.0f} s: other processes kept"
+        " changing it. Store less often, or spread what changes over several sessions."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+async def retry_conflicts(attempt: Callable[[], Awaitable[T]], lane: Lane) -> T:
     """Calls ``attempt`` until it raises no `.ConflictError`.
 
-    Raises `.BackendError` if it still does after ten seconds. The caller holds
-    ``lock``.
+    Raises `.BackendError` if it still does after ten seconds. The caller is the holder
+    of ``lane``.
     """
-    backoff = Backoff()
+    backoff = Backoff(longest=LONGEST_PAUSE)
     while True:
         try:
             return await attempt()
         except ConflictError as error:
             if backoff.is_over:
-                raise BackendError(
-                    f"The session could not be saved within {PATIENCE:.0f} s:"
-                    " other processes kept changing it. Store less often, or"
-                    " spread what changes over several sessions."
-                ) from error
-        with lock.aside():
+                raise contested(error) from error
+        lane.forget()
+        with lane.aside():
             await backoff.wait()

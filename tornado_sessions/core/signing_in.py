@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from tornado_sessions.core.envelope import Envelope, keep_only
 from tornado_sessions.core.expiry import seen_at
+from tornado_sessions.core.merge import reapplied, rebase
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.typed import migrated
 from tornado_sessions.core.verbs import Login
 
 #: By how many seconds a sign-in is later than one that it has to come after.
@@ -55,6 +60,22 @@ def move_sign_in(
         state.login = Login(since, state.login.keep)
     if state.current.auth_time == before:
         state.set_fields(auth_time=since)
+
+
+def applied(state: SessionState, mine: Envelope, newest: Envelope) -> Envelope:
+    """Returns ``newest`` with what the request has changed since it loaded."""
+    base, mine, newest = migrated(state, state.base, mine, newest)
+    if mine.auth_time == base.auth_time:
+        return reapplied(base, mine, newest)
+    # A login: what another request has saved meanwhile comes along where the login
+    # would have taken it along.
+    keep = None if state.login is None else state.login.keep
+    if keep is not None:
+        base, newest = keep_only(base, keep), keep_only(newest, keep)
+    merged = rebase(base, mine, newest)
+    if mine.user == base.user:
+        return msgspec.structs.replace(merged, id=mine.id)
+    return msgspec.structs.replace(mine, values=merged.values)
 
 
 def _forget_settings(state: SessionState) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 from collections.abc import Callable
@@ -10,20 +9,24 @@ from typing import Any
 
 import msgspec
 
-from tornado_sessions.core.commit import Commits, applied
+from tornado_sessions.core.commit import Commits
 from tornado_sessions.core.envelope import Envelope, same_fields
 from tornado_sessions.core.events import Events
 from tornado_sessions.core.inside import inside, refuse_inside
-from tornado_sessions.core.locks import StoreLocks, TimedLock
+from tornado_sessions.core.lane import LONGEST_WAIT, Lane, Run, TurnLostError
+from tornado_sessions.core.lanes import FIRST, Lanes
 from tornado_sessions.core.packing import count_changes
 from tornado_sessions.core.records import Records
-from tornado_sessions.core.retries import retry_conflicts
+from tornado_sessions.core.retries import LONGEST_PAUSE, Backoff, contested
 from tornado_sessions.core.rules import Rules
+from tornado_sessions.core.signing_in import applied
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.writer import Writer
 from tornado_sessions.errors import ConflictError, SessionGoneError
 from tornado_sessions.frames import calls_application
 from tornado_sessions.logs import SEVERAL, LimitedLog
+from tornado_sessions.storage.backend import UNKNOWN, Version
+from tornado_sessions.storage.vault import Saved
 
 
 class Transactions:
@@ -35,7 +38,7 @@ class Transactions:
         records: Records,
         writer: Writer,
         commits: Commits,
-        locks: StoreLocks,
+        lanes: Lanes,
         events: Events,
         logs: LimitedLog,
     ) -> None:
@@ -43,7 +46,7 @@ class Transactions:
         self._records = records
         self._writer = writer
         self._commits = commits
-        self._locks = locks
+        self._lanes = lanes
         self._events = events
         self._logs = logs
 
@@ -123,34 +126,108 @@ class Transactions:
     async def _transact_stored(
         self, state: SessionState, function: Callable[[], Any], token: str
     ) -> tuple[Any, Exception | None]:
-        try:
-            return await self._run_on_newest(state, function, token)
-        except ConflictError:
-            current = state.current
-            self._events.tell("conflict", token, user=current.user, handle=current.id)
-        async with self._locks.of(token) as lock:
-            return await retry_conflicts(
-                lambda: self._run_on_newest(state, function, token, lock), lock
-            )
+        lanes = self._lanes
+        if not self._rules.revocable:
+            return await self._transact_alone(state, function, lanes.private(token))
+        lane = lanes.enter(token)
+        if lane is not None:
+            return await self._transact_alone(state, function, lane)
+        place, backoff = lanes.next_place(), Backoff()
+        while lane is None:
+            try:
+                return await self._transact_with_others(state, function, token, place)
+            except TurnLostError:  # noqa: PERF203 - a transaction seldom runs again
+                lane = await lanes.turn(token, place)
+                lane.longest_run = LONGEST_WAIT
+            except ConflictError as error:
+                if backoff.is_over:
+                    raise contested(error) from error
+                lane = lanes.enter(token)
+        return await self._transact_alone(state, function, lane)
 
-    async def _run_on_newest(
+    async def _transact_with_others(
+        self, state: SessionState, function: Callable[[], Any], token: str, place: int
+    ) -> tuple[Any, Exception | None]:
+        """Runs ``function`` on what others are about to store, and stores it with that.
+
+        Raises `.ConflictError` if it has to run again.
+        """
+        run = Run(state.judged_at, place, state.extends)
+        self._lanes.join(token, run)
+        try:
+            newest: Envelope = await run.future
+            return await self._run_on(state, function, token, newest, UNKNOWN, run)
+        finally:
+            run.leave_out()
+
+    async def _transact_alone(
+        self, state: SessionState, function: Callable[[], Any], lane: Lane
+    ) -> tuple[Any, Exception | None]:
+        """Runs ``function`` while no other request saves the session here.
+
+        If others have waited for it for `.Lane.longest_run` seconds, it loses the lane,
+        and runs again after them.
+        """
+        token, backoff, known = lane.token, None, None
+        try:
+            while True:
+                try:
+                    newest, version = await self._records.newest_in(lane, state)
+                    answer = await self._run_on(
+                        state, function, token, newest, version, lane
+                    )
+                    break
+                except TurnLostError:
+                    lane = await self._lanes.turn(token, FIRST)
+                except ConflictError as error:
+                    if backoff is None:
+                        backoff = Backoff(longest=LONGEST_PAUSE)
+                    elif backoff.is_over:
+                        raise contested(error) from error
+                    current = state.current
+                    self._events.tell(
+                        "conflict", token, user=current.user, handle=current.id
+                    )
+                    lane.forget()
+                    with lane.aside():
+                        await backoff.wait()
+                # From now on the others wait for it.
+                lane.longest_run = LONGEST_WAIT
+            if state.token == token:
+                known = state.base
+        finally:
+            self._lanes.leave(lane, known, state.version)
+        return answer
+
+    async def _run_on(
         self,
         state: SessionState,
         function: Callable[[], Any],
         token: str,
-        lock: TimedLock | None = None,
+        newest: Envelope,
+        version: Version,
+        place: Lane | Run,
     ) -> tuple[Any, Exception | None]:
-        newest, version = await self._records.newest(state, token)
         if state.token != token:
             raise SessionGoneError(
                 "The session was destroyed while transact() loaded it; the function"
                 " was not run."
             )
         # Only now, as another task may have changed something meanwhile.
-        mine = state.pack()
-        before = newest if mine is state.base else applied(state, mine, newest)
+        base, mine = state.base, state.pack()
+        former, was_stale = state.version, state.stale
+        before = newest if mine is base else applied(state, mine, newest)
         state.adopt_loaded(newest, version, before)
-        return await self._run(state, function, before, lock)
+        # With those of others, more is stored than this request has seen.
+        state.stale = type(place) is Run
+        try:
+            return await self._run(state, function, before, place)
+        except BaseException:
+            if state.base is newest:
+                # The changes of others may not have been stored.
+                state.adopt(base, mine if state.current is before else base)
+                state.version, state.stale = former, was_stale
+            raise
 
     @calls_application
     async def _run(
@@ -158,27 +235,37 @@ class Transactions:
         state: SessionState,
         function: Callable[[], Any],
         before: Envelope,
-        lock: TimedLock | None = None,
+        place: Lane | Run | None = None,
     ) -> tuple[Any, Exception | None]:
         """Runs ``function`` once and saves; whatever fails, its changes go.
 
         Returns what ``function`` returned, and what it raised. Raises what the
-        saving raises. ``lock`` is the one that the caller holds.
+        saving raises. A session that is stored has a ``place``: the lane that the
+        caller holds, or one among those that are stored together.
         """
         token, fresh, generation = (
             state.token,
             state.needs_new_id,
             state.generation,
         )
+        lane = place if isinstance(place, Lane) else None
+        run = place if isinstance(place, Run) else None
         answer = failure = None
         try:
+            if lane is not None:
+                self._lanes.begin_run(lane)
             try:
-                with contextlib.nullcontext() if lock is None else lock.aside():
-                    result = function()
-                    answer = await result if inspect.isawaitable(result) else result
+                result = function()
+                answer = await result if inspect.isawaitable(result) else result
             except Exception as error:  # noqa: BLE001 - for whoever called transact()
                 failure = error
+            finally:
+                if lane is not None:
+                    self._lanes.end_run(lane)
             if failure is not None:
+                if run is not None:
+                    # It may have failed because of what others do not store after all.
+                    await run.store(None)
                 self._undo_run(state, token, fresh, generation, before)
                 return None, failure
             base, packed = state.base, state.pack()
@@ -187,11 +274,26 @@ class Transactions:
                 # What an error of the response has dropped is not what the function
                 # stores.
                 raise ConflictError("The values are no longer those it began with.")
+            if kept and _needs_turn(place, packed is not base, state.needs_new_id):
+                raise TurnLostError("The function has to run alone.")
             if not kept or state.needs_new_id:
+                if run is not None:
+                    run.leave_out()
                 await self._commits.commit_locked(state, packed, state.generation)
+            elif run is not None:
+                stored = await run.store(packed)
+                if packed is not base:
+                    assert token is not None
+                    packed.seen = stored.envelope.seen
+                    packed.expires = stored.envelope.expires
+                    state.settle(base, Saved(token, stored.version), packed)
             elif packed is not base:
                 assert token is not None
-                saved = await self._writer.replace(state, token, packed, state.version)
+                if not self._rules.revocable and state.headers_sent:
+                    state.require_cookie()
+                saved = await self._writer.replace(
+                    token, packed, state.version, state.extends
+                )
                 state.settle(base, saved, packed)
             if state.generation != generation and state.token is not None:
                 # What has been stored is not taken back by an error that came since.
@@ -218,6 +320,14 @@ class Transactions:
         elif state.token == token:
             state.adopt(state.base, before)
             state.needs_new_id = fresh
+
+
+def _needs_turn(place: Lane | Run | None, is_changed: bool, is_fresh: bool) -> bool:
+    """Whether the function has to run again, as the holder of the lane."""
+    if isinstance(place, Lane):
+        return place.is_lost and (is_changed or is_fresh)
+    # Another id takes the place of a version that is stored.
+    return is_fresh and place is not None
 
 
 def _describe_lost(state: SessionState) -> str:

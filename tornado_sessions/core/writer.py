@@ -26,32 +26,24 @@ class Writer:
 
     def insert(self, state: SessionState, envelope: Envelope) -> Awaitable[Saved]:
         """Stores ``envelope`` as seen now, under a new token. See `.Vault.insert`."""
-        record = self._record(state, envelope, is_sent=True, is_use=True)
-        return self._store.insert(record)
-
-    def replace(
-        self, state: SessionState, token: str, envelope: Envelope, version: Version
-    ) -> Awaitable[Saved]:
-        """Stores ``envelope`` as seen now, if the request extends its session.
-
-        See `.Vault.replace`.
-        """
-        is_sent = not self._rules.revocable
-        record = self._record(state, envelope, is_sent, is_use=state.extends)
-        return self._store.replace(token, record, version)
-
-    def _record(
-        self, state: SessionState, envelope: Envelope, is_sent: bool, is_use: bool
-    ) -> Record:
-        """Returns the record to store.
-
-        ``is_sent`` if the client gets a new token, ``is_use`` if the idle timeout
-        restarts.
-        """
         if state.refusal is not None:
             raise SessionError(state.refusal)
-        if state.headers_sent and is_sent:
+        if state.headers_sent:
             state.require_cookie()
+        return self._store.insert(self._record(envelope, is_use=True))
+
+    def replace(
+        self, token: str, envelope: Envelope, version: Version, is_use: bool = True
+    ) -> Awaitable[Saved]:
+        """Stores ``envelope``, as seen now if ``is_use``. See `.Vault.replace`.
+
+        If the store is not `.Vault.revocable`, the client gets a new token, and the
+        caller has to see to it that this can be sent.
+        """
+        return self._store.replace(token, self._record(envelope, is_use), version)
+
+    def _record(self, envelope: Envelope, is_use: bool) -> Record:
+        """Returns the record to store. With ``is_use`` the idle timeout restarts."""
         self._cleanup.begin()
         if is_use:
             envelope.seen = seen_at(envelope, self._rules.now())
