@@ -3,7 +3,8 @@
 Memory, cookie and SQLite as a ratio to a bare Tornado handler, beside what the
 same adds that is done by hand, with JSON and none of our promises; memcached,
 MongoDB, MySQL, PostgreSQL and Redis as a multiple of that. Those five need servers:
-``python -m servers python -m benchmarks``.
+``python -m servers python -m benchmarks``. Then a write and a transaction of one
+session by all connections ("hot"), as a multiple of those of many sessions.
 
 Server and load have a core each. Every measurement of a route is paired with
 one of the bare handler in the same process, right beside it, and the median of
@@ -43,7 +44,12 @@ RATIOS = {
 #: How many times what the raw driver adds it may add at most, where a server is.
 MULTIPLE = 1.25
 
+#: How many times what a write adds to a request of its own session it may add if all
+#: connections write one session.
+HOT = 1.1
+
 _CONNECTIONS = 16
+_HOT_CONNECTIONS = 32
 
 # Each request takes the next session, so that no two of them meet in one.
 _SCRIPT = """
@@ -99,36 +105,56 @@ class Bench:
             f" ({floor - bare:.1f} by the driver)"
         )
 
+    def hot(self, backend: str, route: str) -> None:
+        """Measures a route of one session against that of many, and prints it."""
+        bare, own, hot = self._medians(
+            backend,
+            [("bare", "cookies"), (route, "cookies"), (route, "hot_cookies")],
+            _HOT_CONNECTIONS,
+        )
+        multiple = (hot - bare) / (own - bare)
+        self.missed += multiple > HOT
+        print(
+            f"{backend.partition(':')[0]:<22}{route + ' hot':<12}{multiple:>6.2f}"
+            f"  at most {HOT:.2f}{hot - bare:>9.1f} µs added"
+            f" ({own - bare:.1f} by many sessions)"
+        )
+
     def _medians(
-        self, backend: str, routes: list[tuple[str, str | None]]
+        self,
+        backend: str,
+        routes: list[tuple[str, str | None]],
+        connections: int = _CONNECTIONS,
     ) -> list[float]:
         """Returns the µs per request of each route, in proportion to the first.
 
         The first is its median; the others are the medians of their ratios to
         the first in the same round, times that.
         """
-        rounds = [self._round(backend, routes) for _ in range(self.rounds)]
+        rounds = [self._round(backend, routes, connections) for _ in range(self.rounds)]
         base = statistics.median(times[0] for times in rounds)
         return [
             base * statistics.median(times[n] / times[0] for times in rounds)
             for n in range(len(routes))
         ]
 
-    def _round(self, backend: str, routes: list[tuple[str, str | None]]) -> list[float]:
+    def _round(
+        self, backend: str, routes: list[tuple[str, str | None]], connections: int
+    ) -> list[float]:
         with _server(backend) as ready:
             # The first second of a process is not like those that follow.
-            self._microseconds(ready, *routes[0])
+            self._microseconds(ready, *routes[0], connections)
             times = {
-                route: self._microseconds(ready, route, cookies)
-                for route, cookies in random.sample(routes, len(routes))
+                each: self._microseconds(ready, *each, connections)
+                for each in random.sample(routes, len(routes))
             }
-        return [times[route] for route, _ in routes]
+        return [times[each] for each in routes]
 
     def _microseconds(
-        self, ready: dict[str, Any], route: str, cookies: str | None
+        self, ready: dict[str, Any], route: str, cookies: str | None, connections: int
     ) -> float:
         url = ready["urls"][route]
-        command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{self.seconds}s", url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{self.seconds}s", url]
         if cookies is not None:
             script = self.folder / "cookies.lua"
             values = map(json.dumps, ready[cookies])
@@ -192,16 +218,25 @@ def main() -> None:
         for route in ("read", "write")
         if _is_in(arguments.only, (backend, route))
     ]
+    hot = [
+        (backend, route)
+        for backend in ("memory:", "sqlite:///bench.db", *_servers())
+        for route in ("write", "transact")
+        if _is_in(arguments.only, (backend, route, "hot"))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), arguments.rounds, arguments.seconds)
         for (backend, route), goal in ratios.items():
             bench.ratio(backend, route, goal)
         for backend, route in multiples:
             bench.multiple(backend, route)
-    print(f"{bench.missed} of {len(ratios) + len(multiples)} goals missed")
+        for backend, route in hot:
+            bench.hot(backend, route)
+    goals = len(ratios) + len(multiples) + len(hot)
+    print(f"{bench.missed} of {goals} goals missed")
 
 
-def _is_in(wanted: str, key: tuple[str, str]) -> bool:
+def _is_in(wanted: str, key: tuple[str, ...]) -> bool:
     return wanted in " ".join(key)
 
 

@@ -59,6 +59,12 @@ class WriteHandler(SessionMixin):
         self.write("hello")
 
 
+class TransactHandler(SessionMixin):
+    async def get(self) -> None:
+        await self.session.transact(floors.change)
+        self.write("hello")
+
+
 class FillHandler(SessionMixin):
     def get(self) -> None:
         self.session.update(floors.VALUES)
@@ -71,6 +77,7 @@ def make_apps(backend: str) -> dict[str, tornado.web.Application]:
         "untouched": UntouchedHandler,
         "read": ReadHandler,
         "write": WriteHandler,
+        "transact": TransactHandler,
         "fill": FillHandler,
         **FLOORS[backend.partition(":")[0]](backend),
     }
@@ -100,9 +107,12 @@ async def _main(backend: str) -> None:
         sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
         tornado.httpserver.HTTPServer(app).add_sockets(sockets)
         urls[name] = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/"
+    cookies = await _cookies(urls["fill"])
     ready = {
         "urls": urls,
-        "cookies": await _cookies(urls["fill"]),
+        "cookies": cookies,
+        # All connections write one session.
+        "hot_cookies": cookies[:1],
         "floor_cookies": await _cookies(urls["floor/fill"]),
     }
     print(json.dumps(ready), flush=True)
