@@ -10,6 +10,7 @@ import tornado.web
 from tornado.websocket import WebSocketHandler
 
 from tornado_sessions.core.state import SessionState
+from tornado_sessions.core.values import state_of
 from tornado_sessions.errors import SessionError
 from tornado_sessions.frames import hides_frames
 from tornado_sessions.logs import SEVERAL
@@ -44,7 +45,12 @@ class SessionBinding:
     @property
     def session(self) -> Session[Any]:
         """The session, always the same object. Raises `RuntimeError` before `load`."""
-        self._require_load()
+        if not self._exchange.is_loaded:
+            raise RuntimeError(
+                f"The session of {_name_of(self._handler)} is not loaded. Call"
+                " 'await bind_session(handler).load()' first. If that has raised, there"
+                " is no session in this request."
+            )
         return self._exchange.view(self._handler._headers_written, None)
 
     @property
@@ -72,7 +78,7 @@ class SessionBinding:
                 state = await load
                 state.headers_sent = self._handler._headers_written
                 exchange.adopt(state)
-                await self._commit()
+                await self._commit(state)
         return self.session
 
     @hides_frames
@@ -87,8 +93,7 @@ class SessionBinding:
         `SessionDataError` for a value that cannot be stored, and `SessionLimitError`.
         After each of these the changes are dropped, and the client keeps its id.
         """
-        self._require_load()
-        await self._commit()
+        await self._commit(state_of(self.session))
 
     async def __aenter__(self) -> Session[Any]:
         return await self.load()
@@ -100,24 +105,14 @@ class SessionBinding:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        state = state_of(self.session)
         if error is None or _is_answer(error):
-            await self._commit()
-        elif self._exchange.state is not None:
-            self._exchange.state.discard()
+            await self._commit(state)
+        else:
+            state.discard()
 
-    def _require_load(self) -> None:
-        if not self._exchange.is_loaded:
-            raise RuntimeError(
-                f"The session of {_name_of(self._handler)} is not loaded. Call"
-                " 'await bind_session(handler).load()' first. If that has raised, there"
-                " is no session in this request."
-            )
-
-    async def _commit(self) -> None:
-        sessions, state = self._exchange.sessions, self._exchange.state
-        if state is None:
-            return
-        commit = ResponseCommit(sessions, state)
+    async def _commit(self, state: SessionState) -> None:
+        commit = ResponseCommit(self._exchange.sessions, state)
         if commit.is_due(200):
             await commit.run()
 
@@ -175,7 +170,7 @@ class SessionBinding:
         state.discard()
         if state.ended:
             # What was to end must not stay alive because of an error after that.
-            sessions.tasks.start(self._commit())
+            sessions.tasks.start(self._commit(state))
 
 
 def bind_session(handler: tornado.web.RequestHandler) -> SessionBinding:
