@@ -63,6 +63,10 @@ class News(SessionMixin):
         self.session.login("bob")
 
 
+class OptionalStatus(SessionStatusHandler):
+    session_optional = True
+
+
 @pytest.fixture
 def settings() -> dict[str, Any]:
     return {}
@@ -71,7 +75,12 @@ def settings() -> dict[str, Any]:
 @pytest.fixture
 def app(settings: dict[str, Any]) -> Application:
     return Application(
-        [("/page", Page), ("/news", News), ("/session", SessionStatusHandler)],
+        [
+            ("/page", Page),
+            ("/news", News),
+            ("/session", SessionStatusHandler),
+            ("/optional", OptionalStatus),
+        ],
         **settings_for_tests(
             session_idle_timeout=IDLE, session_lifetime=LIFETIME, **settings
         ),
@@ -271,7 +280,13 @@ class Hooked(MemoryBackend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_down = False
         self.before: Callable[[], Awaitable[object]] | None = None
+
+    async def load(self, key: bytes) -> Record | None:
+        if self.is_down:
+            raise BackendError("Down.")
+        return await super().load(key)
 
     async def replace(self, key: bytes, record: Record, version: Version) -> Version:
         before, self.before = self.before, None
@@ -304,6 +319,19 @@ async def test_a_post_that_the_store_fails_says_so(
     assert response.code == 503
     assert "Retry-After" in response.headers
     assert after["seconds_left"] == IDLE - 10
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/session", "/optional"])
+async def test_the_status_is_unknown_while_the_store_is_down(
+    hooked: Hooked, app: Application, client: Client, path: str, method: str
+) -> None:
+    """Also in an optional handler: the page would take its user for signed out."""
+    await client.sign_in("ada")
+    hooked.is_down = True
+    response = await client.fetch(path, method, None if method == "GET" else "")
+
+    assert response.code == 503
 
 
 async def test_a_failed_post_is_logged(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tornado.web import HTTPError
+
 from tornado_sessions.core.expiry import is_extendable
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.values import state_of
@@ -31,6 +33,13 @@ class SessionStatusHandler(SessionMixin):
     """
 
     session_extends = False
+
+    async def prepare(self) -> None:
+        """Loads the session, and responds with 503 if the store fails."""
+        await super().prepare()
+        if self.session.unavailable:
+            # A subclass is optional. Its page must not take the user for signed out.
+            raise HTTPError(503)
 
     def get(self) -> None:
         """Sends how long the session lasts, and does not extend it."""
