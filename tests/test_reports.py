@@ -397,7 +397,7 @@ _NEEDS_NO_HIDING = {
     # These raise nothing, or what Python raises for every object.
     *("__class_getitem__", "__del__", "__getattr__", "__init__", "__setattr__"),
     "__subclasshook__",
-    *("of_request", "tenant", "view"),
+    *("of_request", "view"),
 }
 
 

@@ -31,8 +31,6 @@ from tornado_sessions.storage.backend import Record
 class EditedState(SessionState):
     """The state of a session of ``user`` that is changed by its handle."""
 
-    __slots__ = ("is_closed", "records", "user")
-
     def __init__(self, rules: Rules, user: str, records: list[Found]) -> None:
         # The store knows no token, only that there is one.
         super().__init__(rules, records[0][2], token="", loaded_at=rules.now())
