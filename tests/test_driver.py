@@ -18,7 +18,7 @@ from tornado_sessions.errors import (
 from tornado_sessions.storage.backend import Record
 from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.testing import BackendContract
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 #: Of the backends of the tests, in seconds. Their clock is put forward by it.
 TIMEOUT = 20.0

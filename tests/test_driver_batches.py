@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tests.pigeons import Loft, Pigeon, PigeonBackend, PigeonError
 from tornado_sessions import BackendError, NothingAppliedError, Record, Version, Write
 from tornado_sessions.testing import BackendContract
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 KEYS = [bytes([letter]) * 32 for letter in b"abcde"]
 

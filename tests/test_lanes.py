@@ -33,7 +33,7 @@ from tornado_sessions.core.lanes import Lanes
 from tornado_sessions.core.tasks import Tasks
 from tornado_sessions.core.values import state_of
 from tornado_sessions.testing import FaultyVault
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 who: contextvars.ContextVar[str] = contextvars.ContextVar("who")
 

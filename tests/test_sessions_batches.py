@@ -15,7 +15,7 @@ from tests.tokens import token_of
 from tornado_sessions import Backend, BackendError, Session, Sessions, Vault
 from tornado_sessions.core.values import state_of
 from tornado_sessions.settings import Settings
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 if TYPE_CHECKING:
     _Case = unittest.IsolatedAsyncioTestCase

@@ -14,7 +14,7 @@ from tornado_sessions import (
     Session,
 )
 from tornado_sessions.core.values import state_of
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 
 class HangingStoreTest(SessionsCase):

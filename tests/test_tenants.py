@@ -223,7 +223,7 @@ class Everywhere(SessionMixin):
 def app(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Any:  # noqa: ANN401
     backend = request.param
     if backend == "sqlite":
-        backend = f"sqlite:///{tmp_path}/sessions.db"
+        backend = f"sqlite:///{tmp_path}/sessions.db?timeout=20"
     app = Application(
         [
             ("/", Look),

@@ -105,7 +105,7 @@ def serve(io_loop: object) -> Iterator[Serving]:
 
 @pytest.fixture(params=["memory", "sqlite", "cookie"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    file = f"sqlite:///{tmp_path}/sessions.db"
+    file = f"sqlite:///{tmp_path}/sessions.db?timeout=20"
     return {"memory": "memory", "sqlite": file, "cookie": "cookie:"}[request.param]
 
 
@@ -374,7 +374,7 @@ async def test_a_moved_clock_lets_expired_sessions_be_purged(
     serve: Serving, tmp_path: Path
 ) -> None:
     """A record is kept for some minutes longer than its session."""
-    site = serve(session_backend=f"sqlite:///{tmp_path}/sessions.db")
+    site = serve(session_backend=f"sqlite:///{tmp_path}/sessions.db?timeout=20")
     with moved_clock(site.app) as clock:
         await sign_in(site.app, "ada")
         early = await Sessions.of(site.app).purge()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from tornado_sessions.storage.timeouts import Timeouts, shielded
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 #: Of the operations in the tests, in seconds. Their clock is put forward by it.
 TIMEOUT = 20.0

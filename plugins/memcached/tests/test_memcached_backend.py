@@ -24,7 +24,6 @@ from tornado_sessions import (
     Record,
 )
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
-from tornado_sessions.testing.clocks import LoopClock
 from tornado_sessions.testing.records import (
     load_record,
     make_record,
@@ -32,6 +31,7 @@ from tornado_sessions.testing.records import (
     replace_record,
 )
 from tornado_sessions.testing.stores import data_of
+from tornado_sessions.testing.timers import LoopClock
 
 URL = os.environ.get("SESSIONS_TEST_MEMCACHED_URL", "")
 

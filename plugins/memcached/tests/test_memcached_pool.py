@@ -20,12 +20,12 @@ from tornado_sessions import (
     Sessions,
     Vault,
 )
-from tornado_sessions.testing.clocks import LoopClock
 from tornado_sessions.testing.records import (
     make_record,
     new_key,
 )
 from tornado_sessions.testing.stores import data_of
+from tornado_sessions.testing.timers import LoopClock
 
 needs_memcached = unittest.skipUnless(
     os.environ.get("SESSIONS_TEST_MEMCACHED_URL"),

@@ -36,7 +36,7 @@ from servers import MongoDB, MongoReplicaSet
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract, HandlerContract, OutageContract
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 SERVER = os.environ.get("SESSIONS_TEST_MONGODB_URL", "")
 # Test runs may share a server.

@@ -18,7 +18,7 @@ from tornado_sessions_postgresql import PostgreSQLBackend
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 SERVER = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
 

@@ -15,7 +15,7 @@ from tornado_sessions_postgresql import PostgreSQLBackend
 from servers import PgBouncer, PostgreSQL
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 SERVER = os.environ.get("SESSIONS_TEST_POSTGRESQL_URL", "")
 POOLER = os.environ.get("SESSIONS_TEST_PGBOUNCER_URL", "")

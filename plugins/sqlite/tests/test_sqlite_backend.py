@@ -28,8 +28,8 @@ from tornado_sessions_sqlite import SQLiteBackend
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
-from tornado_sessions.testing.clocks import LoopClock
 from tornado_sessions.testing.records import new_key
+from tornado_sessions.testing.timers import LoopClock
 
 T = TypeVar("T")
 
@@ -920,7 +920,7 @@ class ProcessTest(_Case):
     def test_a_loop_that_ended_in_the_middle_harms_no_other(self) -> None:
         """Behaviour 66: the time limit holds in the next loop as well."""
         script = f"""
-            from tornado_sessions.testing.clocks import LoopClock
+            from tornado_sessions.testing.timers import LoopClock
 
             backend = SQLiteBackend({str(self.path)!r}, timeout=20)
             other = sqlite3.connect(
@@ -956,7 +956,7 @@ class ProcessTest(_Case):
         """It has its say before the interpreter takes everything down."""
         script = f"""
             import threading, time
-            from tornado_sessions.testing.clocks import LoopClock
+            from tornado_sessions.testing.timers import LoopClock
 
             def tell(failure):
                 time.sleep(0.1)

@@ -18,7 +18,7 @@ from tornado_sessions_sqlite import SQLiteBackend
 
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Record, Version
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 KEYS = [bytes([number]) * 32 for number in range(5)]
 

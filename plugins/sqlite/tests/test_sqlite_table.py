@@ -22,7 +22,7 @@ from tornado_sessions_sqlite import SQLiteBackend
 from tornado_sessions.errors import BackendError
 from tornado_sessions.storage.backend import Backend, Record
 from tornado_sessions.testing import BackendContract
-from tornado_sessions.testing.clocks import LoopClock
+from tornado_sessions.testing.timers import LoopClock
 
 # What an application may have in its file.
 _APPLICATION = """
