@@ -708,3 +708,29 @@ def test_a_field_may_be_called_migrate() -> None:
         pass
 
     assert Handler.session_schema is Named
+
+
+async def test_a_logout_can_do_without_the_schema(
+    site: Site, errors: list[str]
+) -> None:
+    """As docs/typed.md has it: the user can sign out, whatever is stored."""
+    await site.begin(cart={"tea": 2})
+
+    class Closed(SessionData, forbid_unknown_fields=True):
+        size: int = 0
+
+    class BaseHandler(SessionMixin[Closed]):
+        def post(self) -> None:
+            self.session.logout()
+
+    class LogoutHandler(BaseHandler):
+        session_schema = None
+
+    token = site.token
+    refused = await site.fetch(BaseHandler, "POST")
+    errors.append(UNCAUGHT)
+    left = await site.stored(token)
+    done = await site.fetch(LogoutHandler, "POST")
+
+    assert (refused.code, left) == (500, {"cart": {"tea": 2}})
+    assert (done.code, await site.stored(token)) == (200, None)
