@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import traceback
 from typing import Any, TypedDict
@@ -336,6 +337,31 @@ async def test_a_change_by_the_version_before_is_migrated_with_a_merge(
         "lines": [{"product": "tea", "count": 3}],
         "size": 7,
     }
+
+
+async def test_requests_that_are_saved_together_are_each_migrated(site: Site) -> None:
+    """Behaviours 36, 96: each has migrated what it has loaded."""
+    await site.begin(cart={"tea": 2})
+
+    def resize(session: Session[Basket]) -> None:
+        session.data.size = 7
+
+    def add(session: Session[Basket]) -> None:
+        session.data.lines.append(Line("kite"))
+
+    site.vault.stop_before("save")
+    first = asyncio.ensure_future(ask(site, resize, Basket))
+    await site.vault.arrived.wait()
+    second = asyncio.ensure_future(ask(site, add, Basket))
+    (lane,) = site.sessions.lanes.lanes.values()
+    while not lane.waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    site.vault.resumed.set()
+    await asyncio.gather(first, second)
+
+    stored = await site.stored() or {}
+    assert stored["size"] == 7
+    assert [line["product"] for line in stored["lines"]] == ["tea", "kite"]
 
 
 async def test_an_edit_that_migrates_takes_nothing_from_a_request(site: Site) -> None:
