@@ -506,6 +506,57 @@ class TransactionTest(LanesCase):
             assert await self.values(self.token) == {"n": 2, "a": 1}
             assert runs == 2
 
+    async def test_a_function_that_always_takes_too_long_is_given_up(self) -> None:
+        """Behaviour 80: while others save, it would run again for ever."""
+        for is_first in (True, False):
+            await self.load(3)
+            slow, other, first = self.requests
+            asked, saved, runs = asyncio.Event(), asyncio.Event(), 0
+
+            async def save_when_asked(
+                other: Session = other,
+                asked: asyncio.Event = asked,
+                saved: asyncio.Event = saved,
+            ) -> None:
+                for number in range(10):
+                    await asked.wait()
+                    asked.clear()
+                    other["a"] = number
+                    await other.save()
+                    saved.set()
+
+            async def wait_for_another(
+                session: Session,
+                asked: asyncio.Event = asked,
+                saved: asyncio.Event = saved,
+            ) -> None:
+                nonlocal runs
+                runs += 1
+                session["n"] = 1
+                if runs > 2:
+                    return
+                saved.clear()
+                asked.set()
+                await saved.wait()
+
+            tasks = [asyncio.ensure_future(save_when_asked())]
+            if not is_first:
+                first["first"] = 1
+                tasks.append(asyncio.ensure_future(first.save()))
+                await asyncio.sleep(0)
+            with (
+                mock.patch("tornado_sessions.core.transact.LONGEST_WAIT", 0.02),
+                self.assertRaisesRegex(BackendError, "^What the function given to tr"),
+            ):
+                await slow.transact(wait_for_another)
+            for task in tasks:
+                task.cancel()
+
+            assert runs == 2
+            values = await self.values(self.token)
+            assert (values["a"], values.get("n")) == (1, None)
+            assert self.sessions.lanes.lanes == {}
+
     async def test_it_runs_in_the_context_of_its_request(self) -> None:
         """Behaviour 37: and not in that of another, or of a task."""
         await self.load(5, {"n": 0})

@@ -379,7 +379,8 @@ class Session(Values, Generic[Data_co]):
         Values that were taken out of the session beforehand are no longer part
         of it afterwards. What another task changes in the session while
         ``function`` runs goes with what that changes: if it raises, or has to run
-        again, both are dropped. Raises as `save` does.
+        again, both are dropped. Raises as `save` does, and `.BackendError` if others
+        have waited for ``function`` for ten seconds.
         """
         run = functools.partial(self._call, function)
         return await self._saver.transact(self._state, run)

@@ -22,7 +22,7 @@ from tornado_sessions.core.rules import Rules
 from tornado_sessions.core.signing_in import applied
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.writer import Writer
-from tornado_sessions.errors import ConflictError, SessionGoneError
+from tornado_sessions.errors import BackendError, ConflictError, SessionGoneError
 from tornado_sessions.frames import calls_application
 from tornado_sessions.logs import SEVERAL, LimitedLog
 from tornado_sessions.storage.backend import UNKNOWN, Version
@@ -166,7 +166,7 @@ class Transactions:
         """Runs ``function`` while no other request saves the session here.
 
         If others have waited for it for `.Lane.longest_run` seconds, it loses the lane,
-        and runs again after them.
+        and runs again after them. Raises `.BackendError` if these were `LONGEST_WAIT`.
         """
         token, backoff, known = lane.token, None, None
         try:
@@ -177,7 +177,10 @@ class Transactions:
                         state, function, token, newest, version, lane
                     )
                     break
-                except TurnLostError:
+                except TurnLostError as error:
+                    if lane.longest_run == LONGEST_WAIT:
+                        # Whoever comes next would wait for as long, and it never ends.
+                        raise _held_up() from error
                     lane = await self._lanes.turn(token, FIRST)
                 except ConflictError as error:
                     if backoff is None:
@@ -328,6 +331,14 @@ def _needs_turn(place: Lane | Run | None, is_changed: bool, is_fresh: bool) -> b
         return place.is_lost and (is_changed or is_fresh)
     # Another id takes the place of a version that is stored.
     return is_fresh and place is not None
+
+
+def _held_up() -> BackendError:
+    return BackendError(
+        "What the function given to transact() changed was not stored: it took longer"
+        f" than {LONGEST_WAIT:.0f} s while other requests of the same visitor waited"
+        " for it. Do what takes long before transact(), and only change values in it."
+    )
 
 
 def _describe_lost(state: SessionState) -> str:
