@@ -396,7 +396,7 @@ _NEEDS_NO_HIDING = {
     *("__setitem__", "of", "of_all_users"),
     # These raise nothing, or what Python raises for every object.
     *("__class_getitem__", "__del__", "__getattr__", "__init__", "__setattr__"),
-    "__subclasshook__",
+    *("__init_subclass__", "__subclasshook__"),
     *("of_request", "view"),
 }
 
