@@ -74,6 +74,18 @@ class EditTest(EditCase):
         assert found.label == "laptop"
         assert found.flashes() == [("Your role has changed.", "info")]
 
+    async def test_the_listener_is_told_what_was_edited(self) -> None:
+        """Behaviour 92: for an audit log; an edit that changes nothing is none."""
+        told: list[SessionEvent] = []
+        ada = await self.signed_in(n=1)
+        self.sessions.events.listener = told.append
+        await self.edit(ada.id, _put(n=1))
+        await self.edit(ada.id, _put(n=2))
+
+        (event,) = told
+        assert (event.name, event.user, event.handle) == ("edited", "ada", ada.id)
+        assert event.fingerprint == self.store.fingerprint(token_of(ada))
+
     async def test_other_sessions_of_the_user_are_left_alone(self) -> None:
         """Behaviour 92: the handle says which one it is."""
         ada, other = await self.signed_in(n=1), await self.signed_in(n=1)
@@ -157,7 +169,7 @@ class EditTest(EditCase):
             "cart": {"apple": 1, "fig": 3, "pear": 2},
             "new": 1,
         }
-        assert [event.name for event in told] == ["conflict"]
+        assert [event.name for event in told] == ["conflict", "edited"]
 
     async def test_several_conflicts_are_told_as_one(self) -> None:
         """Behaviours 38, 92: others may be first more than once."""
@@ -176,7 +188,7 @@ class EditTest(EditCase):
         await self.edit(ada.id, _put(n=2))
 
         assert await self.newest(ada) == {"n": 2, "left": 0}
-        assert [event.name for event in told] == ["conflict"]
+        assert [event.name for event in told] == ["conflict", "edited"]
 
     async def test_a_request_in_progress_is_merged_with_it(self) -> None:
         """Behaviour 92: and takes none of it back."""

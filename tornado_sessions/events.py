@@ -15,7 +15,7 @@ class SessionEvent:
     """
 
     #: What happened. To a session: "created", "regenerated", "destroyed",
-    #: "expired", "revoked", "conflict". To a request: "refused", "superseded". To
+    #: "edited", "expired", "revoked", "conflict". To a request: "refused", "superseded". To
     #: the store: "store_down" and "store_up". To a user: "new_device".
     name: str
     #: When, in seconds since the epoch.

@@ -112,6 +112,7 @@ class Edits:
                 )
             await backoff.wait()
             records = await self._find(state.user, packed.id, state.judged_at)
+        self._events.tell_by_key("edited", records[0][0], state.user, packed.id)
 
     async def _find(self, user: str, handle: str, judged_at: float) -> list[Found]:
         """Returns the records of the session that were alive at ``judged_at``."""
