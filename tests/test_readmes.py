@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
+import http.client
 import json
 import os
 import re
@@ -122,6 +123,27 @@ def test_the_program_that_warns_says_how_long_a_session_lasts(tmp_path: Path) ->
     assert json.loads(told[1]) | {"seconds_left": 0} == before | {"seconds_left": 0}
     assert before["seconds_left"] <= after["seconds_left"] + 30
     assert 0 < after["seconds_left"] <= 900
+
+
+def test_the_program_that_sends_news_ends_them_with_a_logout(tmp_path: Path) -> None:
+    """Behaviour 104: the visitor reads in one tab, and signs out in another."""
+    (program,) = (
+        block for block in _blocks(root / "docs/websockets.md") if "run(main" in block
+    )
+    visitor = _visitor()
+    visitor.addheaders = [("Sec-Fetch-Site", "same-origin")]
+    with _running(program, tmp_path) as url:
+        visitor.open(url + "login", data=b"name=ada", timeout=30).close()
+        news = visitor.open(url + "news", timeout=30)
+        visitor.open(url + "publish", data=b"text=hello", timeout=30).close()
+        told = news.readline()
+        visitor.open(url + "logout", data=b"", timeout=30).close()
+        with contextlib.suppress(http.client.IncompleteRead):
+            news.read()
+        again = visitor.open(url + "news", timeout=30)
+
+    assert told == b'data: "hello"\n'
+    assert again.status == 204
 
 
 @pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)

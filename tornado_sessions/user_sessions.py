@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from tornado_sessions.core.checks import check_user
 from tornado_sessions.core.devices import Devices
 from tornado_sessions.core.edits import Edits
-from tornado_sessions.core.revocations import Revocations
+from tornado_sessions.core.revocations import Revocations, revoking
 from tornado_sessions.core.schema import SessionData
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.typed import declare, migrate
@@ -66,7 +66,8 @@ class UserSessions:
         """
         self._refuse_tenants()
         check_user(user, "revoke()")
-        return await self.revocations.revoke(user, id, self._own)
+        with revoking(self._own):
+            return await self.revocations.revoke(user, id, self._own)
 
     @hides_frames
     async def revoke_all(self, user: str, keep: Session | None = None) -> int:
@@ -80,7 +81,8 @@ class UserSessions:
         self._refuse_tenants()
         check_user(user, "revoke_all()")
         kept = _kept(keep, "revoke_all()")
-        return await self.revocations.revoke_all(user, kept, self._own)
+        with revoking(self._own):
+            return await self.revocations.revoke_all(user, kept, self._own)
 
     @overload
     def edit(self, user: str, id: str) -> AbstractAsyncContextManager[Session]: ...
@@ -178,7 +180,8 @@ class UserSessions:
         ended = 0
         for user in await self.users.names():
             but = kept if user == mine else None
-            ended += await self.revocations.revoke_all(user, but, self._own)
+            with revoking(self._own):
+                ended += await self.revocations.revoke_all(user, but, self._own)
         return ended
 
     def _refuse_tenants(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from tornado_sessions.core.claims import Claim
 from tornado_sessions.core.events import Events
@@ -25,6 +27,18 @@ MOST_WAITS = 18
 # The first and the longest of these waits, in seconds: each listing takes the store
 # some time.
 _FIRST_WAIT, _LONGEST_WAIT = 0.025, 0.25
+
+
+@contextlib.contextmanager
+def revoking(own: SessionState | None) -> Iterator[None]:
+    """Notes a revocation by the request of ``own``, which may end that session, too."""
+    if own is not None:
+        own.revocations += 1
+    try:
+        yield
+    finally:
+        if own is not None:
+            own.revocations -= 1
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""Closes the open WebSockets of sessions that have ended."""
+"""Closes the open WebSockets and streams of sessions that have ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tornado_sessions.core.schedule import Schedule
 _GRACE = 0.1
 
 # A new socket is checked for the first time after this many seconds at most: its
-# session may have ended during the handshake.
+# session may have ended between its load and the call of `Sockets.add`.
 _FIRST_CHECK = 1.0
 
 # How many sessions are loaded at once.
@@ -24,7 +24,7 @@ _AT_ONCE = 16
 
 
 class Socket(Protocol):
-    """An open WebSocket."""
+    """An open WebSocket, or a response that stays open."""
 
     def stop_receiving(self) -> None: ...
     def end(self) -> None: ...

@@ -115,6 +115,8 @@ class SessionState:
     #: A commit that gives the client another token.
     is_moving = False
     is_transacting = False
+    #: How many revocations by the request are in progress.
+    revocations = 0
     #: What was packed in one generation is void in the next. One begins with another
     #: base, see `adopt`, and with the end of a transaction.
     generation = 0

@@ -45,7 +45,7 @@ def moved_clock(app: Application) -> Iterator[Clock]:
     `.recent_login`, purges, the times of a session and of events. It begins at the
     present time, as a whole second, and stands still. What else reads the time does not follow it, such
     as Tornado's signed cookies, and a store that drops records by itself. An open
-    WebSocket is checked within ``session_socket_interval`` of real time.
+    WebSocket or stream is checked within ``session_socket_interval`` of real time.
     """
     sessions = Sessions.of(app)
     before = sessions.now

@@ -31,8 +31,8 @@ the rest: the session of one request and its response. That one makes its parts 
 they are first needed, and no part knows the handler: the ids of the request
 (``request``), the commit that the response waits for (``response``), its headers
 (``headers``, ``links``), the XSRF token (``xsrf``), an open WebSocket
-(``websockets``). `bind_session`, in ``binding``, does the same for a handler that
-derives from something else.
+(``websockets``), a response that stays open (``streams``). `bind_session`, in
+``binding``, does the same for a handler that derives from something else.
 """
 
 from tornado_sessions.web.binding import SessionBinding, bind_session

@@ -42,6 +42,7 @@ from tornado_sessions.web.headers import (
 from tornado_sessions.web.links import keep_id_in_url, put_id_in_url
 from tornado_sessions.web.request import SessionIds, TakenIds, take_ids
 from tornado_sessions.web.response import ResponseCommit
+from tornado_sessions.web.streams import SessionStream
 from tornado_sessions.web.tenants import sessions_of_tenant
 from tornado_sessions.web.unloaded import (
     UnloadedSession,
@@ -74,6 +75,7 @@ class Exchange:
     ids: SessionIds | None = None
     commit: ResponseCommit | None = None
     socket: SessionSocket | None = None
+    stream: SessionStream | None = None
     #: The session that a handler got because none was loaded.
     unloaded: UnloadedSession | None = None
     _session: Session[Any] | None = None

@@ -21,6 +21,7 @@ from tornado_sessions.web.errors import quotes_store
 from tornado_sessions.web.exchange import Exchange
 from tornado_sessions.web.origins import SAFE_METHODS, is_from_here
 from tornado_sessions.web.response import ResponseCommit, Sent
+from tornado_sessions.web.streams import SessionStream, close_connection
 from tornado_sessions.web.websockets import ignore, open_socket, refuse_unsaved_id
 
 logger = logging.getLogger("tornado_sessions")
@@ -49,6 +50,10 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     #: everybody may see. The session is then empty, can only be read, and is
     #: `~.Session.unavailable`. A WebSocket is refused all the same.
     session_optional = False
+
+    #: Whether a response that is not finished ends with its session, as a WebSocket
+    #: does: for server-sent events and long polling. See `on_session_end`.
+    session_ends_stream = False
 
     #: The schema of `.Session.data`: the subclass of `SessionData` in
     #: ``SessionMixin[…]``. A subclass of the handler has the same one.
@@ -109,6 +114,9 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
                     # Nothing of a subclass is to run now.
                     raise tornado.web.Finish from None
                 exchange.is_going_on, exchange.is_unavailable = False, True
+        if self.session_ends_stream:
+            exchange.stream = SessionStream(self, exchange.sessions)
+            await exchange.stream.open(exchange.state)
         more = super().prepare()
         if more is not None:
             await more
@@ -250,6 +258,8 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             return super().finish(chunk)
         if state.is_transacting:
             exchange.refuse_inside_transaction()
+        if exchange.stream is not None:
+            exchange.stream.close()
         if self._status_code == 101:
             refuse_unsaved_id(state)
         else:
@@ -305,19 +315,26 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     def on_session_end(self) -> None:
         """Closes a WebSocket whose session has ended, with the code 1008.
 
+        With `session_ends_stream` it closes the connection of a response that is not
+        finished, unless the request itself has ended the session.
+
         Called once, where the session was destroyed or was given a new id, or
-        has expired. From that moment on the socket receives no messages, and a tenth
+        has expired. From that moment on a socket receives no messages, and a tenth
         of a second later this is called. Override it to send something first, and call
-        super.
+        super. Without that call the handler of a response has to finish it.
         """
-        assert isinstance(self, tornado.websocket.WebSocketHandler)
-        self.close(1008, "The session has ended.")
+        if isinstance(self, tornado.websocket.WebSocketHandler):
+            self.close(1008, "The session has ended.")
+        else:
+            close_connection(self.request)
 
     def on_connection_close(self) -> None:
-        """Forgets a WebSocket that was closed."""
+        """Forgets a WebSocket or a response whose connection was closed."""
         exchange = self._session_exchange
         if exchange.socket is not None:
             exchange.socket.close(self, exchange.state)
+        if exchange.stream is not None:
+            exchange.stream.close()
         super().on_connection_close()
 
     def _log_session_error(self) -> None:
@@ -360,3 +377,5 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
             exchange.socket = open_socket(
                 self, self.session_keep_alive, exchange.sessions, exchange.state
             )
+        elif exchange.stream is not None:
+            exchange.stream.follow(exchange.state)
