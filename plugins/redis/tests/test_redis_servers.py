@@ -150,6 +150,22 @@ class ServerFacts(_Case):
                 await backend.delete(key)
                 await backend.ping()
 
+    async def test_the_permissions_of_the_readme_are_enough_for_all_users(self) -> None:
+        """Others than those of requests, and the message says that one is missing."""
+        *others, listing = ["+@all", "-scan", "-info", "+scan +info"]
+        self.assertIn(f"`{listing}`", README.read_text())
+        user = ("ACL", "SETUSER", "lister", "on", ">pw", "~session:*")
+        url = f"redis://lister:pw@127.0.0.1:{self.server.port}/1"
+        self.server.ask(*user, *others)
+        backend, key = self.open(url), secrets.token_bytes(32)
+        await backend.insert(key, Record(b"", user="ann"))
+
+        with self.assertRaisesRegex(BackendError, "NOPERM .*lacks a permission"):
+            [_ async for _ in backend.find_all()]
+
+        self.server.ask(*user, *listing.split())
+        self.assertEqual([found async for found, _ in backend.find_all()], [key])
+
     # Warnings.
 
     async def test_a_server_that_evicts_is_warned_of_once(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -16,18 +16,26 @@ from tornado_sessions_redis.connection import Connection
 from tornado_sessions_redis.errors import (
     ADVICE,
     ERRORS,
+    MovedKeysError,
     code_of,
     describe,
     without_keys,
 )
-from tornado_sessions_redis.layout import Keys, encode_user, unpack, user_of
+from tornado_sessions_redis.layout import (
+    Keys,
+    encode_user,
+    unpack,
+    unpack_with_user,
+    user_of,
+)
+from tornado_sessions_redis.listing import Listing
 from tornado_sessions_redis.scripts import DELIST, call
 from tornado_sessions_redis.urls import check_options, read_url
 from tornado_sessions_redis.writes import write_all
 
 __all__ = ["RedisBackend"]
 
-# How many records `find` reads at a time.
+# How many records `find` and `find_all` read at a time.
 _PAGE = 100
 
 
@@ -42,7 +50,7 @@ class RedisBackend(DriverBackend[Connection]):
     with ``ssl_`` are the driver's.
     """
 
-    finds_by_user = True
+    finds_by_user = finds_all = True
     store = "Redis"
     errors = ERRORS
     advice = ADVICE
@@ -176,10 +184,7 @@ class RedisBackend(DriverBackend[Connection]):
         self, connection: Connection, user: bytes, members: list[bytes]
     ) -> list[tuple[bytes, Record]]:
         keys = [self._keys.of_member(member) for member in members]
-        values = await connection.get(keys)
-        for value in values:
-            if isinstance(value, Exception):
-                raise value
+        values = await _load_all(connection, keys)
         gone = [place for place, value in enumerate(values) if value is None]
         if gone and not connection.is_cluster:
             # Evicted, or lost in a failover. In a cluster one of them might just be
@@ -197,6 +202,30 @@ class RedisBackend(DriverBackend[Connection]):
             if value is not None and user_of(value) == user
         ]
 
+    async def find_all_in(
+        self, connection: Connection
+    ) -> AsyncIterator[list[tuple[bytes, Record]]]:
+        before = await connection.survey()
+        for server in before:
+            listing = Listing(server, self._keys)
+            while not listing.has_ended():
+                keys = await listing.read()
+                if not keys:
+                    yield []
+                for start in range(0, len(keys), _PAGE):
+                    page = keys[start : start + _PAGE]
+                    values = await _load_all(connection, map(self._keys.of, page))
+                    yield [
+                        (key, record)
+                        for key, value in zip(page, values, strict=True)
+                        if value is not None
+                        and (record := unpack_with_user(value)) is not None
+                    ]
+        if await connection.survey() != before:
+            raise MovedKeysError(
+                "The nodes of the cluster have exchanged keys while they were listed"
+            )
+
     # What is said of errors.
 
     def is_timeout(self, error: Exception) -> bool:
@@ -210,3 +239,11 @@ class RedisBackend(DriverBackend[Connection]):
 
     def cause_of(self, error: Exception) -> Exception:
         return without_keys(error)
+
+
+async def _load_all(connection: Connection, keys: Iterable[bytes]) -> list[Any]:
+    values = await connection.get([*keys])
+    for value in values:
+        if isinstance(value, Exception):
+            raise value
+    return values

@@ -10,8 +10,11 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import AskError, MovedError, ResponseError
 
 from tornado_sessions_redis.connection import Command, Connection, Pool, copies
-from tornado_sessions_redis.errors import ERRORS
+from tornado_sessions_redis.errors import ERRORS, MovedKeysError
 from tornado_sessions_redis.scripts import with_text
+
+# How many slots the keys of a cluster are in.
+_SLOTS = 16384
 
 # How many seconds the map of the cluster is used at least before it is asked for again.
 _INTERVAL = 0.1
@@ -41,12 +44,28 @@ class Cluster(Connection):
     async def get(self, keys: Sequence[bytes]) -> list[Any]:
         return await self.ask_many([("GET", key) for key in keys])
 
-    async def ask_everywhere(self, *command: bytes | str | int) -> list[Any]:
+    async def servers(self) -> list[Pool]:
         await self._find_servers()
         return [
-            await self._pool(node.host, node.port).ask(*command)
-            for node in self._client.get_primaries()
+            self._pool(node.host, node.port) for node in self._client.get_primaries()
         ]
+
+    async def survey(self) -> dict[Pool, list[bytes]]:
+        self._due = 0.0
+        found = {
+            server: _own_part(await server.ask("CLUSTER", "NODES"))
+            for server in await self.servers()
+        }
+        slots: list[int] = []
+        for _, _, *ranges in found.values():
+            for each in ranges:
+                if each.startswith(b"["):
+                    raise MovedKeysError("The cluster is moving keys between its nodes")
+                first, _, last = each.partition(b"-")
+                slots += range(int(first), int(last or first) + 1)
+        if sorted(slots) != [*range(_SLOTS)]:
+            raise MovedKeysError("The nodes of the cluster do not have each slot once")
+        return found
 
     async def close(self) -> None:
         for pool in self._pools.values():
@@ -139,3 +158,13 @@ class Cluster(Connection):
         if place not in self._pools:
             self._pools[place] = self._make_pool(*place)
         return self._pools[place]
+
+
+def _own_part(nodes: bytes) -> list[bytes]:
+    """Returns what a node says of itself: its id, its epoch and the ranges of its slots.
+
+    The epoch changes with each slot that it gets. A slot that moves is in brackets.
+    """
+    (line,) = [line for line in nodes.splitlines() if b"myself" in line.split()[2]]
+    name, _, _, _, _, _, epoch, _, *ranges = line.split()
+    return [name, epoch, *ranges]

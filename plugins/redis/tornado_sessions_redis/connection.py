@@ -56,9 +56,20 @@ class Connection(abc.ABC):
     async def get(self, keys: Sequence[bytes]) -> list[Any]:
         """Returns the values of keys. The error of one is its value."""
 
-    @abc.abstractmethod
     async def ask_everywhere(self, *command: bytes | str | int) -> list[Any]:
         """Sends a command to each server, and returns their replies."""
+        return [await server.ask(*command) for server in await self.servers()]
+
+    @abc.abstractmethod
+    async def servers(self) -> list[Pool]:
+        """Returns the connections to each server that has keys."""
+
+    @abc.abstractmethod
+    async def survey(self) -> dict[Pool, list[bytes]]:
+        """Returns each server that has keys, and what says which keys those are.
+
+        Raises `.MovedKeysError` if some are on none of them, or are being moved.
+        """
 
     @abc.abstractmethod
     async def close(self) -> None:
@@ -104,8 +115,18 @@ class Pool(Connection):
         values: list[Any] = await self.ask("MGET", *keys)
         return values
 
-    async def ask_everywhere(self, *command: bytes | str | int) -> list[Any]:
-        return [await self.ask(*command)]
+    async def servers(self) -> list[Pool]:
+        return [self]
+
+    async def survey(self) -> dict[Pool, list[bytes]]:
+        return {self: []}
+
+    async def leave(self) -> None:
+        """Has idle connections opened again, as the server is not a primary any more.
+
+        The name may now lead to another server, or the Sentinels name one.
+        """
+        await _disconnect(self._idle)
 
     async def close(self) -> None:
         self._is_closed = True
@@ -153,9 +174,7 @@ class Pool(Connection):
                     except ResponseError as error:  # noqa: PERF203
                         replies.append(error)
                         if isinstance(error, ReadOnlyError):
-                            # The name now leads to another server, or the Sentinels
-                            # name one.
-                            await _disconnect(self._idle)
+                            await self.leave()
             except ERRORS as error:
                 await connection.disconnect(nowait=True)
                 if not replies:

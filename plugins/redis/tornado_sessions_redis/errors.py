@@ -20,7 +20,12 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-#: What the driver raises.
+
+class MovedKeysError(RedisError):
+    """Raised when keys may be missing from a list, because others have them now."""
+
+
+#: What the driver raises, and the above.
 ERRORS = (RedisError, RedisClusterException)
 
 _PASSWORD = "Check the user and the password of the URL."
@@ -43,6 +48,7 @@ ADVICE: Mapping[int | str, str] = {
     "WRONGPASS": _PASSWORD,
     "WRONGTYPE": "Something else has stored a key that begins with the prefix. Choose"
     " another with the option 'prefix'.",
+    "moved keys": "Some sessions may be missing: list them again when it is stable.",
     "connections": "Raise the option 'max_connections'.",
     "unreachable": "Check that it runs there and can be reached.",
 }
@@ -57,6 +63,7 @@ _WORDS: Mapping[type[Exception], str] = {
     NoPermissionError: "NOPERM",
     TryAgainError: "TRYAGAIN",
     MaxConnectionsError: "connections",
+    MovedKeysError: "moved keys",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 
 from tornado_sessions.storage.backend import Record
@@ -15,16 +16,26 @@ _head = struct.Struct(">qi")
 # and the largest number that a script has exactly. What expires later stays for good.
 _LAST = 2**53
 
+_match_digits = re.compile(rb"[0-9a-f]{64}").fullmatch
+_special = re.compile(rb"[\\*?\[]")
+
 
 class Keys:
     """The keys of records and of users' sets, which begin with ``prefix``."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix.encode()
+        #: Matches the keys of records, and few others.
+        self.pattern = _special.sub(rb"\\\g<0>", self._prefix) + b"?" * 64
 
     def of(self, key: bytes) -> bytes:
         """Returns the key of a record in the store."""
         return self._prefix + key.hex().encode()
+
+    def read(self, name: bytes) -> bytes | None:
+        """Returns the key whose record is under ``name``; None if that is no record."""
+        digits = name[len(self._prefix) :]
+        return bytes.fromhex(digits.decode()) if _match_digits(digits) else None
 
     def of_member(self, member: bytes) -> bytes:
         """Returns the key of the record that a user's set names."""
@@ -47,6 +58,15 @@ def unpack(value: bytes) -> Record:
     """Returns the record that is stored as ``value``."""
     version, length = _head.unpack_from(value)
     return Record(value[_head.size + max(length, 0) :], version)
+
+
+def unpack_with_user(value: bytes) -> Record | None:
+    """Returns the record that is stored as ``value``; None if it has no user."""
+    user, record = user_of(value), unpack(value)
+    if user is None:
+        return None
+    name = user.decode("utf-8", "surrogatepass")
+    return Record(record.data, record.version, user=name)
 
 
 def user_of(value: bytes) -> bytes | None:
