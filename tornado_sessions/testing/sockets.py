@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Coroutine
 from typing import Any
@@ -28,6 +29,16 @@ SOON = 0.05
 def values(handler: Any) -> dict[str, Any]:  # noqa: ANN401
     """Returns the values of the session."""
     return dict(handler.session)
+
+
+async def _first_check(site: Site) -> None:
+    """Waits until the open sockets were checked, which is done within a second.
+
+    The next check of a ``site`` with a long ``session_socket_interval`` is far away.
+    """
+    schedule, loop = site.sessions.sockets.schedule, asyncio.get_running_loop()
+    while (due := schedule.next()) is None or due < loop.time() + 60:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 class SocketContract(VisitorTests):
@@ -222,6 +233,7 @@ class SocketContract(VisitorTests):
         ada = self.visitor(site)
         ada.does(put(a=1))
         socket = self.opens(ada)
+        self.complete(_first_check(site))
         self.time += site.sessions.rules.idle_timeout
         for act in (
             save,
