@@ -26,10 +26,15 @@ class Clients:
         self.at_once = 0
         self.peak = 0
         self.tasks: list[asyncio.Task[None]] = []
+        #: The event loop is about to end, and would leave a new task behind.
+        self.is_leaving = False
         self.news = asyncio.Event()
         self.sockets = Sockets(interval, self.is_alive, self.start)
 
     def start(self, work: Any) -> None:  # noqa: ANN401
+        if self.is_leaving:
+            work.close()
+            return
         self.tasks.append(asyncio.ensure_future(work))
 
     async def is_alive(self, token: str) -> bool:
@@ -240,11 +245,13 @@ def test_the_sockets_of_another_event_loop_are_forgotten(
         held.append(clients)
         client = clients.open("old")
         await clients.until(lambda: bool(clients.asked))
+        clients.is_leaving = True
         return client
 
     async def end_and_open(old: Client) -> None:
         (clients,) = held
         clients.news = asyncio.Event()
+        clients.is_leaving = False
         clients.tasks.clear()
         clients.asked.clear()
         clients.sockets.end("old")
