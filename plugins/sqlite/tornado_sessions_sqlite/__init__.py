@@ -203,7 +203,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
     ) -> Sequence[tuple[Any, ...]]:
         """Executes one statement, with one hop to the thread. Returns all rows."""
         rows: Sequence[tuple[Any, ...]] = await self._execute(
-            lanes, Lane.execute_fetchall, sql, Parameters(values)
+            lanes, Lane.fetch_all, sql, Parameters(values)
         )
         return rows
 
@@ -247,7 +247,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
         and if the file was no longer at its path.
         """
         while True:
-            is_read = method is Lane.execute_fetchall
+            is_read = method is Lane.fetch_all
             lane = lanes.reader if is_read else lanes.writer
             try:
                 try:

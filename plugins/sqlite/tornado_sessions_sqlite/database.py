@@ -52,9 +52,11 @@ def execute_together(
     """
     database.execute("BEGIN IMMEDIATE")
     try:
-        # With a cursor: the place of the file has been checked.
-        cursor = database.cursor()
-        counts = [cursor.execute(*statement).rowcount for statement in statements]
+        # With a cursor: the place of the file has been checked. It is closed here, as
+        # the traceback of an error would take it to another thread: there Python 3.10
+        # damages the heap if the connection is closed at the same time.
+        with contextlib.closing(database.cursor()) as cursor:
+            counts = [cursor.execute(*statement).rowcount for statement in statements]
     except Exception as error:
         database.rollback()
         raise NothingAppliedError from error
@@ -65,6 +67,14 @@ def execute_together(
         database.rollback()
         raise
     return counts
+
+
+def fetch_all(
+    database: sqlite3.Connection, sql: str, parameters: Sequence[object]
+) -> list[Any]:
+    """Returns all rows of a query. Its cursor is closed as in `execute_together`."""
+    with contextlib.closing(database.execute(sql, parameters)) as cursor:
+        return cursor.fetchall()
 
 
 class SessionFile:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import aiosqlite
 
 from tornado_sessions.storage.timeouts import shielded
-from tornado_sessions_sqlite.database import execute_together
+from tornado_sessions_sqlite.database import execute_together, fetch_all
 
 # After how many steps of SQLite's virtual machine a statement asks whether its
 # connection has been interrupted. What the backend executes takes far fewer, except
@@ -88,6 +88,11 @@ class Lane(aiosqlite.Connection):
         # aiosqlite has no public name for a call in its thread.
         call: Callable[..., Awaitable[list[int]]] = self._execute
         return await call(execute_together, self._conn, statements)
+
+    async def fetch_all(self, sql: str, parameters: Parameters) -> list[Any]:
+        """Returns all rows of a query."""
+        call: Callable[..., Awaitable[list[Any]]] = self._execute
+        return await call(fetch_all, self._conn, sql, parameters)
 
     async def pause_if_locked(self, error: sqlite3.OperationalError) -> None:
         """As `pause_if_locked`. Notes the lock for `lock_within`."""
