@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import socket
 import unittest
@@ -16,24 +17,24 @@ else:
     _Case = object
 
 
-class ServerContract(_Case):
+class ServerContract(_Case, metaclass=abc.ABCMeta):
     """Tests a server with a client of its own. Beside it goes `unittest.TestCase`."""
 
+    @abc.abstractmethod
     def make_server(self) -> Server:
         """Returns a server that is not running. The test starts and stops it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def store(self) -> None:
         """Stores a value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def has_stored(self) -> bool:
         """Whether the server still has what `store` has stored."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def is_refused_without_password(self) -> bool:
         """Whether the server refuses a client that does not give the password."""
-        raise NotImplementedError
 
     def setUp(self) -> None:
         self.server = self.make_server()

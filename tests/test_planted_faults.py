@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import collections
 import itertools
@@ -400,13 +401,14 @@ class StripsZeros(StripsSpaces):
     stripped = b"\0"
 
 
-class _OwnVersions(MemoryBackend):
+class _OwnVersions(MemoryBackend, abc.ABC):
     def __init__(self) -> None:
         super().__init__()
         self._versions: dict[bytes, int] = {}
 
+    @abc.abstractmethod
     def next_version(self) -> int:
-        raise NotImplementedError
+        """Returns the version of the record that is being stored."""
 
     async def load(self, key: bytes) -> Record | None:
         record = await super().load(key)

@@ -210,6 +210,7 @@ class RevokeAllUsersTest(AllUsersCase):
             " user. Leave it out to end the sessions of all users."
         )
         with pytest.raises(TypeError) as error:
+            # As one writes it who does not check types.
             await self.sessions.revoke_all_users(keep="ada")  # type: ignore[arg-type]
         assert str(error.value) == (
             "revoke_all_users() takes the session to spare, such as keep=self.session,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import tempfile
 import unittest
@@ -25,11 +26,12 @@ else:
 SIZES = (1, 2, 50)
 
 
-class BatchFacts(_Case):
+class BatchFacts(_Case, metaclass=abc.ABCMeta):
     """What goes for every store."""
 
+    @abc.abstractmethod
     def make_backend(self) -> Backend:
-        raise NotImplementedError
+        """Returns a backend that was never used."""
 
     def setUp(self) -> None:
         self.backend = self.make_backend()

@@ -7,7 +7,7 @@ import os
 import secrets
 import unittest
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis.crc import key_slot
 from tornado_sessions_redis import RedisBackend
@@ -66,17 +66,14 @@ class Listing(_Case):
 class ServerListing(Listing):
     """What goes for Redis and for Valkey."""
 
+    kind: ClassVar[type[Redis]]
     server: Redis
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.server = cls.make_server()
+        cls.server = cls.kind()
         cls.server.start()
         cls.addClassCleanup(cls.server.stop)
-
-    @classmethod
-    def make_server(cls) -> Redis:
-        raise NotImplementedError
 
     def setUp(self) -> None:
         self.server.ask("FLUSHALL")
@@ -165,16 +162,12 @@ class ServerListing(Listing):
 
 @needs_redis
 class RedisListingTest(ServerListing, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Redis()
+    kind = Redis
 
 
 @needs_valkey
 class ValkeyListingTest(ServerListing, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Valkey()
+    kind = Valkey
 
 
 @needs_valkey

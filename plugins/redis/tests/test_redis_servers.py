@@ -12,7 +12,7 @@ import time
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from tornado_sessions_redis import RedisBackend
@@ -39,17 +39,14 @@ else:
 class ServerFacts(_Case):
     """What goes for Redis and for Valkey."""
 
+    kind: ClassVar[type[Redis]]
     server: Redis
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.server = cls.make_server()
+        cls.server = cls.kind()
         cls.server.start()
         cls.addClassCleanup(cls.server.stop)
-
-    @classmethod
-    def make_server(cls) -> Redis:
-        raise NotImplementedError
 
     def open(self, url: str | None = None, **options: Any) -> RedisBackend:
         options.setdefault("timeout", 30.0)
@@ -236,16 +233,12 @@ class ServerFacts(_Case):
 
 @needs_redis
 class RedisServerTest(ServerFacts, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Redis()
+    kind = Redis
 
 
 @needs_valkey
 class ValkeyServerTest(ServerFacts, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Valkey()
+    kind = Valkey
 
 
 @needs_redis

@@ -9,7 +9,7 @@ import sys
 import time
 import unittest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tornado_sessions_redis import RedisBackend
 
@@ -35,17 +35,14 @@ else:
 class StoreFacts(_Case):
     """What goes for Redis and for Valkey."""
 
+    kind: ClassVar[type[Redis]]
     server: Redis
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.server = cls.make_server()
+        cls.server = cls.kind()
         cls.server.start()
         cls.addClassCleanup(cls.server.stop)
-
-    @classmethod
-    def make_server(cls) -> Redis:
-        raise NotImplementedError
 
     def open(self, url: str | None = None, **options: Any) -> RedisBackend:
         options.setdefault("timeout", 30.0)
@@ -373,16 +370,12 @@ class StoreFacts(_Case):
 
 @needs_redis
 class RedisStoreTest(StoreFacts, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Redis()
+    kind = Redis
 
 
 @needs_valkey
 class ValkeyStoreTest(StoreFacts, unittest.IsolatedAsyncioTestCase):
-    @classmethod
-    def make_server(cls) -> Redis:
-        return Valkey()
+    kind = Valkey
 
 
 def _text(reply: object) -> str:
