@@ -202,6 +202,7 @@ class Exchange:
         session = self._session
         if session is None:
             state = self.state or self.begin(headers_sent)
+            # As `Sessions.view` does: a call less for each request.
             session = self._session = Session(self.sessions.transactions, state)
             if schema is not None:
                 declare(state, schema)
