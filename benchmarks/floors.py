@@ -7,23 +7,14 @@ but the store and the coding of the values is measured.
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import secrets
-from collections.abc import MutableMapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import tornado.web
 
-VALUES = {f"key{n}": "v" * 15 for n in range(10)}
-
-_counter = itertools.count()
-
-
-def change(values: MutableMapping[str, Any]) -> None:
-    # Of one length always, and never the value of before.
-    values["count"] = 1_000_000 + next(_counter)
+from benchmarks.values import VALUES, change
 
 
 class FloorHandler(tornado.web.RequestHandler):

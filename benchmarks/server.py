@@ -21,6 +21,7 @@ import tornado.netutil
 import tornado.web
 
 from benchmarks import floors
+from benchmarks.values import VALUES, change
 from tornado_sessions import SessionMixin, Sessions
 from tornado_sessions.storage.registry import open_backend
 
@@ -55,19 +56,19 @@ class ReadHandler(SessionMixin):
 
 class WriteHandler(SessionMixin):
     def get(self) -> None:
-        floors.change(self.session)
+        change(self.session)
         self.write("hello")
 
 
 class TransactHandler(SessionMixin):
     async def get(self) -> None:
-        await self.session.transact(floors.change)
+        await self.session.transact(change)
         self.write("hello")
 
 
 class FillHandler(SessionMixin):
     def get(self) -> None:
-        self.session.update(floors.VALUES)
+        self.session.update(VALUES)
 
 
 def make_apps(backend: str) -> dict[str, tornado.web.Application]:
