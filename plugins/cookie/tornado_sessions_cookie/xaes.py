@@ -23,7 +23,11 @@ class XAES256GCM:
         subkey = int.from_bytes(self._encrypt_blocks(bytes(16)), "big") << 1
         if subkey >> 128:
             subkey ^= 1 << 128 | 0x87
-        self._mask = subkey << 128 | subkey
+        # The KDF of NIST SP 800-108 in counter mode encrypts, for each of two blocks, a
+        # counter of 16 bits, the label "X", a zero and the context. All but the context
+        # is the same for each message.
+        blocks = int.from_bytes(b"\0\1X\0%b\0\2X\0%b" % (bytes(12), bytes(12)), "big")
+        self._mask = blocks ^ (subkey << 128 | subkey)
 
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
         """Returns the encrypted ``data`` with its tag."""
@@ -34,8 +38,6 @@ class XAES256GCM:
         return self._cipher(nonce).decrypt(nonce[12:], data, associated_data)
 
     def _cipher(self, nonce: bytes) -> AESGCM:
-        # The KDF of NIST SP 800-108 in counter mode: a counter of 16 bits, the
-        # label "X", a zero, the context.
-        context = nonce[:12]
-        blocks = int.from_bytes(b"\0\1X\0%b\0\2X\0%b" % (context, context), "big")
-        return AESGCM(self._encrypt_blocks((blocks ^ self._mask).to_bytes(32, "big")))
+        context = int.from_bytes(nonce[:12], "big")
+        blocks = self._mask ^ (context << 128 | context)
+        return AESGCM(self._encrypt_blocks(blocks.to_bytes(32, "big")))
