@@ -17,6 +17,7 @@ _FORMAT = b"\x01"
 HEADER_SIZE = 5
 _NONCE_SIZE = 24
 _TAG_SIZE = 16
+_AROUND = HEADER_SIZE + _NONCE_SIZE + _TAG_SIZE
 
 # The smallest size holds the core's own fields and a few values, so that
 # whether anything is in a session does not show. Both sizes are multiples of
@@ -61,13 +62,23 @@ def joined(parts: Iterable[bytes]) -> bytes:
 
 def _padded_size(size: int) -> int:
     """Returns how many bytes ``size`` bytes of data are padded to."""
-    steps = -(-(size + 1) // _SIZE_STEP)
-    return max(steps * _SIZE_STEP, _SMALLEST_SIZE)
+    if size < _SMALLEST_SIZE:
+        return _SMALLEST_SIZE
+    return (size // _SIZE_STEP + 1) * _SIZE_STEP
 
 
 def token_length(size: int) -> int:
     """Returns how many characters the token of ``size`` bytes of data has."""
-    return (HEADER_SIZE + _NONCE_SIZE + _padded_size(size) + _TAG_SIZE) // 3 * 4
+    return (_AROUND + _padded_size(size)) // 3 * 4
+
+
+def most_data(length: int) -> int:
+    """Returns how many bytes of data fit into a token of ``length`` characters.
+
+    That is below zero if even an empty token has more.
+    """
+    padded = (length // 4 * 3 - _AROUND) // _SIZE_STEP * _SIZE_STEP
+    return padded - 1 if padded >= _SMALLEST_SIZE else -1
 
 
 def header_of(version: object) -> bytes:
