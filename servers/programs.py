@@ -1,4 +1,4 @@
-"""Finds the programs of servers and browser, and installs those that are missing."""
+"""Finds programs of servers, browser and peers, and installs those that are missing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from pathlib import Path
 
 #: Where programs are kept that no package manager installs.
 FOLDER = Path(__file__).parent.parent / ".servers"
+
+#: Where Debian keeps what is written in Go, as GOPATH says it.
+GO_FOLDER = Path("/usr/share/gocode")
 
 # What an ordinary user's PATH leaves out.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin")
@@ -63,6 +66,14 @@ class PostgreSQLProgram(Program):
         return next((path for path in paths if path and _major(path) >= 13), None)
 
 
+class GoPackage(Program):
+    """The source text of a package for Go."""
+
+    def find(self) -> str | None:
+        paths = (GO_FOLDER / "src" / name for name in self.names)
+        return next((str(path) for path in paths if path.exists()), None)
+
+
 # The package mariadb-server has a service besides, which nobody needs here.
 _MARIADB = ("mariadb-server-core", "mariadb-client-core")
 
@@ -80,6 +91,12 @@ DEBIAN = {
     ),
     "chromedriver": Program(
         ("chromium-driver",), ("chromedriver",), "SESSIONS_TEST_CHROMEDRIVER"
+    ),
+    "node": Program(("nodejs", "npm"), ("node",)),
+    "npm": Program(("nodejs", "npm"), ("npm",)),
+    "go": Program(("golang-go",), ("go",)),
+    "redistore": GoPackage(
+        ("golang-github-boj-redistore-dev",), ("github.com/boj/redistore",)
     ),
 }
 

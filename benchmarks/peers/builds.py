@@ -1,0 +1,104 @@
+"""Installs the peers that are not written in Python, into the folder .peers."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from servers.programs import (
+    GO_FOLDER,
+    ServerUnavailableError,
+    find,
+    one_at_a_time,
+    run,
+)
+
+SOURCES = Path(__file__).parent
+
+#: Where they are installed.
+FOLDER = Path(__file__).parents[2] / ".peers"
+
+# What the driver of MongoDB asks for.
+_OLDEST_NODE = (20, 19)
+
+
+@functools.cache
+def node() -> list[str]:
+    """Returns the command of the peers for Node.js, but for their name.
+
+    Raises `ServerUnavailableError` if they are not installed and cannot be.
+    """
+    program = find("node")
+    _check_version(program)
+    modules = _install_packages(find("npm")) / "node_modules"
+    return [
+        *["env", "NODE_ENV=production", f"NODE_PATH={modules}"],
+        *[program, "--expose-gc", str(SOURCES / "node" / "server.js")],
+    ]
+
+
+@functools.cache
+def go() -> list[str]:
+    """Returns the command of the peers in Go, but for their name.
+
+    Raises `ServerUnavailableError` if they cannot be compiled.
+    """
+    compiler = find("go")
+    find("redistore")
+    server = FOLDER / "go" / "server"
+    with one_at_a_time():
+        run(
+            [
+                *["env", "GO111MODULE=off", f"GOPATH={GO_FOLDER}"],
+                *[
+                    compiler,
+                    "build",
+                    "-o",
+                    str(server),
+                    str(SOURCES / "go" / "main.go"),
+                ],
+            ],
+            "The peers in Go cannot be compiled.",
+        )
+    return [str(server)]
+
+
+def _check_version(program: str) -> None:
+    ran = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, check=False
+    )
+    found = re.match(r"v(\d+)\.(\d+)", ran.stdout)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST_NODE:
+        raise ServerUnavailableError(
+            f"Node.js is {ran.stdout.strip() or 'broken'}, and"
+            f" {'.'.join(map(str, _OLDEST_NODE))} or newer is needed."
+        )
+
+
+def _install_packages(npm: str) -> Path:
+    """Returns the folder with the packages, which are installed anew if others are."""
+    manifest = SOURCES / "node" / "package.json"
+    folder = FOLDER / "node"
+    installed = folder / "package.json"
+    with one_at_a_time():
+        if not installed.exists() or installed.read_text() != manifest.read_text():
+            shutil.rmtree(folder, ignore_errors=True)
+            FOLDER.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
+                whole = Path(scratch) / "whole"
+                whole.mkdir()
+                shutil.copy(manifest, whole)
+                run(
+                    [
+                        *[npm, "install", "--prefix", str(whole), "--loglevel=error"],
+                        *["--no-package-lock", "--no-audit", "--no-fund"],
+                    ],
+                    "The peers for Node.js cannot be installed.",
+                )
+                # All at once, so that what is half there is never taken for whole.
+                whole.rename(folder)
+    return folder
