@@ -363,7 +363,7 @@ async def test_a_post_after_another_request_has_its_time(
     async def be_first() -> None:
         state = await elsewhere.loader.load(token)
         state.extends = extends
-        state.values["a"] = 1
+        state.set("a", 1)
         await elsewhere.commits.commit(state)
 
     with moved_clock(app) as clock:

@@ -22,7 +22,7 @@ from tornado_sessions.core.signing_in import sign_in
 from tornado_sessions.core.state import SessionState
 from tornado_sessions.core.tokens import exposed_token
 from tornado_sessions.core.typed import migrate, view_of
-from tornado_sessions.core.values import Values
+from tornado_sessions.core.values import Values, set_state
 from tornado_sessions.core.verbs import Saver
 from tornado_sessions.frames import calls_application, hides_frames
 
@@ -62,7 +62,7 @@ class Session(Values, Generic[Data_co]):
         _saver: Saver
 
     def __init__(self, saver: Saver, state: SessionState) -> None:
-        super().__init__(state)
+        set_state(self, state)
         _set_saver(self, saver)
 
     def __repr__(self) -> str:

@@ -159,7 +159,7 @@ class Sessions(UserSessions):
         installed or cannot be imported. Call it when the application starts: no
         event loop has to run.
         """
-        sessions: Sessions | None = getattr(application, "_tornado_sessions", None)
+        sessions = known_sessions(application)
         if sessions is None:
             try:
                 settings = read_settings(application.settings)
@@ -297,3 +297,8 @@ class Sessions(UserSessions):
         self.cleanup.close()
         self.sockets.close()
         self.logs.close()
+
+
+def known_sessions(application: tornado.web.Application) -> Sessions | None:
+    """Returns what `Sessions.of` has returned; None if it was not called before."""
+    return getattr(application, "_tornado_sessions", None)

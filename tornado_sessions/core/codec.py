@@ -27,8 +27,8 @@ _decode_format = msgspec.json.Decoder(_Format).decode
 _decode_errors = (msgspec.DecodeError, RecursionError, ValueError)
 
 # Makes all digits, both forms of an exponent and both kinds of brackets alike, for the
-# checks in `decode`.
-_alike = bytes.maketrans(b"123456789E{", b"000000000e[")
+# checks in `decode`. The sign of an exponent becomes a digit: to delete it takes longer.
+_alike = bytes.maketrans(b"123456789E{+", b"000000000e[0")
 
 # With an exponent of two digits, a number above 1.8e308 has more digits than this. An
 # integer that Python does not read has more than 4,300.
@@ -53,15 +53,18 @@ def decode(data: bytes) -> Envelope:
             data.decode()
         envelope = _decode_envelope(data)
         if envelope.format == FORMAT:
-            # Without the sign of an exponent.
-            plain = data.translate(_alike, b"+")
-            if plain.count(b"[") > DEEPEST and any(
+            plain = data.translate(_alike)
+            # In a third of the time of `count`: mostly there are few.
+            if len(plain.split(b"[", DEEPEST)) > DEEPEST and any(
                 is_too_deep(bytes(value))
                 for value in envelope.values.values()
                 if len(value) > 2 * DEEPEST
             ):
                 raise ValueError
-            if _may_overflow(plain):
+            # These are in all numbers that the decoder refuses, in a few others, and in
+            # some texts. `rfind` takes half the time of `find`, which looks for the last
+            # character first: records are full of zeros.
+            if plain.rfind(b"0e000") >= 0 or plain.rfind(_MANY_DIGITS) >= 0:
                 for value in envelope.values.values():
                     _decode(value)
             return envelope
@@ -77,16 +80,6 @@ def decode(data: bytes) -> Envelope:
             f" This one reads format {FORMAT}. Upgrade it here as well."
         )
     raise SessionDataError("The record of the session cannot be decoded.")
-
-
-def _may_overflow(plain: bytes) -> bool:
-    """Whether ``plain`` may come of a number that the decoder refuses.
-
-    It also returns True for a few others, and for some texts.
-    """
-    # `rfind` takes half the time of `find`, which looks for the last character first:
-    # records are full of zeros.
-    return plain.rfind(b"0e000") >= 0 or plain.find(_MANY_DIGITS) >= 0
 
 
 def tombstone(handle: str, user: str | None, successor: bytes) -> bytes:

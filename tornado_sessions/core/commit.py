@@ -81,12 +81,13 @@ class Commits:
         failed is still to be done then.
         """
         refuse_inside(state)
-        now = self._rules.now()
-        lock = state.commit_lock()
+        now = self._rules.now() if state.on_socket else 0.0
+        lock = state.lock or state.commit_lock()
         if not lock.take():
             await lock.wait()
         with lock:
-            state.judge(now)
+            if state.on_socket:
+                state.judge(now)
             await self.commit_locked(state, packed, generation)
 
     def commit_locked(
@@ -137,13 +138,13 @@ class Commits:
             return
         # A regenerate() from here on is for the next commit.
         state.needs_new_id = False
-        state.is_moving = fresh or former is None
+        state.is_moving = is_told = fresh or former is None
         if fresh and self._rules.ends_copies and packed.id == base.id:
             # The copies of the cookie end by their handle.
             state.set_fields(id=next_handle(base.id))
             packed = msgspec.structs.replace(packed, id=state.current.id)
         signed_in = packed.auth_time
-        signs_in = signed_in not in (None, base.auth_time)
+        signs_in = signed_in != base.auth_time and signed_in is not None
         anew = False
         try:
             if former is None:
@@ -186,7 +187,7 @@ class Commits:
             raise
         finally:
             state.is_moving = False
-        if fresh or former is None:
+        if is_told:
             self._events.tell(
                 "created" if former is None or anew else "regenerated",
                 saved.token,
@@ -198,7 +199,8 @@ class Commits:
         if self._devices is not None and (signs_in or packed.label != base.label):
             # In the background: no login waits for it.
             self._tasks.start(self._devices.note(saved.token, packed))
-        move_sign_in(state, signed_in, packed.auth_time)
+        if signs_in:
+            move_sign_in(state, signed_in, packed.auth_time)
         state.settle(base, saved, packed)
 
     async def _store_over(

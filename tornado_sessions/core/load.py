@@ -45,20 +45,21 @@ class Loader:
 
     async def load(self, token: str | None) -> SessionState:
         """Returns the state of the session of ``token``. See `.Sessions.load`."""
+        rules = self._rules
         if token is None:
-            return SessionState(self._rules)
+            return SessionState(rules)
         if self._cleanup.begin():
             self._sockets.resume()
         record = await self._store.load(token)
         if record is None:
             self._events.tell_unknown(token)
-            return SessionState(self._rules)
-        now = self._rules.now()
+            return SessionState(rules)
+        now = rules.now()
         envelope = self._records.decode(token, record)
         if envelope is None:
-            return SessionState(self._rules)
-        if not is_alive(envelope, self._rules, now):
-            state = SessionState(self._rules)
+            return SessionState(rules)
+        if not is_alive(envelope, rules, now):
+            state = SessionState(rules)
             state.not_alive = {token: envelope.user}
             if envelope.successor:
                 self._events.tell(
@@ -67,11 +68,9 @@ class Loader:
             else:
                 self._records.tell_expired(token, envelope, now)
             return state
-        self._rules.latest = max(self._rules.latest, envelope.seen)
+        rules.latest = max(rules.latest, envelope.seen)
         is_outdated = isinstance(record, OutdatedRecord)
-        return SessionState(
-            self._rules, envelope, token, record.version, is_outdated, now
-        )
+        return SessionState(rules, envelope, token, record.version, is_outdated, now)
 
     async def load_one_of(self, tokens: Sequence[str]) -> SessionState:
         """Returns the state of the only token among ``tokens`` that is alive.

@@ -81,7 +81,10 @@ class StoreLock:
             for waiter in waiters or ():
                 if not waiter.done():
                     waiter.set_exception(copy_error(error))
-        self._release()
+        if self._waiters:
+            self._release()
+        else:
+            self._held = False
 
     def _release(self) -> None:
         while self._waiters:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
 from tornado_sessions.core.codec import encode_value
-from tornado_sessions.core.merge import different
 from tornado_sessions.errors import SessionDataError
 
 if TYPE_CHECKING:
@@ -18,28 +17,28 @@ if TYPE_CHECKING:
 
 def encode_values(
     values: Mapping[str, Any],
+    touched: Iterable[str],
     loaded: dict[str, Raw],
-    merged: Mapping[str, Raw],
+    is_merged: bool,
     typed: TypedValues | None = None,
 ) -> dict[str, Raw]:
     """Returns ``values`` in their encoded form: ``loaded`` itself if they are equal.
 
-    Only those that a request has looked at are not encoded. ``merged`` is what they
-    were decoded from; it is ``loaded`` itself unless there was a merge. Raises
+    Only those of ``touched`` keys may not be encoded; with ``typed`` any. If it
+    ``is_merged``, the others may differ from ``loaded`` as well. Raises
     `.SessionDataError` for a value that cannot be stored, or that does not fit what
     ``typed`` declares.
     """
-    is_compared = merged is not loaded
     if typed is not None:
-        values, is_compared = typed.encoded(values, loaded), True
+        values, is_merged = typed.encoded(values, loaded), True
+        touched = values
     encoded = {
-        key: encode_value(key, value)
-        for key, value in values.items()
-        if type(value) is not Raw
+        key: encode_value(key, values[key])
+        for key in touched
+        if key in values and type(values[key]) is not Raw
     }
-    # After a merge, what nobody looked at may differ, too.
-    compared = {**values, **encoded} if is_compared else encoded
-    if len(values) == len(loaded) and not different(compared, loaded):
+    compared = {**values, **encoded} if is_merged else encoded
+    if len(values) == len(loaded) and compared.items() <= loaded.items():
         return loaded
     return {**values, **encoded}
 

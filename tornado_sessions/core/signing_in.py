@@ -33,7 +33,7 @@ def sign_in(state: SessionState, user: str, keep: frozenset[str] | None) -> None
         keep = frozenset()
     if keep is not None:
         for key in [key for key in state.values if key not in keep]:
-            del state.values[key]
+            state.remove(key)
     if state.login is not None and state.login.keep is not None and state.signs_in:
         # An earlier login of this request, not stored yet, has kept these alone.
         keep = state.login.keep if keep is None else state.login.keep & keep

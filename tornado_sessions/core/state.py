@@ -55,17 +55,17 @@ class SessionState:
     base: Envelope
     token: str | None
     version: Version
-    stale = False
+    stale: bool
     #: When the session has to have been alive, in seconds since the epoch: when the
     #: request loaded it; on a WebSocket when a message saves or loads it.
     judged_at: float
-    on_socket = False
+    on_socket: bool
     #: When the store last recorded a use of the session; infinity if no use is to be
     #: recorded, minus infinity if one is in any case.
     noted_at: float
     #: The request is a use of the session: a renewal or a save restarts its idle
     #: timeout.
-    extends = True
+    extends: bool
     #: Why nothing can be stored: the request came with several ids. ``found`` has
     #: those that are alive, each with its user, if they were looked up.
     refusal: str | None = None
@@ -78,10 +78,12 @@ class SessionState:
     # What the request wants.
     #: What the fields are to be: ``base`` itself until a verb changes one.
     current: Envelope
-    #: The values. Those that nobody has looked at are still encoded.
+    #: The values, and the keys of those that were decoded, set or removed. The others
+    #: are still encoded. Without a schema, what is not ``touched`` has not changed.
     values: dict[str, Any]
+    touched: dict[str, None]
     #: Their declared types, if the handler has a schema.
-    typed: TypedValues | None = None
+    typed: TypedValues | None
     #: The fields and flashes that this request has set itself, by name and key. A
     #: login keeps no others.
     own: frozenset[str] = frozenset()
@@ -91,9 +93,9 @@ class SessionState:
 
     # What the commit has to do, besides storing what has changed.
     #: Change the id. The commit resets it; ``has_new_id`` stays.
-    needs_new_id = False
+    needs_new_id: bool
     #: End the sessions of these tokens.
-    ended: dict[str, Ended] = _nothing
+    ended: dict[str, Ended]
 
     # What the response has to know.
     #: The session has ended, or ends with the commit: the cookie expires.
@@ -101,26 +103,26 @@ class SessionState:
     #: `regenerate` was called: an XSRF token made for the former id is void.
     has_new_id = False
     #: The cookie is sent again although its id is the same, with a new Max-Age.
-    cookie_due = False
+    cookie_due: bool
     #: The headers of the response have been sent.
-    headers_sent = False
+    headers_sent: bool
     #: The handler that has finished its response, and whether something was changed
     #: after that.
-    finished_by = ""
-    is_late = False
+    finished_by: str
+    is_late: bool
     #: A renewal has failed: the response waits for no second one.
-    renewal_failed = False
+    renewal_failed: bool
 
     # What is in progress.
     #: A commit that gives the client another token.
-    is_moving = False
-    is_transacting = False
+    is_moving: bool
+    is_transacting: bool
     #: How many revocations by the request are in progress.
     revocations = 0
     #: What was packed in one generation is void in the next. One begins with another
     #: base, see `adopt`, and with the end of a transaction.
-    generation = 0
-    lock: StoreLock | None = None
+    generation: int
+    lock: StoreLock | None
 
     def __init__(
         self,
@@ -136,11 +138,20 @@ class SessionState:
         self.rules = rules
         self.base = self.current = base
         self.values = dict(base.values)
+        self.touched = {}
         self.token = token
         self.version = version
         self.judged_at = base.created if loaded_at is None else loaded_at
         # ``renew``: the store wants the record saved again in any case.
         self.noted_at = -math.inf if renew else base.seen
+        # What each request asks for is set here, which costs less than to look up the
+        # default of a class.
+        self.stale = self.on_socket = self.needs_new_id = self.cookie_due = False
+        self.headers_sent = self.is_late = self.renewal_failed = False
+        self.is_moving = self.is_transacting = False
+        self.extends, self.ended, self.finished_by = True, _nothing, ""
+        self.typed = self.lock = None
+        self.generation = 0
 
     def __repr__(self) -> str:
         return f"<SessionState {len(self.values)} values>"
@@ -195,6 +206,15 @@ class SessionState:
         except SessionDataError:
             return True
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether there is nothing to commit besides a renewal, at a first look."""
+        return (
+            self.current is self.base
+            and not (self.touched or self.needs_new_id or self.ended or self.is_moving)
+            and self.typed is None
+        )
+
     def handle(self) -> str:
         """Returns the public handle, which is drawn when it is first needed."""
         return self.current.id or self.draw_handle()
@@ -214,8 +234,18 @@ class SessionState:
             value = decode_value(value) if typed is None else typed.decode(key, value)
             # What nobody can change need not be compared at the end.
             if type(value) not in PLAIN:
-                self.values[key] = value
+                self.set(key, value)
         return value
+
+    def set(self, key: str, value: Any) -> None:  # noqa: ANN401
+        """Sets a value."""
+        self.values[key] = value
+        self.touched[key] = None
+
+    def remove(self, key: str) -> None:
+        """Removes a value. Raises `KeyError` if there is none."""
+        del self.values[key]
+        self.touched[key] = None
 
     def pack(self) -> Envelope:
         """Returns what this request would store.
@@ -224,7 +254,12 @@ class SessionState:
         `.SessionDataError` for a value that cannot be stored.
         """
         base, current = self.base, self.current
-        values = encode_values(self.values, base.values, current.values, self.typed)
+        if current is base and not self.touched and self.typed is None:
+            return base
+        is_merged = current.values is not base.values
+        values = encode_values(
+            self.values, self.touched, base.values, is_merged, self.typed
+        )
         if values is base.values and (current is base or same_fields(current, base)):
             return base
         if self.token is None and not (values or current.user or current.flashes):
@@ -288,6 +323,7 @@ class SessionState:
         self.base = base
         self.current = current or base
         self.values = dict(self.current.values)
+        self.touched = {}
 
     def adopt_loaded(
         self, base: Envelope, version: Version, current: Envelope | None = None
@@ -308,7 +344,9 @@ class SessionState:
             if saved.token not in self.ended:
                 self._end({saved.token: Ended(packed.user, handle=packed.id)})
             return
-        if is_persistent(packed, self.rules) or is_persistent(base, self.rules):
+        if is_persistent(packed, self.rules) or (
+            base.persistent is not packed.persistent and is_persistent(base, self.rules)
+        ):
             self.cookie_due = True
         if self.current is base or same_fields(self.current, packed):
             self.current = packed

@@ -10,16 +10,22 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def start_eagerly(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Starts a task that runs at once, until ``work`` suspends for the first time.
+if sys.version_info >= (3, 12):
 
-    The task is done when this returns if ``work`` never suspends: then nothing is
-    scheduled. Before Python 3.12 the task is an ordinary one.
-    """
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
+    def start_eagerly(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts a task that runs at once, until ``work`` suspends for the first time.
+
+        The task is done when this returns if ``work`` never suspends: then nothing is
+        scheduled. Before Python 3.12 the task is an ordinary one.
+        """
+        loop = asyncio.get_running_loop()
         return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
+
+else:
+
+    def start_eagerly(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts an ordinary task: there are no others before Python 3.12."""
+        return asyncio.get_running_loop().create_task(work)
 
 
 class Tasks:

@@ -34,7 +34,7 @@ class Values(MutableMapping[str, Any]):
         _state: SessionState
 
     def __init__(self, state: SessionState) -> None:
-        _set_state(self, state)
+        set_state(self, state)
 
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401
         return self._state.get(key)
@@ -54,7 +54,7 @@ class Values(MutableMapping[str, Any]):
                 value = None
                 hide_frames(error)
                 raise
-        state.values[key] = value
+        state.set(key, value)
 
     def _check_item(self, key: object, kind: type) -> None:
         if type(key) is not str:
@@ -71,7 +71,7 @@ class Values(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         self._state.check_removal()
-        del self._state.values[key]
+        self._state.remove(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state.values)
@@ -151,7 +151,8 @@ class Values(MutableMapping[str, Any]):
         """Removes all values, and keeps the session itself; see `destroy`."""
         if self._state.values:
             self._state.check_removal()
-        self._state.values.clear()
+        for key in tuple(self._state.values):
+            self._state.remove(key)
 
     if not TYPE_CHECKING:
         # Type checkers would let every name pass.
@@ -180,8 +181,8 @@ class Values(MutableMapping[str, Any]):
                 ) from None
 
 
-# As `object.__setattr__` does, and in a fifth of the time.
-_set_state: Callable[[Values, SessionState], None] = Values.__dict__["_state"].__set__
+#: Sets the state of a session, as `object.__setattr__` does, and in a fifth of the time.
+set_state: Callable[[Values, SessionState], None] = Values.__dict__["_state"].__set__
 
 
 def state_of(session: Values) -> SessionState:

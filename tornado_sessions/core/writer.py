@@ -30,6 +30,7 @@ class Writer:
             raise SessionError(state.refusal)
         if state.headers_sent:
             state.require_cookie()
+        self._cleanup.begin()
         return self._store.insert(self._record(envelope, is_use=True))
 
     def replace(
@@ -44,11 +45,11 @@ class Writer:
 
     def _record(self, envelope: Envelope, is_use: bool) -> Record:
         """Returns the record to store. With ``is_use`` the idle timeout restarts."""
-        self._cleanup.begin()
+        rules = self._rules
         if is_use:
-            envelope.seen = seen_at(envelope, self._rules.now())
-        self._rules.latest = max(self._rules.latest, envelope.seen)
-        ends = expires_at(envelope, self._rules)
+            envelope.seen = seen_at(envelope, rules.now())
+        rules.latest = max(rules.latest, envelope.seen)
+        ends = expires_at(envelope, rules)
         if ends > envelope.seen:
             envelope.expires = ends
         else:

@@ -111,7 +111,7 @@ class CookieSettings:
                 end = line.find(";", at)
                 value = line[at + size :] if end < 0 else line[at + size : end]
                 # Only blanks are allowed between the pair before and this one.
-                if not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
+                if not at or not line[line.rfind(";", 0, at) + 1 : at].strip(" \t"):
                     values.append(value.rstrip(" \t"))
                 at = end if end < 0 else line.find(pair, end)
         return values if len(values) < 2 else list(dict.fromkeys(values))

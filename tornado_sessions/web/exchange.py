@@ -25,7 +25,7 @@ from tornado_sessions.errors import (
 )
 from tornado_sessions.logs import SEVERAL
 from tornado_sessions.session import Session
-from tornado_sessions.sessions import Sessions
+from tornado_sessions.sessions import Sessions, known_sessions
 from tornado_sessions.web.errors import (
     RETRY_AFTER,
     log_bad_value,
@@ -60,10 +60,13 @@ class Exchange:
     is made when it is first needed.
     """
 
+    # What each request asks for is set in the constructor, which costs less than to look
+    # up the default of a class.
+
     #: The session was loaded, or there is none to load.
-    is_loaded = False
+    is_loaded: bool
     #: The response depends on the session.
-    is_used = False
+    is_used: bool
     #: The response is the answer to a store that has failed.
     has_failed_store = False
     #: The error that is logged now is not answered: the handler goes on.
@@ -71,22 +74,29 @@ class Exchange:
     #: The load has failed, and the handler has gone on without the session.
     is_unavailable = False
     #: What the request knows of its session. None until it was loaded or used.
-    state: SessionState | None = None
-    ids: SessionIds | None = None
-    commit: ResponseCommit | None = None
+    state: SessionState | None
+    ids: SessionIds | None
+    commit: ResponseCommit | None
     socket: SessionSocket | None = None
-    stream: SessionStream | None = None
+    stream: SessionStream | None
     #: The session that a handler got because none was loaded.
-    unloaded: UnloadedSession | None = None
-    _session: Session[Any] | None = None
+    unloaded: UnloadedSession | None
+    _session: Session[Any] | None
     _taken: TakenIds | None = None
-    _xsrf: RequestXSRF | None = None
+    _xsrf: RequestXSRF | None
 
     def __init__(
         self, application: tornado.web.Application, request: HTTPServerRequest
     ) -> None:
         self._application = application
         self._request = request
+        self.is_loaded = self.is_used = False
+        self.state = self.ids = self.commit = self.stream = None
+        self.unloaded = self._session = self._xsrf = None
+        sessions = known_sessions(application)
+        if sessions is not None and not sessions.tenants:
+            # In place of the property, which each request would pay for.
+            self.sessions = sessions
 
     @functools.cached_property
     def sessions(self) -> Sessions:
@@ -116,8 +126,7 @@ class Exchange:
             sessions = self.sessions
             settings = sessions.settings
             taken = None if settings.transports is None else self.take_ids()
-            ids = SessionIds(self._request, settings, sessions.logs, taken)
-            self.ids = ids
+            ids = self.ids = SessionIds(self._request, settings, sessions.logs, taken)
         return ids
 
     @property
@@ -301,7 +310,8 @@ class Exchange:
         if state is None or status == 101:
             return None
         if commit is None:
-            if not (self.is_used or state.needs_renewal):
+            is_idle = not self.is_used or (state.is_untouched and status < 500)
+            if is_idle and not state.needs_renewal:
                 return None
             commit = self.commit = ResponseCommit(self.sessions, state)
         return commit if commit.is_due(status) else None
@@ -350,13 +360,12 @@ class Exchange:
         if self.has_failed_store:
             headers["Retry-After"] = str(RETRY_AFTER)
         if ids is None:
-            is_in_url = not self.is_loaded and bool(self.take_ids().url)
-        else:
-            is_in_url = ids.is_in_url
-        if is_in_url:
+            if not self.is_loaded and self.take_ids().url:
+                hide_url(headers)
+        elif ids.is_in_url:
             hide_url(headers)
-        if self.is_used and (vary := "Cookie" if ids is None else ids.vary):
-            add_vary(headers, vary)
+        if self.is_used:
+            add_vary(headers, "Cookie" if ids is None else ids.vary)
             if self.is_unavailable:
                 # It would be shown after the store is back.
                 forbid_storing(headers)

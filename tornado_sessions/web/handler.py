@@ -237,11 +237,10 @@ class SessionMixin(tornado.web.RequestHandler, Generic[Data_co]):
     def flush(self, include_footers: bool = False) -> Sent:
         """Commits the session before the headers leave, then flushes."""
         exchange = self._session_exchange
-        state = exchange.state
-        if state is not None and state.is_transacting:
+        # `include_footers` means that finish() called this, after the commit.
+        if not include_footers:
             exchange.refuse_inside_transaction()
         if not self._headers_written:
-            # `include_footers` means that finish() called this, after the commit.
             commit = None if include_footers else exchange.due_commit(self._status_code)
             if commit is not None:
                 return commit.start(self._commit_and_send, finishes=False)

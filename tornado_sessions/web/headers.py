@@ -14,6 +14,8 @@ from tornado_sessions.web.xsrf import RequestXSRF
 
 def add_vary(headers: HTTPHeaders, names: str) -> None:
     """Adds to Vary those of ``names``, with commas between, that it has not."""
+    if not names:
+        return
     if "Vary" not in headers:
         headers["Vary"] = names
         return

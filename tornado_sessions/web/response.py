@@ -30,16 +30,15 @@ class ResponseCommit:
     the response is sent. Cancelling it does not stop the commit.
     """
 
-    #: The commit has begun and has not ended yet.
-    is_pending = False
-    #: The commit has failed. Its error is the response, and nothing else is committed.
-    has_failed = False
-    #: After the commit ``finish()`` is called, and not ``flush()``.
-    finishes = False
-
-    _waiters: tuple[Sent, ...] = ()
-
     def __init__(self, sessions: Sessions, state: SessionState) -> None:
+        #: The commit has begun and has not ended yet.
+        self.is_pending = False
+        #: The commit has failed. Its error is the response, and nothing else is
+        #: committed.
+        self.has_failed = False
+        #: After the commit ``finish()`` is called, and not ``flush()``.
+        self.finishes = False
+        self._waiters: tuple[Sent, ...] = ()
         self._sessions = sessions
         self._state = state
         self._packed: Envelope | None = None
