@@ -27,21 +27,31 @@ class NothingAppliedError(Exception):
 
 
 class _Waiting(Generic[Q]):
-    """One operation on one key, and the future that its caller awaits."""
+    """One operation on one key, and the futures that its callers await."""
 
-    __slots__ = ("also", "key", "operation", "outcome")
+    __slots__ = ("key", "operation", "outcomes")
 
     def __init__(self, key: bytes, operation: Q, outcome: asyncio.Future[Any]) -> None:
         self.key = key
         self.operation = operation
-        # Its result is that of the operation, or `_ALONE`.
-        self.outcome = outcome
-        # The futures of other callers that share the result.
-        self.also: list[asyncio.Future[Any]] = []
+        # The result is that of the operation, or `_ALONE`. There are several if others
+        # share it.
+        self.outcomes = [outcome]
 
-    def unsettled(self) -> list[asyncio.Future[Any]]:
-        """Returns the futures of those that still wait."""
-        return [outcome for outcome in (self.outcome, *self.also) if not outcome.done()]
+    def is_settled(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(outcome.done() for outcome in self.outcomes)
+
+    def settle(self, result: object) -> None:
+        """Hands the result to those that still wait, or a copy of the error to each."""
+        for outcome in self.outcomes:
+            if outcome.done():
+                # Its caller was cancelled after the batch had left.
+                continue
+            if isinstance(result, Exception):
+                outcome.set_exception(copy_error(result))
+            else:
+                outcome.set_result(result)
 
 
 # Tells a caller to run its operation itself: no other one is in its batch.
@@ -101,7 +111,7 @@ class Batches(Generic[Q, R]):
                 self._end()
         outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(key, operation, outcome))
-        if self._in_progress < self._at_once:
+        if self._in_progress < self._at_once and not self._is_scheduled:
             self._schedule()
         try:
             result = await outcome
@@ -117,20 +127,19 @@ class Batches(Generic[Q, R]):
             self._end()
 
     def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            # In an empty context: the batch is not that of the first caller.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._leave, context=contextvars.Context())
+        self._is_scheduled = True
+        # In an empty context: the batch is not that of the first caller.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._leave, context=contextvars.Context())
 
     def _leave(self) -> None:
         self._is_scheduled = False
         while self._in_progress < self._at_once and (batch := self._take()):
             self._in_progress += 1
-            self._was_alone = len(batch) == 1 and not batch[0].also
+            self._was_alone = len(batch) == 1 and len(batch[0].outcomes) == 1
             if self._was_alone:
                 # Its caller sends it, so a lone operation costs no task.
-                batch[0].outcome.set_result(_ALONE)
+                batch[0].settle(_ALONE)
             else:
                 task = asyncio.get_running_loop().create_task(self._send(batch))
                 self._tasks.add(task)
@@ -138,7 +147,7 @@ class Batches(Generic[Q, R]):
 
     def _end(self) -> None:
         self._in_progress -= 1
-        if self._waiting:
+        if self._waiting and not self._is_scheduled:
             # Later in this iteration or in the next one: those whose operation has
             # ended go on before, and their next ones leave together with the others.
             self._schedule()
@@ -148,16 +157,17 @@ class Batches(Generic[Q, R]):
         batch: dict[bytes, _Waiting[Q]] = {}
         later = []
         for waiting in self._waiting:
-            if waiting.outcome.done():
+            if waiting.outcomes[0].done():
                 # Its caller was cancelled.
                 continue
-            if self._shares and waiting.key in batch:
-                batch[waiting.key].also.append(waiting.outcome)
-            elif len(batch) == self._largest or waiting.key in batch:
+            first = batch.get(waiting.key)
+            if first is None and len(batch) < self._largest:
+                batch[waiting.key] = waiting
+            elif first is not None and self._shares:
+                first.outcomes += waiting.outcomes
+            else:
                 # Two writes of one key in a batch could both be told "stored".
                 later.append(waiting)
-            else:
-                batch[waiting.key] = waiting
         self._waiting = later
         # In one order, so that two processes which lock several rows each never wait
         # for each other.
@@ -168,12 +178,14 @@ class Batches(Generic[Q, R]):
             await self._limit(self._send_all(batch))
         except Exception as error:  # noqa: BLE001  # each caller raises it
             for waiting in batch:
-                _settle(waiting, error)
-        finally:
+                waiting.settle(error)
+        except BaseException:
+            # The event loop is being closed.
             for waiting in batch:
-                for outcome in waiting.unsettled():
-                    # The event loop is being closed.
+                for outcome in waiting.outcomes:
                     outcome.cancel()
+            raise
+        finally:
             self._end()
 
     async def _send_all(self, batch: list[_Waiting[Q]]) -> None:
@@ -184,18 +196,18 @@ class Batches(Generic[Q, R]):
             results = await self._send_many([waiting.operation for waiting in batch])
         except NothingAppliedError:
             for waiting in batch:
-                if waiting.unsettled():
+                if not waiting.is_settled():
                     await self._send_shared(waiting)
         else:
             for waiting, result in list(zip(batch, results, strict=True)):
-                _settle(waiting, result)
+                waiting.settle(result)
 
     async def _send_shared(self, waiting: _Waiting[Q]) -> None:
         """Sends one operation by itself, for all callers that share it."""
         try:
-            _settle(waiting, await self._send_one(waiting.operation))
+            waiting.settle(await self._send_one(waiting.operation))
         except Exception as error:  # noqa: BLE001  # its caller raises it
-            _settle(waiting, error)
+            waiting.settle(error)
 
 
 def _result_of(outcome: asyncio.Future[R]) -> R | None:
@@ -203,12 +215,3 @@ def _result_of(outcome: asyncio.Future[R]) -> R | None:
     if not outcome.done() or outcome.cancelled() or outcome.exception() is not None:
         return None
     return outcome.result()
-
-
-def _settle(waiting: _Waiting[Any], result: object) -> None:
-    # Without those that were cancelled after the batch had left.
-    for outcome in waiting.unsettled():
-        if isinstance(result, Exception):
-            outcome.set_exception(copy_error(result))
-        else:
-            outcome.set_result(result)
