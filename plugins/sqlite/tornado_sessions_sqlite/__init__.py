@@ -16,8 +16,8 @@ from tornado_sessions.storage.driver import DriverBackend
 from tornado_sessions.storage.operations import Write
 from tornado_sessions.storage.options import split_url
 from tornado_sessions.storage.versions import new_version
-from tornado_sessions_sqlite.database import MovedError, SessionFile
-from tornado_sessions_sqlite.lanes import Lane, Lanes, Parameters, Statement, open_lane
+from tornado_sessions_sqlite.database import MovedError, SessionFile, Statement
+from tornado_sessions_sqlite.lanes import Lane, Lanes, Parameters, Statements, open_lane
 from tornado_sessions_sqlite.table import Table
 
 __all__ = ["SQLiteBackend"]
@@ -138,8 +138,9 @@ class SQLiteBackend(DriverBackend[Lanes]):
         return cls(path, **cls.read_options("sqlite", parts.query))
 
     async def load_from(self, lanes: Lanes, key: bytes) -> Record | None:
-        rows = await self._read(lanes, self._table.load, key)
-        return _record(rows[0]) if rows else None
+        for row in await self._read(lanes, self._table.load, key):
+            return Record(row[0], row[1:4])
+        return None
 
     async def load_many(
         self, lanes: Lanes, keys: Sequence[bytes]
@@ -150,7 +151,8 @@ class SQLiteBackend(DriverBackend[Lanes]):
         except sqlite3.Error as error:
             # A damaged page is that of one record.
             raise NothingAppliedError from error
-        records = {row[4]: _record(row) for row in rows}
+        # The version includes the indexed columns, see _prepare().
+        records = {row[4]: Record(row[0], row[1:4]) for row in rows}
         return [records.get(key) for key in keys]
 
     async def insert_into(
@@ -170,7 +172,7 @@ class SQLiteBackend(DriverBackend[Lanes]):
         self, lanes: Lanes, writes: Sequence[Write]
     ) -> Sequence[Version | None]:
         prepared = [self._prepare(write) for write in writes]
-        statements = [statement for statement, _ in prepared]
+        statements = Statements([statement for statement, _ in prepared])
         counts = await self._execute(lanes, Lane.execute_together, statements)
         return [
             version if count else None
@@ -208,32 +210,33 @@ class SQLiteBackend(DriverBackend[Lanes]):
         return rows
 
     async def _write(self, lanes: Lanes, write: Write) -> Version | None:
-        statement, version = self._prepare(write)
-        cursor = await self._execute(lanes, Lane.execute, *statement)
+        (sql, values), version = self._prepare(write)
+        cursor = await self._execute(lanes, Lane.execute, sql, Parameters(values))
         return version if cursor.rowcount else None
 
     def _prepare(self, write: Write) -> tuple[Statement, Version | None]:
         """Returns the statement of a write, and the version that it stores."""
         key, record, version = write
         if record is None:
-            return (self._table.delete, Parameters((key,))), None
+            return (self._table.delete, (key,)), None
         data, expires, user = record.data, record.expires, record.user
-        number, minute = new_version(), _minute(expires)
+        # As it is indexed: None if there is none.
+        minute = expires // 60 if expires else None
+        number = new_version()
+        stored = number, minute, user
         values: tuple[object, ...]
         if version is None:
             sql = self._table.insert
             values = key, number, data, expires, minute, user
+        elif version[1:] == stored[1:]:
+            # Most writes of a busy session: they leave the indexes alone, which halves
+            # what is written.
+            sql = self._table.replace
+            values = number, data, expires, key, version[0]
         else:
-            expected, *indexed = version
-            if indexed == [minute, user]:
-                # Most writes of a busy session: they leave the indexes alone, which
-                # halves what is written.
-                sql = self._table.replace
-                values = number, data, expires, key, expected
-            else:
-                sql = self._table.replace_indexed
-                values = number, data, expires, minute, user, key, expected
-        return (sql, Parameters(values)), (number, minute, user)
+            sql = self._table.replace_indexed
+            values = number, data, expires, minute, user, key, version[0]
+        return (sql, values), stored
 
     async def _execute(
         self,
@@ -322,13 +325,3 @@ class SQLiteBackend(DriverBackend[Lanes]):
         if dropped := [each for each in self._dropped if each.get_loop() is loop]:
             # Otherwise their threads would deliver to a loop that is closed.
             await asyncio.wait(dropped, timeout=self.timeout)
-
-
-def _record(row: Sequence[Any]) -> Record:
-    # The version includes the indexed columns, see _prepare().
-    return Record(row[0], tuple(row[1:4]))
-
-
-def _minute(expires: float) -> float | None:
-    """Returns the expiry as it is indexed, or None if there is none."""
-    return expires // 60 if expires else None

@@ -22,6 +22,10 @@ logger = logging.getLogger("tornado_sessions")
 _BUSY_TIMEOUT = 0.02
 
 
+#: What is executed, and its parameters.
+Statement = tuple[str, Sequence[object]]
+
+
 class MovedError(sqlite3.Error):
     """The file is no longer at its path, so the statement was not executed."""
 
@@ -43,7 +47,7 @@ class Database(sqlite3.Connection):
 
 
 def execute_together(
-    database: sqlite3.Connection, statements: Sequence[tuple[str, Sequence[object]]]
+    database: sqlite3.Connection, statements: Sequence[Statement]
 ) -> list[int]:
     """Executes statements in one transaction. Returns how many rows each has changed.
 
@@ -56,7 +60,10 @@ def execute_together(
         # the traceback of an error would take it to another thread: there Python 3.10
         # damages the heap if the connection is closed at the same time.
         with contextlib.closing(database.cursor()) as cursor:
-            counts = [cursor.execute(*statement).rowcount for statement in statements]
+            counts = [
+                cursor.execute(sql, parameters).rowcount
+                for sql, parameters in statements
+            ]
     except Exception as error:
         database.rollback()
         raise NothingAppliedError from error

@@ -10,13 +10,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import aiosqlite
 
 from tornado_sessions.storage.timeouts import shielded
-from tornado_sessions_sqlite.database import execute_together, fetch_all
+from tornado_sessions_sqlite.database import Statement, execute_together, fetch_all
 
 # After how many steps of SQLite's virtual machine a statement asks whether its
 # connection has been interrupted. What the backend executes takes far fewer, except
@@ -36,8 +36,13 @@ class Parameters(tuple[object, ...]):
         return f"<{len(self)} parameters>"
 
 
-#: What is executed, and its parameters.
-Statement = tuple[str, Parameters]
+class Statements(tuple[Statement, ...]):
+    """Statements with their parameters, which the repr does not show either."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} statements>"
 
 
 class Lane(aiosqlite.Connection):
@@ -80,7 +85,7 @@ class Lane(aiosqlite.Connection):
     async def _connect_in_thread(self) -> None:
         await self
 
-    async def execute_together(self, statements: Sequence[Statement]) -> list[int]:
+    async def execute_together(self, statements: Statements) -> list[int]:
         """Executes ``statements`` in one transaction, with one hop to the thread.
 
         See `.database.execute_together`.
