@@ -387,6 +387,27 @@ async def test_an_error_beside_a_save_leaves_the_client_its_session(
     errors.append(UNCAUGHT)
 
 
+async def test_a_response_waits_for_the_new_id_of_a_save(site: Site) -> None:
+    """Behaviour 29: though nothing else has changed, the client gets the new id."""
+
+    class Handler(SessionMixin):
+        async def get(self) -> None:
+            self.session.regenerate()
+            site.vault.stop_before("save")
+            saved = asyncio.ensure_future(self.session.save())
+            await site.vault.arrived.wait()
+            self.finish()
+            site.vault.resumed.set()
+            await saved
+
+    token = await site.begin(a=1)
+    response = await site.fetch(Handler)
+
+    [value] = cookies(response)
+    assert value != token
+    assert await site.stored(value) == {"a": 1}
+
+
 @pytest.mark.parametrize("what", ["flush", "finish"])
 @pytest.mark.parametrize("when", ["at once", "under way"])
 async def test_a_wait_that_times_out_leaves_the_save_alone(
