@@ -24,8 +24,9 @@ demo: .venv/bin/tox
 test: .venv/bin/tox
 	@.venv/bin/tox run
 
+# In two minutes, but with what chance adds, and without a record: make bench QUICK=1
 bench: .venv/bin/tox
-	@.venv/bin/tox run -q -e bench
+	@.venv/bin/tox run -q -e bench -- $(if $(QUICK),,--results=docs/speed.json)
 
 # The pages, in docs/_build/index.html.
 docs: .venv/bin/tox
