@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parents[2] / ".peers"
 # What the driver of MongoDB asks for.
 _OLDEST_NODE = (20, 19)
 
+_NPM_OPTIONS = ["--loglevel=error", "--no-package-lock", "--no-audit", "--no-fund"]
+
 
 @functools.cache
 def node() -> list[str]:
@@ -47,24 +49,14 @@ def go() -> list[str]:
 
     Raises `ServerUnavailableError` if they cannot be compiled.
     """
-    compiler = find("go")
+    environment = ["env", "GO111MODULE=off", f"GOPATH={GO_FOLDER}"]
     find("redistore")
-    server = FOLDER / "go" / "server"
+    server = str(FOLDER / "go" / "server")
+    source = str(SOURCES / "go" / "main.go")
+    build = [*environment, find("go"), "build", "-o", server, source]
     with one_at_a_time():
-        run(
-            [
-                *["env", "GO111MODULE=off", f"GOPATH={GO_FOLDER}"],
-                *[
-                    compiler,
-                    "build",
-                    "-o",
-                    str(server),
-                    str(SOURCES / "go" / "main.go"),
-                ],
-            ],
-            "The peers in Go cannot be compiled.",
-        )
-    return [str(server)]
+        run(build, "The peers in Go cannot be compiled.")
+    return [server]
 
 
 def _check_version(program: str) -> None:
@@ -92,13 +84,8 @@ def _install_packages(npm: str) -> Path:
                 whole = Path(scratch) / "whole"
                 whole.mkdir()
                 shutil.copy(manifest, whole)
-                run(
-                    [
-                        *[npm, "install", "--prefix", str(whole), "--loglevel=error"],
-                        *["--no-package-lock", "--no-audit", "--no-fund"],
-                    ],
-                    "The peers for Node.js cannot be installed.",
-                )
+                install = [npm, "install", "--prefix", str(whole), *_NPM_OPTIONS]
+                run(install, "The peers for Node.js cannot be installed.")
                 # All at once, so that what is half there is never taken for whole.
                 whole.rename(folder)
     return folder
