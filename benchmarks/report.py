@@ -179,7 +179,7 @@ def _libraries(rows: Sequence[Row]) -> str:
         for row in sorted(works(rows), key=lambda row: (*rank(row), cost(row)))
     ]
     broken = [
-        f"\n- {row['peer']} with {store(row)}: {' '.join(row['broken'].split())}"
+        f"\n- {row['peer']} with {store(row)}: {_quote(row['broken'])}"
         for row in sorted(rows, key=lambda row: (row["peer"], *rank(row)))
         if "broken" in row
     ]
@@ -284,6 +284,11 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         for column in zip(*lines, strict=True)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rules, *lines))
+
+
+def _quote(text: str) -> str:
+    """Returns the text of a program as one line without markup."""
+    return re.sub(r"([\\`*_<>\[\]&])", r"\\\1", " ".join(text.split()))
 
 
 def _fold(table: str) -> str:

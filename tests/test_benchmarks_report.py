@@ -86,12 +86,12 @@ def test_broken_library_is_listed_with_its_reason() -> None:
     """What could not be measured is in no table, but in a list below it."""
     found = measured(
         "peers",
-        peer("pycket", "redis", broken="It answers\n500."),
+        peer("pycket", "redis", broken="It answers\n<h1>500."),
         peer("scs", "redis", bare_us=12, untouched_us=0.25, read_us=44, write_us=77),
     )
     lines = filled("libraries", found)
     assert "| Redis | scs | Tornado | 12 | 0.25 | 44 | 77 | - | - |" in lines
-    assert lines[-1] == "- pycket with Redis: It answers 500."
+    assert lines[-1] == "- pycket with Redis: It answers \\<h1\\>500."
 
 
 def test_nothing_but_broken_libraries_have_no_plot() -> None:
