@@ -130,7 +130,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=1 if results.is_quick() else 7)
-    parser.add_argument("--seconds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--only", default="", help="such as memory or write")
     parser.add_argument("--results", type=Path, help="a file of JSON to write them to")
     arguments = parser.parse_args()

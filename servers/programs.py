@@ -92,6 +92,7 @@ DEBIAN = {
     "chromedriver": Program(
         ("chromium-driver",), ("chromedriver",), "SESSIONS_TEST_CHROMEDRIVER"
     ),
+    "wrk": Program(("wrk",), ("wrk",)),
     "node": Program(("nodejs", "npm"), ("node",)),
     "npm": Program(("nodejs", "npm"), ("npm",)),
     "go": Program(("golang-go",), ("go",)),
