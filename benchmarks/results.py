@@ -28,7 +28,7 @@ def write(section: str, rows: Iterable[Row], path: Path, **versions: str) -> Non
     results[section] = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": _machine(),
-        "versions": {**_versions(), **versions},
+        "versions": {**our_versions(), **versions},
         "rows": list(rows),
     }
     path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
@@ -62,7 +62,7 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
-def _versions() -> dict[str, str]:
+def our_versions() -> dict[str, str]:
     """Returns the versions of Python, Tornado and the drivers."""
     names = (
         "aiomcache aiosqlite asyncmy asyncpg cryptography motor msgspec pymongo redis"

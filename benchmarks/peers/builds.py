@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -57,6 +58,33 @@ def go() -> list[str]:
     with one_at_a_time():
         run(build, "The peers in Go cannot be compiled.")
     return [server]
+
+
+def node_versions() -> dict[str, str]:
+    """Returns the versions of Node.js and of the packages that are installed."""
+    ran = subprocess.run(
+        [find("node"), "--version"], capture_output=True, text=True, check=True
+    )
+    modules = FOLDER / "node" / "node_modules"
+    wanted = json.loads((SOURCES / "node" / "package.json").read_text())
+    manifests = [modules / name / "package.json" for name in wanted["dependencies"]]
+    # Their drivers have the names of those for Python.
+    packages = {
+        f"{manifest.parent.name} for Node.js": json.loads(manifest.read_text())[
+            "version"
+        ]
+        for manifest in manifests
+        if manifest.exists()
+    }
+    return {"node": ran.stdout.strip().removeprefix("v"), **packages}
+
+
+def go_versions() -> dict[str, str]:
+    """Returns the version of Go; Debian's packages of source text do not say theirs."""
+    ran = subprocess.run(
+        [find("go"), "version"], capture_output=True, text=True, check=True
+    )
+    return {"go": ran.stdout.split()[2].removeprefix("go")}
 
 
 def _check_version(program: str) -> None:
