@@ -23,6 +23,8 @@ bare
     A handler of the same framework, without any middleware of sessions.
 untouched
     Sessions are set up as in the following, and the handler does not use its session.
+    The request brings the cookie of one, so that a library that loads the session in
+    any case is seen to do so.
 fill
     Begins a session with ten values: ``key0`` to ``key9``, of 15 letters each
     (`benchmarks.values.VALUES`).

@@ -158,12 +158,12 @@ def _versions(peers: list[Peer]) -> dict[str, str]:
 
 
 def _print(row: results.Row) -> None:
-    name = f"{row['peer']:<19}{row['store']:<11}"
+    name = f"{row['peer']:<24}{row['store']:<11}"
     if "broken" in row:
         print(f"{name}broken: {row['broken']}", flush=True)
         return
     cells = [row["bare_us"], *(row[figure] for figure in (*_FIGURES, *_COUNTS))]
-    print(name + "".join(f"{_cell(cell):>10}" for cell in cells), flush=True)
+    print(name + "".join(f"{_cell(cell):>13}" for cell in cells), flush=True)
 
 
 def _cell(value: float | None) -> str:
@@ -188,7 +188,7 @@ def main() -> None:
     ]
     heads = ("bare_us", *_FIGURES, "counter", "keys", "new_per_s", "bytes")
     print(
-        " " * 30 + "".join(f"{head.replace('untouched', 'not'):>10}" for head in heads)
+        " " * 35 + "".join(f"{head.replace('untouched', 'not'):>13}" for head in heads)
     )
     rows = []
     for peer in peers:
