@@ -26,6 +26,8 @@ FOLDER = Path(__file__).parents[2] / ".peers"
 # What the driver of MongoDB asks for.
 _OLDEST_NODE = (20, 19)
 
+_GO_PACKAGES = ("golang-github-boj-redistore-dev", "golang-github-gorilla-sessions-dev")
+
 _NPM_OPTIONS = ["--loglevel=error", "--no-package-lock", "--no-audit", "--no-fund"]
 
 
@@ -67,7 +69,8 @@ def node_versions() -> dict[str, str]:
     )
     modules = FOLDER / "node" / "node_modules"
     wanted = json.loads((SOURCES / "node" / "package.json").read_text())
-    manifests = [modules / name / "package.json" for name in wanted["dependencies"]]
+    names = [*wanted["dependencies"], *wanted["optionalDependencies"]]
+    manifests = [modules / name / "package.json" for name in names]
     # Their drivers have the names of those for Python.
     packages = {
         f"{manifest.parent.name} for Node.js": json.loads(manifest.read_text())[
@@ -80,11 +83,21 @@ def node_versions() -> dict[str, str]:
 
 
 def go_versions() -> dict[str, str]:
-    """Returns the version of Go; Debian's packages of source text do not say theirs."""
-    ran = subprocess.run(
+    """Returns the versions of Go and of Debian's packages that are compiled."""
+    find("redistore")
+    go = subprocess.run(
         [find("go"), "version"], capture_output=True, text=True, check=True
     )
-    return {"go": ran.stdout.split()[2].removeprefix("go")}
+    packages = subprocess.run(
+        ["dpkg-query", "--show", "-f", r"${Package} ${Version}\n", *_GO_PACKAGES],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {
+        "go": go.stdout.split()[2].removeprefix("go"),
+        **dict(line.split() for line in packages.stdout.splitlines()),
+    }
 
 
 def _check_version(program: str) -> None:
