@@ -27,8 +27,8 @@ TOMBSTONE_LIFE = KEPT_AFTER_END + CLOCK_SKEW
 
 def blank_envelope(rules: Rules, now: float) -> Envelope:
     """Returns the envelope of a session that begins at ``now``."""
-    blank = Envelope(now, 0.0, 0.0, {}, format=FORMAT)
-    blank.seen = seen_at(blank, now)
+    blank = Envelope(0.0, 0.0, 0.0, {}, format=FORMAT)
+    blank.created = blank.seen = seen_at(blank, now)
     blank.expires = expires_at(blank, rules)
     return blank
 
