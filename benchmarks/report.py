@@ -159,12 +159,16 @@ def _pairs(head: Sequence[str], rows: Iterable[Row], *routes: str) -> str:
 
 
 def _libraries(rows: Sequence[Row]) -> str:
-    keys = ("bare_us", "untouched_us", "read_us", "write_us", "write_4k_us")
+    keys = (
+        *("bare_us", "no_cookie_us", "untouched_us"),
+        *("read_us", "write_us", "write_4k_us"),
+    )
     head = (
         "store",
         "library",
         "framework",
         "bare",
+        "no cookie",
         "not used",
         "read",
         "write",

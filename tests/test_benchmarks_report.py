@@ -90,7 +90,7 @@ def test_broken_library_is_listed_with_its_reason() -> None:
         peer("scs", "redis", bare_us=12, untouched_us=0.25, read_us=44, write_us=77),
     )
     lines = filled("libraries", found)
-    assert "| Redis | scs | Tornado | 12 | 0.25 | 44 | 77 | - | - |" in lines
+    assert "| Redis | scs | Tornado | 12 | - | 0.25 | 44 | 77 | - | - |" in lines
     assert lines[-1] == "- pycket with Redis: It answers \\<h1\\>500."
 
 

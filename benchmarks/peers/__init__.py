@@ -23,8 +23,8 @@ bare
     A handler of the same framework, without any middleware of sessions.
 untouched
     Sessions are set up as in the following, and the handler does not use its session.
-    The request brings the cookie of one, so that a library that loads the session in
-    any case is seen to do so.
+    It is measured without a cookie, and with that of a session, so that a library that
+    begins or loads one in any case is seen to do so.
 fill
     Begins a session with ten values: ``key0`` to ``key9``, of 15 letters each
     (`benchmarks.values.VALUES`).
