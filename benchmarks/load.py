@@ -148,12 +148,15 @@ class Load:
 
 
 @contextmanager
-def server(command: Sequence[str], **options: Any) -> Iterator[dict[str, Any]]:
+def server(
+    command: Sequence[str], *, pinned: bool = True, **options: Any
+) -> Iterator[dict[str, Any]]:
     """Runs a server on a core of its own, and yields what it prints when it is ready.
 
     That is one line of JSON, with "urls" and lists of cookies. Its process id is added
     as "pid". Raises `BrokenError` if it ends before. To this and to any other that the
     body raises, the last line is added that the server has written to standard error.
+    If it is not ``pinned``, it may use all cores.
     """
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
@@ -161,7 +164,8 @@ def server(command: Sequence[str], **options: Any) -> Iterator[dict[str, Any]]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            preexec_fn=lambda: pin(0),  # noqa: PLW1509 - no threads here
+            # There are no threads here.
+            preexec_fn=(lambda: pin(0)) if pinned else None,  # noqa: PLW1509
             **options,
         )
         assert process.stdout is not None

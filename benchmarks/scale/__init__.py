@@ -1,0 +1,1 @@
+"""Measures what many sessions, processes and WebSockets cost."""
