@@ -21,6 +21,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tornado
@@ -28,6 +29,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
+from benchmarks import results
 from benchmarks.server import make_apps
 
 REQUESTS = 200
@@ -230,10 +232,45 @@ def _report_functions(route: Counts, bare: Counts, most: int) -> None:
         )
 
 
+def rows(counts: dict[str, Counts], store: str) -> list[results.Row]:
+    """Returns how many instructions each route takes above the bare handler, by part."""
+    bare = _by_part(counts["bare"])
+    return [
+        {
+            "store": store,
+            "route": name,
+            "part": part,
+            "instructions": round((number - bare[part]) / REQUESTS),
+        }
+        for name in ROUTES
+        for part, number in _by_part(counts[name]).items()
+    ]
+
+
+def _by_part(route: Counts) -> Counter[str]:
+    parts: Counter[str] = Counter()
+    for code, number in route.instructions.items():
+        if _is_server(code):
+            parts[_part(code)] += number
+    return parts
+
+
+def _part(code: types.CodeType) -> str:
+    """Returns what a function is a part of: a package of ours, or what is not."""
+    if not _is_ours(code):
+        return "Tornado and Python"
+    path = Path(code.co_filename).relative_to(_ROOT)
+    if path.parts[0] == "plugins":
+        return "backend"
+    # Modules beside the packages are the session and the sessions of the application.
+    return path.parts[1] if len(path.parts) > 2 else "core"
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("backend", nargs="?", default="memory")
     parser.add_argument("--most", type=int, default=40, help="how many functions")
+    parser.add_argument("--results", type=Path, help="a file of JSON to write them to")
     arguments = parser.parse_args()
     if _monitoring is None:
         sys.exit("To count instructions needs Python 3.12 or newer.")
@@ -247,7 +284,11 @@ def _main() -> None:
     client = Client()
     loop = asyncio.SelectorEventLoop(client)
     asyncio.set_event_loop(loop)
-    report(count(client, loop, make_apps(arguments.backend)), arguments.most)
+    counts = count(client, loop, make_apps(arguments.backend))
+    report(counts, arguments.most)
+    if arguments.results is not None:
+        found = rows(counts, arguments.backend)
+        results.write("instructions", found, arguments.results)
 
 
 if __name__ == "__main__":

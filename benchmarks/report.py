@@ -37,7 +37,12 @@ STORES = {
     "mysql": "MySQL",
 }
 
-COMMANDS = {"path": "bench", "peers": "bench-peers", "scale": "bench-scale"}
+COMMANDS = {
+    "path": "make bench",
+    "instructions": "python -m benchmarks.instructions",
+    "peers": "make bench-peers",
+    "scale": "make bench-scale",
+}
 
 #: Of these cells a column is aligned to the right.
 _FIGURES = re.compile(r"-?[\d.,]*")
@@ -108,7 +113,7 @@ def _block(name: str, measured: dict[str, Any]) -> str:
     block = BLOCKS[name]
     rows = block.rows(measured)
     if not rows:
-        return f"*Not measured yet: `make {COMMANDS[block.section]}` does it.*"
+        return f"*Not measured yet: `{COMMANDS[block.section]}` does it.*"
     plot = f"![{block.alt}](plots/{name}.svg)\n\n" if is_drawn(block, rows) else ""
     return plot + block.table(rows)
 
@@ -156,6 +161,21 @@ def _pairs(head: Sequence[str], rows: Iterable[Row], *routes: str) -> str:
         for name, by_route in by_store(rows).items()
     ]
     return _table(head, lines)
+
+
+def _instructions(rows: Sequence[Row]) -> str:
+    routes = {row["route"]: None for row in rows}
+    parts: dict[str, dict[str, int]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], {})[row["route"]] = row["instructions"]
+    parts["together"] = {
+        route: sum(part.get(route, 0) for part in parts.values()) for route in routes
+    }
+    lines = [
+        [name, *(figure(part.get(route, 0)) for route in routes)]
+        for name, part in parts.items()
+    ]
+    return _table(("part", *routes), lines)
 
 
 def _libraries(rows: Sequence[Row]) -> str:
@@ -276,9 +296,7 @@ def _machine(measured: dict[str, Any]) -> str:
             )
             versions = sorted(run["versions"].items())
             names = ", ".join(f"{name} {version}" for name, version in versions)
-            lines.append(
-                f"- `make {command}`, {date.day} {date:%B %Y}: {machine}; {names}."
-            )
+            lines.append(f"- `{command}`, {date.day} {date:%B %Y}: {machine}; {names}.")
     return "\n".join(lines)
 
 
@@ -326,6 +344,7 @@ BLOCKS = {
         _by_hand,
         "What a read and a write add to a request, beside the same done by hand",
     ),
+    "instructions": Block("instructions", lambda row: True, _instructions),
     "one-session": Block(
         "path",
         lambda row: row["route"].endswith("hot"),

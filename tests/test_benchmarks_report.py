@@ -54,7 +54,7 @@ def test_page_has_all_blocks() -> None:
 def test_section_that_is_missing_names_its_command(name: str) -> None:
     """Where nothing was measured, the page says which command does it."""
     command = report.COMMANDS[report.BLOCKS[name].section]
-    assert filled(name, {}) == [f"*Not measured yet: `make {command}` does it.*"]
+    assert filled(name, {}) == [f"*Not measured yet: `{command}` does it.*"]
 
 
 def test_prose_is_left_as_it_is() -> None:
@@ -79,6 +79,24 @@ def test_routes_of_a_store_are_one_line() -> None:
     assert filled("by-hand", found)[-2:] == [
         "| memory | 8.6 | 15 | - | - |",
         "| Redis | 36 | 75 | 77 | 153 |",
+    ]
+
+
+def test_instructions_are_summed_up_by_route() -> None:
+    """Each part is a line, and the last one has all of them together."""
+    row = {"store": "memory", "route": "read"}
+    found = measured(
+        "instructions",
+        {**row, "part": "web", "instructions": 400},
+        {**row, "part": "core", "instructions": 700},
+        {**row, "route": "write", "part": "core", "instructions": 1200},
+    )
+    assert filled("instructions", found) == [
+        "| part | read | write |",
+        "| --- | ---: | ---: |",
+        "| web | 400 | 0 |",
+        "| core | 700 | 1,200 |",
+        "| together | 1,100 | 1,200 |",
     ]
 
 
