@@ -12,7 +12,7 @@ empty :=
 space := $(empty) $(empty)
 export PATH := $(subst $(space),:,$(wildcard $(addsuffix /versions/3.*/bin,$(pyenv))) $(PATH))
 
-.PHONY: demo test bench bench-peers report docs pictures
+.PHONY: demo test bench bench-peers bench-scale report docs pictures
 
 # The shop on http://localhost:8888, or otherwise: make demo PORT=9000 BACKEND=memory PROCESSES=1
 # tox would answer Ctrl-C as well, so it makes the environment and then gets out of the way.
@@ -31,6 +31,10 @@ bench: .venv/bin/tox
 # The same beside the libraries of others, which are brought into .peers.
 bench-peers: .venv/bin/tox
 	@.venv/bin/tox run -q -e bench-peers -- $(if $(filter-out 0,$(QUICK)),,--results=docs/speed.json)
+
+# Many sessions, many processes, many WebSockets.
+bench-scale: .venv/bin/tox
+	@.venv/bin/tox run -q -e bench-scale -- $(if $(filter-out 0,$(QUICK)),,--results=docs/speed.json)
 
 # The tables and the plots of docs/speed.md, from docs/speed.json.
 report: .venv/bin/tox
