@@ -33,23 +33,27 @@ class Stalls:
 
     @contextlib.asynccontextmanager
     async def watch(self) -> AsyncIterator[None]:
-        ticker = asyncio.create_task(self._tick())
+        self._begin()
         # It is to wait for a tick already when something begins.
         await asyncio.sleep(2 * _TICK)
         try:
             yield
             await asyncio.sleep(2 * _TICK)
         finally:
-            ticker.cancel()
+            self._timer.cancel()
 
-    async def _tick(self) -> None:
-        while True:
-            began, worked = time.perf_counter(), time.process_time()
-            await asyncio.sleep(_TICK)
-            late = time.perf_counter() - began - _TICK
-            worked = time.process_time() - worked
-            self.late = max(self.late, late)
-            self.blocked = max(self.blocked, min(late, worked))
+    def _begin(self) -> None:
+        # Not a task that sleeps, which is woken only in the iteration after the one
+        # in which its time has come.
+        self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+        self._began, self._worked = time.perf_counter(), time.process_time()
+
+    def _tick(self) -> None:
+        late = time.perf_counter() - self._began - _TICK
+        worked = time.process_time() - self._worked
+        self.late = max(self.late, late)
+        self.blocked = max(self.blocked, min(late, worked))
+        self._begin()
 
 
 def measure(
@@ -80,7 +84,7 @@ async def _measure(url: str, count: int, seconds: float) -> Row:
         "sessions": count,
         "expired": purged,
         "stall_ms": round(1e3 * stalls.blocked, 2),
-        # What is left of it at rest is the machine's own.
+        # That at rest is the machine's own.
         "late_ms": round(1e3 * stalls.late, 2),
         "late_at_rest_ms": round(1e3 * rest.late, 2),
     }

@@ -110,7 +110,7 @@ class Filling:
     async def _insert_copy(self, user: str, expires: float) -> None:
         noise = random.randbytes(96).hex().encode()
         values = [noise[n : n + 15] for n in range(0, 150, 15)]
-        id = secrets.token_urlsafe(16).encode()
+        id = secrets.token_urlsafe(12).encode()
         data = self._template % (*values, id, user.encode())
         await self.sessions.vault.insert(Record(data, expires=expires, user=user))
 
