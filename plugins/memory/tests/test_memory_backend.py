@@ -424,19 +424,19 @@ class FindTest(unittest.IsolatedAsyncioTestCase):
 
 class PurgeTest(unittest.IsolatedAsyncioTestCase):
     async def test_each_batch_is_small_and_the_earliest_go_first(self) -> None:
-        """Behaviours 65, 70: 20,000 expired records go by 250 at a time."""
+        """Behaviours 65, 70: 20,000 expired records go by 100 at a time."""
         backend = MemoryBackend()
         late = await _insert(backend, *[None] * 10_000, expires=5_000_000.0)
         early = await _insert(backend, *[None] * 10_000, expires=1.0)
         living = await _insert(backend, None, expires=6_000_001.0)
 
-        counts = [await backend.purge(6_000_000.0) for _ in range(40)]
-        self.assertEqual(counts, [250] * 40)
+        counts = [await backend.purge(6_000_000.0) for _ in range(100)]
+        self.assertEqual(counts, [100] * 100)
         self.assertEqual(await _present(backend, early), [])
         self.assertEqual(len(await _present(backend, late)), 10_000)
 
-        counts = [await backend.purge(6_000_000.0) for _ in range(41)]
-        self.assertEqual(counts, [250] * 40 + [0])
+        counts = [await backend.purge(6_000_000.0) for _ in range(101)]
+        self.assertEqual(counts, [100] * 100 + [0])
         self.assertEqual(await _present(backend, early + late + living), living)
 
     async def test_a_record_is_purged_at_most_a_second_late(self) -> None:
